@@ -1,0 +1,128 @@
+"""The change-control plan: what the agent may do, to which margins, and what it takes to be allowed.
+
+It follows the order of the FDA's predetermined change control plan (PCCP, 2024): which modifications (recipes, for
+which shift), by which protocol (labels, gates, alpha), with which safeguards (trust, probation, limits).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Trust = Literal["normal", "caution", "suspended"]
+ShiftName = Literal[
+    "acquisition", "population", "prevalence", "manifestation", "annotation", "mixed", "far-out", "undetermined"
+]
+RECIPES = ("recalibrate", "linear_probe", "lora_rehearsal", "full_finetune")
+GATES = ("gain", "forgetting", "calibration", "negative_flips", "worst_subgroup")
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and a field that nobody knows is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Response(Section):
+    """What the site does about one kind of shift."""
+
+    trust: Trust = "caution"
+    recipes: tuple[str, ...] = ()
+
+    @field_validator("recipes")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in RECIPES:
+                raise ValueError(f"'{name}' is no recipe; there are {', '.join(RECIPES)}")
+        return names
+
+
+LADDER = ("recalibrate", "linear_probe", "lora_rehearsal")
+
+RESPONSES: dict[ShiftName, Response] = {
+    "prevalence": Response(trust="caution", recipes=("recalibrate",)),
+    "acquisition": Response(trust="caution", recipes=LADDER),
+    "population": Response(trust="caution", recipes=LADDER),
+    "mixed": Response(trust="caution", recipes=LADDER),
+    "undetermined": Response(trust="caution", recipes=LADDER),
+    "manifestation": Response(trust="suspended"),
+    "annotation": Response(trust="suspended"),
+    "far-out": Response(trust="normal"),
+}
+
+
+class GateRule(Section):
+    """One gate: whether it blocks, how much change it tolerates, and who has to show it."""
+
+    role: Literal["require", "inform"] = "require"
+    margin: float = Field(ge=0, le=1)
+    burden: Literal["non_inferiority", "no_harm_found"] = "non_inferiority"
+
+
+GATE_RULES: dict[str, GateRule] = {
+    "gain": GateRule(margin=0.0),
+    "forgetting": GateRule(margin=0.05),
+    "calibration": GateRule(margin=0.05),
+    "negative_flips": GateRule(margin=0.10, burden="no_harm_found"),
+    "worst_subgroup": GateRule(margin=0.10, burden="no_harm_found"),
+}
+
+
+class Labels(Section):
+    train_patients: int = Field(30, ge=1, description="labelled patients to learn from before an update is tried")
+    anchor_patients: int = Field(
+        15, ge=1, description="labelled judge patients that open an anchor set of a new domain"
+    )
+    more: float = Field(
+        1.25, ge=1, description="after a refused candidate: so many times the labels before the next try"
+    )
+
+
+class Probation(Section):
+    cases: int = Field(100, ge=1, description="observed cases until a promoted version counts as active")
+    alpha: float = Field(0.01, gt=0, lt=1, description="error rate of rolling back a version that does no harm")
+
+
+class Limits(Section):
+    minutes: float = Field(30, gt=0, description="time limit of one training job")
+    memory_gib: float = Field(8, gt=0, description="limit of a job's resident memory")
+    threads: int = Field(1, ge=1, description="threads of a job")
+
+
+class Plan(Section):
+    """What is allowed, declared in advance; every version cites its digest."""
+
+    mode: Literal["observe", "recommend", "bounded_auto"] = Field(
+        "recommend",
+        description="observe: watch and alert; recommend: a person approves; bounded_auto: promotes by itself",
+    )
+    responses: dict[ShiftName, Response] = Field(
+        default_factory=lambda: dict(RESPONSES), description="per kind of shift"
+    )
+    gates: dict[str, GateRule] = Field(
+        default_factory=lambda: dict(GATE_RULES), description="what a candidate must pass"
+    )
+    alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="error rate of each anchor set over all candidates it ever judges"
+    )
+    power: float = Field(0.8, gt=0, lt=1, description="power at which 'init' says what this n can decide")
+    min_group: int = Field(20, ge=1, description="patients below which a subgroup is pooled and only informs")
+    labels: Labels = Field(default_factory=Labels, description="how many labels an update takes")
+    probation: Probation = Field(default_factory=Probation, description="the watch over a promoted version")
+    limits: Limits = Field(default_factory=Limits, description="of one training job")
+    seed: int = Field(0, ge=0, description="seed of training and resampling")
+
+    @field_validator("responses")
+    @classmethod
+    def _complete(cls, given: dict[ShiftName, Response]) -> dict[ShiftName, Response]:
+        return {**RESPONSES, **given}
+
+    @field_validator("gates")
+    @classmethod
+    def _known_gates(cls, given: dict[str, GateRule]) -> dict[str, GateRule]:
+        for name in given:
+            if name not in GATES:
+                raise ValueError(f"'{name}' is no gate; there are {', '.join(GATES)}")
+        return {**GATE_RULES, **given}
