@@ -1,163 +1,172 @@
-"""The command `homeostat`: the table of its commands, and the frame that runs one.
+"""The command `homeostat`: reads the call, runs one handler, prints its answer, keeps the exit codes of the contract.
 
 argparse and late imports, because `--help`, `status` and `rollback` have a budget of CPU time that an import of a
-command-line toolkit alone would spend. A new command is one row here and one function in `agent/commands/`.
+command-line toolkit alone would spend. The commands themselves are in `agent/commands/table.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
-import json
 import os
 import sys
-from dataclasses import dataclass
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from agent.commands.table import COMMANDS, GROUPS
 from agent.errors import HomeostatError
 
-Argument = tuple[tuple[str, ...], dict[str, Any]]
+if TYPE_CHECKING:
+    from agent.answer import Answer
+
+WRONG, INTERRUPTED = 2, 130
+
+DISK = {
+    errno.ENOSPC: "free space on its disk; what was finished is kept",
+    errno.EDQUOT: "raise the quota; what was finished is kept",
+    errno.EROFS: "the file system is read-only; mount it writable",
+    errno.EACCES: "check the permissions of it and its folder",
+    errno.EPERM: "check the permissions of it and its folder",
+}
 
 
-@dataclass(frozen=True)
-class Command:
-    name: str
-    help: str
-    run: str  # "module:function" below agent.commands
-    arguments: tuple[Argument, ...] = ()
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaint is one sentence, told like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise HomeostatError(f"{message}; see '{self.prog} --help'")
 
 
-def arg(*flags: str, **options: Any) -> Argument:
-    return flags, options
+class ShowVersion(argparse.Action):
+    """Prints the release. The package's metadata is read only when somebody asks."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"homeostat {version('homeostat')}")
+        parser.exit()
 
 
-BY = (
-    arg("--by", required=True, metavar="NAME", help="who decides; goes into the record"),
-    arg("--reason", required=True, metavar="TEXT", help="why; goes into the record"),
-)
-WHERE = arg("--where", action="append", default=[], metavar="COLUMN=VALUE", help="take part of the folder: = or !=; repeatable")
-VERSION = arg("version", metavar="VERSION", help="v3, or champion, challenger, shadow, previous")
-SEED = arg("--seed", type=int, default=0, metavar="S", help="same seed, same result")
-
-COMMANDS: tuple[Command, ...] = (
-    Command("demo", "the whole story on generated or your own images, in minutes", "demo:demo", (
-        arg("--keep", metavar="DIR", help="keep the workspace there"),
-        arg("--data", metavar="DIR", help="your own data folder"),
-        arg("--home", metavar="COLUMN=VALUE", help="the cases that the model was made for"),
-        arg("--new", metavar="COLUMN=VALUE", help="the cases that come after the change"),
-    )),
-    Command("fit", "train a base model on a labelled data folder", "deploy:fit", (
-        arg("--data", required=True, metavar="DIR"), WHERE,
-        arg("--task", required=True, choices=("classification", "segmentation", "detection")),
-        arg("--out", required=True, metavar="BASE"),
-        arg("--backbone", metavar="NAME_OR_PATH", help="an architecture, a local folder, or a weights file"),
-        arg("--pretrain", choices=("mae", "none"), default="none"),
-        arg("--epochs", type=int, metavar="N"), SEED,
-    )),
-    Command("init", "make a workspace around a base model", "deploy:init", (
-        arg("--model", required=True, metavar="BASE"), arg("--reference", required=True, metavar="DIR"), WHERE,
-        arg("--config", metavar="FILE"),
-        arg("--external", action="store_true", help="a black box of which only outputs arrive"),
-        arg("--outputs", metavar="NAME:N"),
-    )),
-    Command("run", "the daemon: observe, detect, decide, update, judge, watch", "operate:run", (
-        arg("--until-idle", action="store_true", help="work off all that is there, then end"),
-    )),
-    Command("feed", "hand a data folder to the intake", "intake:feed", (
-        arg("dir", metavar="DIR"), WHERE, arg("--no-labels", action="store_true", help="leave the labels in it aside"),
-    )),
-    Command("labels", "late labels in; later, the cases most worth labelling out", "intake:labels", (
-        arg("action", choices=("import", "wanted")), arg("file", nargs="?", metavar="FILE"),
-        arg("--n", type=int, metavar="N"),
-    )),
-    Command("status", "what is live, and what to think of it", "status:status"),
-    Command("alarms", "the alarms, oldest first; or acknowledge one", "status:alarms", (
-        arg("action", nargs="?", choices=("ack",)), arg("id", nargs="?", type=int, metavar="ID"),
-        arg("--all", action="store_true", help="closed ones too"), arg("--by", metavar="NAME"),
-    )),
-    Command("update", "ask for an update by hand: same plan, same gates", "operate:update", (
-        arg("--recipe", metavar="NAME"), arg("--dry-run", action="store_true"),
-    )),
-    Command("versions", "every version, oldest first", "versions:versions"),
-    Command("show", "one version with its verdicts", "versions:show", (VERSION,)),
-    Command("approve", "let a judged candidate be promoted", "versions:approve", (VERSION, *BY)),
-    Command("reject", "refuse a candidate for good", "versions:reject", (VERSION, *BY)),
-    Command("promote", "make an approved version live", "versions:promote", (VERSION, *BY)),
-    Command("rollback", "live goes back to the previous, or the named, version", "versions:rollback", (
-        arg("--to", metavar="VERSION"), *BY,
-    )),
-    Command("history", "what was live when, put there by whom and why", "versions:history", (
-        arg("--at", metavar="TIME"),
-    )),
-    Command("resume", "automatic promotion goes on, trust back to normal", "status:resume", BY),
-    Command("suspend", "mark today's answers as not to be trusted", "status:suspend", BY),
-    Command("predict", "answers of the live, or the named, version", "predict:predict", (
-        arg("files", nargs="+", metavar="FILE"), arg("--version", metavar="V"),
-    )),
-    Command("evaluate", "measure a version on a labelled data folder", "predict:evaluate", (
-        arg("dir", metavar="DIR"), WHERE, arg("--version", metavar="V"),
-    )),
-    Command("verify", "digests, the journal's chain, the pointer; changes nothing", "verify:verify"),
-    Command("journal", "the events", "status:journal", (arg("--since", type=int, default=0, metavar="N"),)),
-    Command("validate", "all errors of a config at once", "check:validate", (
-        arg("config", nargs="?", metavar="CONFIG"), arg("--schema", action="store_true", help="print the JSON Schema"),
-    )),
-    Command("doctor", "what this machine has and lacks", "check:doctor"),
-    Command("alerts", "send a marked test message to every channel", "check:alerts", (arg("action", choices=("test",)),)),
-    Command("bench", "the project's own benchmarks", "bench:bench", (
-        arg("name", nargs="?", metavar="NAME"), arg("--list", action="store_true"),
-        arg("--data", metavar="DIR", help="the folder that holds the data folders"), SEED,
-        arg("--input", metavar="DIR", help="files that somebody else made"), arg("--full", action="store_true"),
-    )),
-    Command("completion", "print the completion script of a shell", "check:completion", (
-        arg("shell", choices=("bash", "zsh", "tcsh")),
-    )),
-    Command("check", "(later) has a data folder drifted from another", "later:check", (arg("rest", nargs="*"),)),
-    Command("anchors", "(later) alpha left per anchor set", "later:anchors", (arg("rest", nargs="*"),)),
-    Command("plan", "(later) what the plan would do", "later:plan", (arg("rest", nargs="*"),)),
-    Command("diff", "(later) what differs between two versions", "later:diff", (arg("rest", nargs="*"),)),
-    Command("report", "(later) the model card of a version", "later:report", (arg("rest", nargs="*"),)),
-    Command("export", "(later) the change record of a version", "later:export", (arg("rest", nargs="*"),)),
-    Command("erase", "(later) remove a patient", "later:erase", (arg("rest", nargs="*"),)),
-)
+def overview() -> str:
+    """The commands in groups: what `homeostat --help` shows."""
+    width = max(len(command.name) for command in COMMANDS)
+    lines = []
+    for group, commands in GROUPS.items():
+        lines += [f"{group}:", *(f"  {c.name.ljust(width)}  {c.help}" for c in commands), ""]
+    return "\n".join(lines) + "'homeostat COMMAND --help' tells the arguments of one."
 
 
 def build_parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    """The whole command line. The common options are taken before the command and after it."""
+    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--workspace", metavar="DIR", help="default: $HOMEOSTAT_WORKSPACE, else the current folder")
     common.add_argument("--json", action="store_true", help="one JSON value on standard output")
-    common.add_argument("--debug", action="store_true", help="tracebacks")
-    parser = argparse.ArgumentParser(prog="homeostat", description="The continual-learning deployment agent.")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    common.add_argument("--debug", action="store_true", help="tracebacks on standard error")
+    parser = Parser(
+        prog="homeostat",
+        usage="homeostat COMMAND [ARGS] [--workspace DIR] [--json]",
+        description="The continual-learning deployment agent for medical-imaging models.",
+        epilog=overview(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the release and exit")
+    parser.set_defaults(workspace=None, json=False, debug=False)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS, prog="homeostat"
+    )
     for command in COMMANDS:
-        sub = commands.add_parser(command.name, help=command.help, description=command.help, parents=[common])
+        sub = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog=f"--json answers with at least {command.answers}" if command.answers else None,
+            parents=[common],
+            allow_abbrev=False,
+        )
         for flags, options in command.arguments:
             sub.add_argument(*flags, **options)
         sub.set_defaults(run=command.run)
     return parser
 
 
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Raises HomeostatError for a wrong call."""
+    named = next((word for word in argv if not word.startswith("-")), None)
+    if argv and argv[0] == named and named not in {command.name for command in COMMANDS}:
+        from difflib import get_close_matches
+
+        close = get_close_matches(named, [command.name for command in COMMANDS], n=1)
+        hint = f"did you mean '{close[0]}'? See" if close else "see"
+        raise HomeostatError(f"there is no command '{named}': {hint} 'homeostat --help'")
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown and not args.run.startswith("later:"):
+        parser.error(f"'{args.command}' has no {unknown[0]}")
+    args.workspace = Path(args.workspace or os.environ.get("HOMEOSTAT_WORKSPACE") or ".")
+    return args
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code of the contract."""
-    args = build_parser().parse_args(argv)
-    args.workspace = Path(args.workspace or os.environ.get("HOMEOSTAT_WORKSPACE") or ".")
-    module, function = args.run.split(":")
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    workspace = Path(".")
     try:
-        answer = getattr(importlib.import_module(f"agent.commands.{module}"), function)(args)
+        args = parse(argv)
+        workspace = args.workspace
+        module, function = args.run.split(":")
+        # What a library prints by itself must not mix with the answer.
+        with redirect_stdout(sys.stderr):
+            answer = getattr(importlib.import_module(f"agent.commands.{module}"), function)(args)
+        return deliver(answer, as_json=args.json)
     except HomeostatError as error:
-        if args.debug:
-            raise
-        print(f"homeostat: {error}", file=sys.stderr)
-        return error.exit_code
+        return fail(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
-        print("homeostat: interrupted; what was finished is kept", file=sys.stderr)
-        return 130
-    if args.json:
-        print(json.dumps(answer.value, ensure_ascii=False, allow_nan=False))
-    else:
-        print(answer.text if isinstance(answer.text, str) else answer.text())
+        return fail("interrupted; what was finished is kept", INTERRUPTED, debug)
+    except OSError as error:
+        if error.errno not in DISK:
+            return fail(_unexpected(error, workspace), WRONG, debug)
+        return fail(f"{error.filename or 'the disk'}: {error.strerror}: {DISK[error.errno]}", WRONG, debug)
+    except Exception as error:
+        return fail(_unexpected(error, workspace), WRONG, debug)
+
+
+def deliver(answer: Answer, *, as_json: bool) -> int:
+    """Prints the answer. A reader that has gone (`| head`) changes nothing about what was done, nor about its code."""
+    try:
+        if not as_json:
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        print(answer.render(as_json=as_json), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return answer.exit_code
+
+
+def fail(sentence: str, exit_code: int, debug: bool) -> int:
+    """One sentence on standard error; the traceback before it, where it was asked for."""
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"homeostat: {' '.join(sentence.split())}", file=sys.stderr)
+    return exit_code
+
+
+def _unexpected(error: Exception, workspace: Path) -> str:
+    says = f"a fault of the program ({type(error).__name__})"
+    if (workspace / "homeostat.db").is_file():
+        from agent.faults import record
+
+        try:
+            where = record(error, workspace)
+        except OSError as full:
+            return f"{says}, which couldn't be recorded ({full.strerror}): run it again with --debug, and report it"
+        return f"{says}, recorded in {where}: report it, or see all of it with --debug"
+    return f"{says}: run it again with --debug, and report what it shows"
 
 
 if __name__ == "__main__":

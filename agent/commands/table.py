@@ -1,0 +1,168 @@
+"""The commands, as one table: the parser, the help, the shell completion and docs/commands.md are made from it.
+
+A new command is one row here and one function in this folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Argument = tuple[tuple[str, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Command:
+    """`run` is "module:function" below agent.commands; `answers` is what --json prints, at least."""
+
+    name: str
+    help: str
+    run: str
+    arguments: tuple[Argument, ...] = ()
+    answers: str = ""
+
+
+def arg(*flags: str, **options: Any) -> Argument:
+    """One argument, in the words of argparse."""
+    return flags, options
+
+
+BY = (
+    arg("--by", required=True, metavar="NAME", help="who decides; goes into the record"),
+    arg("--reason", required=True, metavar="TEXT", help="why; goes into the record"),
+)
+WHERE = arg(
+    "--where", action="append", default=[], metavar="COLUMN=VALUE", help="take part of the folder: = or !=; repeatable"
+)
+VERSION = arg("version", metavar="VERSION", help="v3, or champion, challenger, shadow, previous")
+SEED = arg("--seed", type=int, default=0, metavar="S", help="same seed, same result")
+ALARM = '[{"id", "monitor", "shift", "state", "opened_at", "opened_at_case", "statistic", "threshold", "score"}]'
+VERSION_ROW = '{"id", "parent", "state", "recipe", "created_at", "approved_by", "digest"}'
+
+
+def later(name: str, help: str) -> Command:
+    """A command that a later part brings: it takes anything and says so."""
+    return Command(name, help, "later:refuse", (arg("rest", nargs="*", metavar="ARGS"),))
+
+
+GROUPS: dict[str, tuple[Command, ...]] = {
+    "See it": (
+        Command("demo", "the whole story on generated or your own images, in minutes", "demo:demo", (
+            arg("--keep", metavar="DIR", help="keep the workspace there"),
+            arg("--data", metavar="DIR", help="your own data folder"),
+            arg("--home", metavar="COLUMN=VALUE", help="the cases that the model was made for"),
+            arg("--new", metavar="COLUMN=VALUE", help="the cases that come after the change"),
+        ), '{"workspace", "story": [{"step", "says"}], "page", "seconds"}'),
+    ),
+    "Deploy": (
+        Command("fit", "train a base model on a labelled data folder", "deploy:fit", (
+            arg("--data", required=True, metavar="DIR", help="labelled images and cases.csv"), WHERE,
+            arg("--task", required=True, choices=("classification", "segmentation", "detection"),
+                help="what the model answers"),
+            arg("--out", required=True, metavar="BASE", help="folder to write the base model to"),
+            arg("--backbone", metavar="NAME_OR_PATH", help="an architecture, a local folder, or a weights file"),
+            arg("--pretrain", choices=("mae", "none"), default="none", help="self-supervised start"),
+            arg("--epochs", type=int, metavar="N", help="at most; it stops early by itself"), SEED,
+        ), '{"out", "backbone", "n_train", "n_val", "metrics", "seconds"}'),
+        Command("init", "make a workspace around a base model", "deploy:init", (
+            arg("--model", required=True, metavar="BASE", help="the folder that 'fit' wrote, or a foreign one"),
+            arg("--reference", required=True, metavar="DIR", help="labelled cases that the model is approved on"), WHERE,
+            arg("--config", metavar="FILE", help="the site's declaration; see 'homeostat validate --schema'"),
+            arg("--external", action="store_true", help="a black box of which only outputs arrive"),
+            arg("--outputs", metavar="NAME:N", help="with --external: the outputs and how many"),
+        ), '{"workspace", "live": "v0", "reference": {"n", "patients"}, "anchor": {"n", "patients"}, "decidable"}'),
+    ),
+    "Operate": (
+        Command("run", "the daemon: observe, detect, decide, update, judge, watch", "operate:run", (
+            arg("--until-idle", action="store_true", help="work off all that is there, then end"),
+        ), '{"cases", "quarantined", "alarms", "versions", "live"}'),
+        Command("feed", "hand a data folder to the intake", "intake:feed", (
+            arg("dir", metavar="DIR", help="images, with or without cases.csv"), WHERE,
+            arg("--no-labels", action="store_true", help="leave the labels in it aside"),
+        ), '{"accepted", "duplicates", "quarantined"}'),
+        Command("labels", "late labels in; later, the cases most worth labelling out", "intake:labels", (
+            arg("action", choices=("import", "wanted"), help="in, or out"),
+            arg("file", nargs="?", metavar="FILE", help="CSV with case_id and label"),
+            arg("--n", type=int, metavar="N", help="with wanted: how many"),
+        ), '{"joined", "unknown", "conflicts"}'),
+        Command("update", "ask for an update by hand: same plan, same gates", "operate:update", (
+            arg("--recipe", metavar="NAME", help="instead of the plan's choice"),
+            arg("--dry-run", action="store_true", help="say what would be done"),
+        ), '{"candidate", "verdicts", "state"}'),
+        Command("suspend", "mark today's answers as not to be trusted", "status:suspend", BY, '{"state", "trust"}'),
+        Command("resume", "automatic promotion goes on, trust back to normal", "status:resume", BY,
+                '{"state", "trust"}'),
+    ),
+    "Look": (
+        Command("status", "what is live, and what to think of it", "status:status", (),
+                '{"live", "previous", "state", "trust", "cases": {"seen", "quarantined", "labelled"}, '
+                '"drift": {"state", "shift", "since_case"}, "alarms_open", "jobs"}'),
+        Command("alarms", "the alarms, oldest first; or acknowledge one", "status:alarms", (
+            arg("action", nargs="?", choices=("ack",), help="acknowledge the alarm ID"),
+            arg("id", nargs="?", type=int, metavar="ID", help="its number"),
+            arg("--all", action="store_true", help="closed ones too"),
+            arg("--by", metavar="NAME", help="with ack: who saw it"),
+        ), ALARM),
+        Command("journal", "the events, oldest first", "status:journal", (
+            arg("--since", type=int, default=0, metavar="N", help="those after event N"),
+        ), '[{"seq", "at", "event", "by", "body"}]'),
+        Command("verify", "digests, the journal's chain, the pointer; changes nothing", "verify:verify", (),
+                '{"ok", "problems": [{"what", "where"}]}'),
+    ),
+    "Versions": (
+        Command("versions", "every version, oldest first", "versions:versions", (), f"[{VERSION_ROW}]"),
+        Command("show", "one version with its verdicts", "versions:show", (VERSION,),
+                VERSION_ROW.removesuffix("}") + ', "verdicts": [{"gate", "verdict", "n", "before", "after", "interval", '
+                '"margin", "says"}], "axes", "measures", "lineage"}'),
+        Command("approve", "let a judged candidate be promoted", "versions:approve", (VERSION, *BY),
+                '{"version", "state"}'),
+        Command("reject", "refuse a candidate for good", "versions:reject", (VERSION, *BY), '{"version", "state"}'),
+        Command("promote", "make an approved version live", "versions:promote", (VERSION, *BY), '{"version", "state"}'),
+        Command("rollback", "live goes back to the previous, or the named, version", "versions:rollback", (
+            arg("--to", metavar="VERSION", help="default: the previous one"), *BY,
+        ), '{"from", "to", "seconds"}'),
+        Command("history", "what was live when, put there by whom and why", "versions:history", (
+            arg("--at", metavar="TIME", help="what was live then; RFC 3339"),
+        ), '[{"version", "from", "to", "by", "reason"}]'),
+        Command("predict", "answers of the live, or the named, version", "predict:predict", (
+            arg("files", nargs="+", metavar="FILE", help="images"),
+            arg("--version", metavar="V", help="default: the live one"),
+        ), '[{"file", "version", "trust", "prediction"}]'),
+        Command("evaluate", "measure a version on a labelled data folder", "predict:evaluate", (
+            arg("dir", metavar="DIR", help="labelled images and cases.csv"), WHERE,
+            arg("--version", metavar="V", help="default: the live one"),
+        ), '{"version", "n", "measures", "by_site", "by_group"}'),
+    ),
+    "Set up": (
+        Command("validate", "all errors of a config at once", "check:validate", (
+            arg("config", nargs="?", metavar="CONFIG", help="default: that of the workspace"),
+            arg("--schema", action="store_true", help="print the JSON Schema"),
+        ), '{"ok", "errors"}'),
+        Command("doctor", "what this machine has and lacks", "check:doctor", (),
+                '{"ok", "errors", "checks": [{"name", "ok", "says"}]}'),
+        Command("alerts", "send a marked test message to every channel", "check:alerts", (
+            arg("action", choices=("test",), help="send it"),
+        ), '[{"channel", "ok", "says"}]'),
+        Command("bench", "the project's own benchmarks", "bench:bench", (
+            arg("name", nargs="?", metavar="NAME", help="which one"),
+            arg("--list", action="store_true", help="which there are"),
+            arg("--data", metavar="DIR", help="the folder that holds the data folders"), SEED,
+            arg("--input", metavar="DIR", help="files that somebody else made"),
+            arg("--full", action="store_true", help="the long table"),
+        ), '{"name", "rows", "ratios"}'),
+        Command("completion", "print the completion script of a shell", "check:completion", (
+            arg("shell", choices=("bash", "zsh", "tcsh"), help="which shell"),
+        ), '{"shell", "script"}'),
+    ),
+    "Brought by later parts": (
+        later("check", "has a data folder drifted from another"),
+        later("anchors", "looks taken and alpha left, per anchor set"),
+        later("plan", "what the plan would do"),
+        later("diff", "what differs between two versions"),
+        later("report", "the model card of a version as a page"),
+        later("export", "the change record of a version"),
+        later("erase", "remove a patient"),
+    ),
+}
+
+COMMANDS: tuple[Command, ...] = tuple(command for group in GROUPS.values() for command in group)
