@@ -1,0 +1,36 @@
+"""What later parts bring, said in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from agent.errors import HomeostatError
+
+LATER = {
+    "check": "comparing two folders without a workspace",
+    "anchors": "the ledger of looks and alpha",
+    "plan": "asking the plan what it would do",
+    "diff": "comparing two versions",
+    "report": "the model card as a page",
+    "export": "the change record in PCCP order",
+    "erase": "removing a patient",
+    "labels wanted": "choosing the cases most worth labelling",
+    "--task segmentation": "segmentation",
+    "--task detection": "detection",
+    "--pretrain mae": "self-supervised pre-training",
+    "--external": "deploying a black box of which only outputs arrive",
+    "store.url": "a PostgreSQL store",
+    "bench drift": "the benchmark of drift detectors",
+    "bench attribution": "the benchmark of telling shifts apart",
+}
+
+
+def later(name: str) -> HomeostatError:
+    """The error to raise for something in LATER."""
+    return HomeostatError(f"'{name}' is not in this release: {LATER[name]} comes with a later one, see CHANGELOG.md")
+
+
+def refuse(args: argparse.Namespace) -> NoReturn:
+    """The handler of the commands that later parts bring."""
+    raise later(args.command)
