@@ -1,0 +1,62 @@
+"""Rehearsal: every batch is half new cases and half remembered ones (experience replay, Rolnick and others 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from strategies.protocols import Examples
+
+
+class Rehearsal:
+    """Replays at most `size` remembered cases beside the new ones, through avalanche's replay loader.
+
+    An epoch is one pass over the new cases; the memory is cycled beside them. Without a memory it is `NewCases`.
+    """
+
+    name = "rehearsal"
+
+    def __init__(self, size: int = 200) -> None:
+        self.size = size
+
+    def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Iterable[Sequence[int]]:
+        if len(memory) == 0:
+            return NewCases().batches(new, memory, batch, seed)
+        from avalanche.benchmarks.utils.data_loader import ReplayDataLoader
+
+        from strategies.data.patient_buffer import PatientBuffer, as_dataset
+
+        remembered = range(len(new), len(new) + len(memory))
+        buffer = PatientBuffer(self.size, seed)
+        buffer.add(as_dataset(remembered, memory.domain.tolist(), memory.label.tolist(), memory.patient.tolist()))
+        half = max(1, batch // 2)
+        return ReplayDataLoader(
+            as_dataset(range(len(new)), new.domain.tolist(), new.label.tolist(), new.patient.tolist()),
+            buffer.buffer,
+            oversample_small_tasks=True,
+            batch_size=min(half, len(new)),
+            batch_size_mem=min(half, len(buffer.buffer)),
+            shuffle=True,
+            generator=torch.Generator().manual_seed(seed),
+            collate_fn=list,
+        )
+
+
+class NewCases:
+    """The new cases alone, shuffled anew each epoch, in batches of nearly equal size."""
+
+    name = "new_cases"
+
+    def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Iterable[Sequence[int]]:
+        return _Shuffled(len(new), batch, seed)
+
+
+class _Shuffled:
+    def __init__(self, n: int, batch: int, seed: int) -> None:
+        self.n, self.batch = n, batch
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __iter__(self):
+        order = torch.randperm(self.n, generator=self.generator)
+        return (part.tolist() for part in order.tensor_split(max(1, -(-self.n // self.batch))))

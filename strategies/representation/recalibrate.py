@@ -1,0 +1,64 @@
+"""Recalibration of the scores: one temperature and one bias per class, no weight of the network moves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+
+class Recalibrate:
+    """Bias-corrected temperature scaling (Alexandari, Kundaje and Shrikumar 2020): p = softmax(logits / T + bias).
+
+    Fitted by LBFGS on cases that no weight was fitted on, as the mode under normal priors of deviation `spread` on
+    log T and on each bias. The prior is the guard for few cases: without any the answer is T = 1 and no bias, and it
+    fades as they come. Each domain weighs as if it had the mean number of cases, so a large old site can't outvote.
+    """
+
+    name = "recalibrate"
+
+    def __init__(self, spread: float = 0.5, bias: bool = True) -> None:
+        self.spread = spread
+        self.bias = bias
+
+    def fit(
+        self, logits: NDArray[np.floating], target: NDArray[np.integer], domain: NDArray[np.str_]
+    ) -> dict[str, float | list[float]]:
+        """logits [n, k], target [n], domain [n] -> {"temperature": T > 0, "bias": [k] of mean 0}.
+
+        Cases without a label (-1) are left out. Raises ValueError when a logit is not finite.
+        """
+        if not np.isfinite(logits).all():
+            raise ValueError("the model's scores hold NaN or infinity: they can't be recalibrated")
+        known = target >= 0
+        z = torch.as_tensor(logits[known], dtype=torch.float64)
+        y = torch.as_tensor(target[known], dtype=torch.long)
+        weight = torch.as_tensor(_even(domain[known]), dtype=torch.float64)
+        log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        bias = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=self.bias)
+        free = [log_t, bias] if self.bias else [log_t]
+        optimiser = torch.optim.LBFGS(free, max_iter=100, line_search_fn="strong_wolfe")
+
+        def loss() -> torch.Tensor:
+            optimiser.zero_grad()
+            likelihood = functional.cross_entropy(z / log_t.exp() + bias, y, reduction="none") @ weight
+            value = likelihood + (log_t.square() + bias.square().sum()) / (2 * self.spread**2)
+            value.backward()
+            return value
+
+        optimiser.step(loss)
+        shift = (bias - bias.mean()).tolist()
+        return {"temperature": float(log_t.exp()), "bias": [round(b, 12) + 0.0 for b in shift]}
+
+    def write(self, fitted: dict[str, float | list[float]], folder: Path) -> dict[str, str]:
+        (folder / "recalibrator.json").write_text(json.dumps({"format": 1, **fitted}, indent=1) + "\n")
+        return {"recalibrator": "recalibrator.json"}
+
+
+def _even(domain: NDArray[np.str_]) -> NDArray[np.float64]:
+    names, where, counts = np.unique(domain, return_inverse=True, return_counts=True)
+    return len(domain) / (len(names) * counts[where]) if len(names) else np.ones(0)

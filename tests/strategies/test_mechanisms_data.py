@@ -1,0 +1,72 @@
+"""Rehearsal through avalanche: what goes into a batch, and which patients are rehearsed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from strategies.data import NewCases, Rehearsal
+
+
+@dataclass
+class Listed:
+    """Examples without images: the data mechanisms never look at one."""
+
+    label: np.ndarray
+    patient: np.ndarray
+    domain: np.ndarray
+
+    @classmethod
+    def of(cls, n: int, domain: str, per_patient: int = 1) -> Listed:
+        patient = np.array([f"{domain}-{i // per_patient}" for i in range(n)])
+        return cls(np.arange(n) % 2, patient, np.full(n, domain))
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def image(self, i: int) -> np.ndarray:
+        raise AssertionError(f"image {i} was read to compose a batch")
+
+
+def epochs(batches, n: int = 2) -> list[list[list[int]]]:
+    return [[[int(i) for i in batch] for batch in batches] for _ in range(n)]
+
+
+def test_rehearsal_mixes_new_and_remembered_by_halves() -> None:
+    """An epoch shows every new case once, beside remembered ones in each batch."""
+    first, second = epochs(Rehearsal(20).batches(Listed.of(24, "new"), Listed.of(60, "home"), 16, seed=0))
+    for epoch in (first, second):
+        assert sorted(i for batch in epoch for i in batch if i < 24) == list(range(24))
+        assert all(4 <= sum(i >= 24 for i in batch) <= 8 for batch in epoch)
+    assert first != second
+
+
+def test_rehearsal_is_bounded_and_keeps_patients_whole() -> None:
+    """No more than `size` remembered cases are replayed; a patient's three images come all or not at all."""
+    memory = Listed.of(60, "home", per_patient=3)
+    seen = {i - 8 for epoch in epochs(Rehearsal(20).batches(Listed.of(8, "new"), memory, 16, 0), 9) for b in epoch for i in b}
+    patients = Counter(memory.patient[i] for i in seen if i >= 0)
+    assert len(patients) == 6
+    assert set(patients.values()) == {3}
+
+
+def test_same_seed_same_batches() -> None:
+    """A training that is repeated sees the same cases in the same order; another seed another order."""
+    new, memory = Listed.of(10, "new"), Listed.of(30, "home")
+    for mechanism in (Rehearsal(12), NewCases()):
+        twins = [epochs(mechanism.batches(new, memory, 4, seed)) for seed in (5, 5, 6)]
+        assert twins[0] == twins[1] != twins[2]
+
+
+def test_without_a_memory_rehearsal_is_the_new_cases() -> None:
+    """An empty memory is no error: the first update of a foreign base has nothing to rehearse."""
+    new, nothing = Listed.of(10, "new"), Listed.of(0, "home")
+    assert epochs(Rehearsal().batches(new, nothing, 4, 1)) == epochs(NewCases().batches(new, nothing, 4, 1))
+
+
+def test_new_cases_come_once_an_epoch_in_even_batches() -> None:
+    """Nine cases in batches of four make three batches of three: none of one, which batch norm could not take."""
+    for epoch in epochs(NewCases().batches(Listed.of(9, "new"), Listed.of(0, "home"), 4, 0)):
+        assert [len(batch) for batch in epoch] == [3, 3, 3]
+        assert sorted(i for batch in epoch for i in batch) == list(range(9))
