@@ -1,0 +1,26 @@
+"""Random views of training images that a medical image survives: pose, framing, light; never what tells classes apart."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+
+def augment(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """uint8 [b, 3, s, s] -> float32 [b, 3, s, s] in 0..255, another view of each image.
+
+    Rotation within 15 degrees, scale 0.9 to 1.1, shift of 5 %, horizontal flip, brightness and contrast within 15 %.
+    """
+    count = len(batch)
+    angle = torch.empty(count).uniform_(-0.26, 0.26, generator=generator)
+    scale = torch.empty(count).uniform_(0.9, 1.1, generator=generator)
+    mirror = torch.randint(0, 2, (count,), generator=generator) * 2.0 - 1.0
+    shift = torch.empty(count, 2).uniform_(-0.1, 0.1, generator=generator)
+    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+    rows = [torch.stack([cosine * mirror, -sine, shift[:, 0]], 1), torch.stack([sine * mirror, cosine, shift[:, 1]], 1)]
+    grid = functional.affine_grid(torch.stack(rows, 1), list(batch.shape), align_corners=False)
+    views = functional.grid_sample(batch.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    contrast = torch.empty(count, 1, 1, 1).uniform_(0.85, 1.15, generator=generator)
+    brightness = torch.empty(count, 1, 1, 1).uniform_(-0.15, 0.15, generator=generator) * 255
+    middle = views.mean(dim=(1, 2, 3), keepdim=True)
+    return ((views - middle) * contrast + middle + brightness).clamp_(0, 255)

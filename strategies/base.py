@@ -1,0 +1,201 @@
+"""A base model as a folder: the encoder in its ecosystem's own form, `head.safetensors`, and `base.json`.
+
+Bases are fitted here or imported with the head that they came with; the digest of one binds every adapter to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from strategies.families import family_of, load_backbone
+from strategies.families.weights import read_weights
+from strategies.model import Classifier, head_from, head_layers
+from strategies.preprocessing import Pixels, from_record, to_record
+from strategies.protocols import Examples, Progress
+from strategies.training import Measure, train
+
+FORMAT = 1
+DEFAULT_BACKBONE = "mobilenet_v3_small"
+DEFAULT_EPOCHS = 30
+
+
+def fit_base(
+    train_examples: Examples,
+    develop: Examples,
+    classes: Sequence[str],
+    *,
+    backbone: str = DEFAULT_BACKBONE,
+    epochs: int = DEFAULT_EPOCHS,
+    seed: int = 0,
+    out: Path,
+    measure: Measure,
+    pretrained: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Trains `backbone` and a linear head on the labelled examples and writes the base folder `out`.
+
+    Keeps the epoch with the best `measure` on `develop`. Answers with the backbone, the counts, the measure, the epochs
+    and the seconds. Raises ValueError where `out` is taken, a class has no example, or only one class is there.
+    """
+    started = time.monotonic()
+    known = [np.flatnonzero(np.asarray(part.label) >= 0) for part in (train_examples, develop)]
+    _check(train_examples, known, classes)
+    torch.manual_seed(seed)
+    origin = load_backbone(backbone, pretrained=pretrained)
+    origin = replace(origin, preprocessing=replace(origin.preprocessing, scale=_scale(train_examples, known[0])))
+    model = Classifier(origin, nn.Linear(origin.width, len(classes)), classes)
+    parts = [Chosen(part, rows) for part, rows in zip((train_examples, develop), known, strict=True)]
+    images = [Pixels(part, origin.preprocessing, progress=progress) for part in parts]
+    trained = train(
+        model,
+        model.parameters(),
+        images[0],
+        parts[0].label,
+        develop=(images[1], parts[1].label),
+        measure=measure,
+        epochs=epochs,
+        learning_rate=1e-3,
+        seed=seed,
+        patience=max(8, epochs // 3),
+        progress=progress,
+    )
+    made = {"how": "fit", "spec": _plain(backbone), "seed": seed, **asdict(trained)}
+    write_base(model, out, made)
+    return {
+        "out": str(out),
+        "backbone": _plain(backbone),
+        "n_train": len(parts[0]),
+        "n_val": len(parts[1]),
+        "metrics": {"develop": trained.develop[trained.best_epoch - 1]},
+        "epochs": trained.epochs,
+        "best_epoch": trained.best_epoch,
+        "seconds": time.monotonic() - started,
+    }
+
+
+def import_base(spec: str, classes: Sequence[str], out: Path) -> str:
+    """Writes the base folder `out` from a foreign classifier with the head it came with; answers with its digest.
+
+    Raises ValueError where `spec` holds no head, or one of another number of classes.
+    """
+    family = family_of(spec)
+    origin = family.load(spec)
+    head = family.head(spec)
+    with torch.inference_mode():
+        outputs = head.eval()(torch.zeros(1, origin.width)).shape[1]
+    if outputs != len(classes):
+        raise ValueError(f"The head of {_plain(spec)} has {outputs} outputs, but {len(classes)} classes are named.")
+    write_base(Classifier(origin, head, classes), out, {"how": "import", "spec": _plain(spec)})
+    return base_digest(out)
+
+
+def write_base(model: Classifier, out: Path, made: dict[str, Any]) -> None:
+    """Writes the base folder beside its place and renames it, so that `out` is whole or not there.
+
+    Raises ValueError where `out` exists and is not an empty folder.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} is there already; a base is written into a new folder.")
+    staging = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    model.origin.save(staging)
+    save_file(model.head.state_dict(), staging / "head.safetensors")
+    record = {
+        "format": FORMAT,
+        "task": "classification",
+        "classes": list(model.classes),
+        "preprocessing": to_record(model.origin.preprocessing),
+        "head": head_layers(model.head),
+        "made": made,
+    }
+    (staging / "base.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    staging.replace(out)
+
+
+def load_base(folder: Path) -> Classifier:
+    """The classifier of a base folder, in eval mode. Raises ValueError where a file is missing, broken or of another model."""
+    record = read_record(folder)
+    origin = replace(load_backbone(str(folder)), preprocessing=from_record(record["preprocessing"]))
+    head = head_from(record["head"], read_weights(folder / "head.safetensors"))
+    return Classifier(origin, head, record["classes"]).eval()
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The contents of base.json. Raises ValueError where the folder is no base, or one of a newer format."""
+    file = folder / "base.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} is no base model: it holds no base.json; `fit` makes one.")
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}.") from error
+    missing = {"format", "classes", "preprocessing", "head", "task"} - record.keys()
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(sorted(missing))}.")
+    if record["format"] > FORMAT:
+        raise ValueError(f"{file} is of format {record['format']}; this version reads up to {FORMAT}.")
+    return record
+
+
+def base_digest(folder: Path) -> str:
+    """sha256 in hex over the weights, the architecture's configuration, the preprocessing, the head and the classes."""
+    record = read_record(folder)
+    digest = hashlib.sha256()
+    meaning = {key: record[key] for key in ("classes", "preprocessing", "head", "task")}
+    digest.update(json.dumps(meaning, sort_keys=True).encode())
+    for file in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
+        with file.open("rb") as stream:
+            digest.update(f"\0{file.name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+class Chosen:
+    """Some rows of other examples, in the order of `rows`."""
+
+    def __init__(self, examples: Examples, rows: np.ndarray) -> None:
+        self._examples, self._rows = examples, rows
+        self.label = np.asarray(examples.label)[rows]
+        self.patient = np.asarray(examples.patient)[rows]
+        self.domain = np.asarray(examples.domain)[rows]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def image(self, i: int) -> np.ndarray:
+        return self._examples.image(int(self._rows[i]))
+
+
+def _check(examples: Examples, known: list[np.ndarray], classes: Sequence[str]) -> None:
+    counts = np.bincount(np.asarray(examples.label)[known[0]], minlength=len(classes))
+    if len(classes) < 2 or np.count_nonzero(counts) < 2:
+        raise ValueError("Training needs labelled cases of at least two classes.")
+    empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
+    if empty:
+        raise ValueError(f"No training case is labelled {', '.join(empty)}.")
+    if not len(known[1]):
+        raise ValueError("No labelled case is left to choose the best epoch with.")
+
+
+def _scale(examples: Examples, rows: np.ndarray, looked_at: int = 64) -> str:
+    """ "uint8" where the images lie in 0..255, else "minmax"; from evenly spaced examples."""
+    chosen = rows[np.linspace(0, len(rows) - 1, min(looked_at, len(rows))).astype(int)]
+    images = [examples.image(int(i)) for i in chosen]
+    return "uint8" if all(image.min() >= 0 and image.max() <= 255 for image in images) else "minmax"
+
+
+def _plain(spec: str) -> str:
+    """The spec without the folders of this machine."""
+    return ":".join(Path(part).name for part in spec.split(":"))

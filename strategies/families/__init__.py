@@ -1,0 +1,35 @@
+"""Model families, one file each. `__all__` is the registry, in the order in which they are asked.
+
+`load_backbone` takes what a user names: a local folder, a weights file, an architecture, or a hub id.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from strategies.families.torchvision import TorchvisionFamily
+
+if TYPE_CHECKING:
+    from strategies.families.backbone import ChainedBackbone
+    from strategies.protocols import Family
+
+__all__ = ["TorchvisionFamily"]
+
+
+def families() -> list[Family]:
+    """One of each registered family."""
+    return [globals()[name]() for name in __all__]
+
+
+def family_of(spec: str) -> Family:
+    """The first family that claims `spec`. Raises ValueError where none does."""
+    for family in families():
+        if family.claims(spec):
+            return family
+    names = ", ".join(family.name for family in families())
+    raise ValueError(f"No model family knows {spec!r}: it is no model folder, weights file or architecture of {names}.")
+
+
+def load_backbone(spec: str, *, pretrained: bool = False) -> ChainedBackbone:
+    """The encoder that `spec` names. `pretrained` lets an architecture's name fetch its published weights."""
+    return family_of(spec).load(spec, pretrained=pretrained)

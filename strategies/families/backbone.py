@@ -1,0 +1,75 @@
+"""An encoder as a chain of blocks over a network that keeps its ecosystem's names.
+
+The chain is built anew at each call from the network's own children, so a layer that an adapter library replaced is
+the one that runs, and no weight has two names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from strategies.protocols import Preprocessing
+
+Chain = Callable[[nn.Module], list[nn.Module]]
+
+
+class Encoder(nn.Module):
+    """[b, 3, h, w] -> pooled features [b, d]: the blocks of `chain(network)`, one after the other."""
+
+    def __init__(self, network: nn.Module, chain: Chain) -> None:
+        super().__init__()
+        self.network = network
+        self._chain = chain
+
+    def blocks(self) -> list[nn.Module]:
+        return self._chain(self.network)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks():
+            images = block(images)
+        return images
+
+
+@dataclass(frozen=True)
+class ChainedBackbone:
+    """The Backbone of every family; `write(network, preprocessing, folder)` is how its ecosystem saves."""
+
+    module: Encoder
+    width: int
+    preprocessing: Preprocessing
+    write: Callable[[nn.Module, Preprocessing, Path], None]
+
+    def split(self, cut: int) -> tuple[nn.Module, nn.Module]:
+        """(prefix, suffix), the prefix with the first `cut` blocks. Raises ValueError where there are fewer."""
+        blocks = self.module.blocks()
+        if not 0 <= cut <= len(blocks):
+            raise ValueError(f"The backbone has {len(blocks)} blocks; it can't be cut after {cut}.")
+        return nn.Sequential(*blocks[:cut]), nn.Sequential(*blocks[cut:])
+
+    def adaptable(self) -> list[str]:
+        """Names, within `module`, of the linear layers and of the pointwise convolutions of one group."""
+        return [name for name, layer in self.module.named_modules() if _pointwise(layer)]
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.write(self.module.network, self.preprocessing, folder)
+
+
+def _pointwise(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Conv2d):
+        return layer.kernel_size == (1, 1) and layer.groups == 1
+    return isinstance(layer, nn.Linear)
+
+
+def width_of(module: Encoder, size: int) -> int:
+    """d, found by one forward pass of zeros."""
+    training = module.training
+    with torch.inference_mode():
+        width = module.eval()(torch.zeros(1, 3, size, size)).shape[1]
+    module.train(training)
+    return int(width)

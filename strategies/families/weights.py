@@ -1,0 +1,50 @@
+"""Weights files: safetensors, or NumPy's npz without pickle. What is missing or too much is named, never ignored."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one file by name. Raises ValueError where the file is of another kind, truncated or pickled."""
+    if path.suffix not in _READERS:
+        raise ValueError(f"The weights file {path.name} is neither .safetensors nor .npz; nothing else is read.")
+    try:
+        return _READERS[path.suffix](path)
+    except (SafetensorError, zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError) as error:
+        raise ValueError(f"The weights file {path.name} can't be read: {error}.") from error
+
+
+def _npz(path: Path) -> dict[str, torch.Tensor]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
+
+
+_READERS: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {".safetensors": load_file, ".npz": _npz}
+
+
+def load_exactly(module: nn.Module, weights: Mapping[str, torch.Tensor], what: str) -> None:
+    """Loads `weights` into `module`, or raises ValueError that names what is missing, unexpected or of another shape."""
+    wanted = module.state_dict()
+    for fault, names in (
+        ("lacks", wanted.keys() - weights.keys()),
+        ("has the unknown", weights.keys() - wanted.keys()),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(f"{what} {fault} tensor {min(names)!r}{more}; it belongs to another model.")
+    for name, tensor in wanted.items():
+        if tensor.shape != weights[name].shape:
+            raise ValueError(
+                f"{what} has {name!r} of shape {tuple(weights[name].shape)} where {tuple(tensor.shape)} is needed; "
+                "it belongs to another model."
+            )
+    module.load_state_dict(weights)

@@ -1,0 +1,146 @@
+"""A classifier: an encoder, a head and the classes; and the two corrections of its outputs that need no weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from strategies.protocols import Backbone
+
+
+class Classifier(nn.Module):
+    """Images [b, 3, h, w] -> logits [b, k], one per class in the order of `classes`.
+
+    `origin` is the Backbone that the encoder came from: its blocks, adaptable layers and preprocessing.
+    """
+
+    def __init__(self, origin: Backbone, head: nn.Module, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.origin = origin
+        self.backbone = origin.module
+        self.head = head
+        self.classes = tuple(classes)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """[b, 3, h, w] -> pooled features [b, d]."""
+        return self.backbone(images)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(images))
+
+
+# A head is a chain of these; its record is the list of their names, and its sizes are those of its weights.
+_PLAIN_LAYERS: dict[str, type[nn.Module]] = {
+    "hardswish": nn.Hardswish,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
+
+
+def head_from(layers: Sequence[str], weights: dict[str, torch.Tensor]) -> nn.Module:
+    """The head of `layers` ("linear" or an activation) with `weights` named "weight" or "0.weight", "2.bias", ...
+
+    A single linear layer is an nn.Linear, a chain an nn.Sequential. Raises ValueError where the two don't fit.
+    """
+    if list(layers) == ["linear"]:
+        head: nn.Module = _linear(weights, "")
+    else:
+        head = nn.Sequential(
+            *(
+                _linear(weights, f"{i}.") if layer == "linear" else _PLAIN_LAYERS[layer]()
+                for i, layer in enumerate(layers)
+            )
+        )
+    return head
+
+
+def head_layers(head: nn.Module) -> list[str]:
+    """The record of a head that `head_from` can build again. Raises ValueError for layers that it can't."""
+    names = {kind: name for name, kind in _PLAIN_LAYERS.items()} | {nn.Linear: "linear"}
+    chain = list(head) if isinstance(head, nn.Sequential) else [head]
+    unknown = [type(layer).__name__ for layer in chain if type(layer) not in names]
+    if unknown:
+        raise ValueError(f"A head of {', '.join(unknown)} can't be stored; linear layers and activations can.")
+    return [names[type(layer)] for layer in chain]
+
+
+def _linear(weights: dict[str, torch.Tensor], prefix: str) -> nn.Linear:
+    try:
+        weight = weights[f"{prefix}weight"]
+    except KeyError:
+        raise ValueError(f"The head lacks the tensor '{prefix}weight'.") from None
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=f"{prefix}bias" in weights)
+    layer.load_state_dict({name: weights[prefix + name] for name in layer.state_dict()})
+    return layer
+
+
+@dataclass(frozen=True)
+class Recalibrator:
+    """probabilities = softmax(logits / temperature + bias): temperature scaling (Guo and others 2017) with a bias vector.
+
+    bias [k] moves the classes' priors; empty means none.
+    """
+
+    temperature: float = 1.0
+    bias: tuple[float, ...] = ()
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """[b, k] -> probabilities float32 [b, k]."""
+        scaled = logits.float() / self.temperature
+        return torch.softmax(scaled + torch.tensor(self.bias) if self.bias else scaled, dim=1)
+
+    def write(self, file: Path) -> None:
+        record = {"temperature": self.temperature, "bias": list(self.bias)}
+        file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, file: Path, classes: int) -> Recalibrator:
+        """Raises ValueError where the file holds no positive temperature or a bias that is not one number per class."""
+        record = _record(file)
+        temperature, bias = float(record.get("temperature", 1.0)), tuple(map(float, record.get("bias", ())))
+        if not (np.isfinite(temperature) and temperature > 0) or len(bias) not in (0, classes):
+            raise ValueError(f"{file.name} needs a temperature above 0 and a bias of {classes} numbers, or none.")
+        return cls(temperature, bias)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The class decided for is the one with the largest probability / threshold; empty means the largest probability.
+
+    For two classes with thresholds (1 - t, t) this is "the second class where its probability is at least t".
+    """
+
+    per_class: tuple[float, ...] = ()
+
+    def __call__(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
+        """[b, k] -> the class's index, int64 [b]."""
+        return np.argmax(probabilities / np.array(self.per_class or 1.0), axis=1)
+
+    def write(self, file: Path) -> None:
+        file.write_text(json.dumps({"per_class": list(self.per_class)}, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, file: Path, classes: int) -> Thresholds:
+        """Raises ValueError where the file does not hold one positive number per class, or none."""
+        per_class = tuple(map(float, _record(file).get("per_class", ())))
+        if len(per_class) not in (0, classes) or any(not value > 0 for value in per_class):
+            raise ValueError(f"{file.name} needs one threshold above 0 for each of the {classes} classes, or none.")
+        return cls(per_class)
+
+
+def _record(file: Path) -> dict:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file.name} can't be read: {error}.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{file.name} holds no JSON object.")
+    return record

@@ -1,0 +1,175 @@
+"""A version as it serves: the base, the parts of one version on top, and the pinned sensor beside it.
+
+The answer for an image does not depend on the images it came with: every forward pass has the same shape.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import nn
+
+from strategies.base import load_base
+from strategies.families.weights import load_exactly, read_weights
+from strategies.model import Classifier, Recalibrator, Thresholds
+from strategies.preprocessing import apply, from_record
+from strategies.protocols import Preprocessing
+
+# Kernels choose their blocking by the batch's size, which moves the last bits: every forward pass has this many rows.
+ROWS = 8
+
+
+class Observation(NamedTuple):
+    """What a version says of b images, float32: probabilities [b, k], logits [b, k], the pinned sensor's embedding [b, d]."""
+
+    probabilities: NDArray[np.float32]
+    logits: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+
+class Predictor:
+    """Immutable once loaded, so threads may share it."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        sensor: nn.Module,
+        preprocessing: Preprocessing,
+        recalibrator: Recalibrator,
+        thresholds: Thresholds,
+    ) -> None:
+        self.classes = classifier.classes
+        self.preprocessing = preprocessing
+        self._sensor_preprocessing = classifier.origin.preprocessing
+        self._classifier = classifier.eval()
+        self._sensor = sensor.eval()
+        self._recalibrator = recalibrator
+        self._thresholds = thresholds
+
+    @classmethod
+    def load(cls, base: Path, parts: Path | None = None) -> Predictor:
+        """The base with the version's parts. Raises ValueError where a file is broken or belongs to another model."""
+        classifier = load_base(base)
+        sensor = classifier.backbone
+        if parts is None:
+            return cls(classifier, sensor, classifier.origin.preprocessing, Recalibrator(), Thresholds())
+        if (parts / "weights.safetensors").is_file() or (parts / "adapter_config.json").is_file():
+            sensor = copy.deepcopy(classifier.backbone)
+        apply_parts(classifier, parts)
+        count = len(classifier.classes)
+        preprocessing, recalibrator, thresholds = classifier.origin.preprocessing, Recalibrator(), Thresholds()
+        if (parts / "preprocessing.json").is_file():
+            preprocessing = from_record(json.loads((parts / "preprocessing.json").read_text(encoding="utf-8")))
+        if (parts / "recalibrator.json").is_file():
+            recalibrator = Recalibrator.read(parts / "recalibrator.json", count)
+        if (parts / "thresholds.json").is_file():
+            thresholds = Thresholds.read(parts / "thresholds.json", count)
+        return cls(classifier, sensor, preprocessing, recalibrator, thresholds)
+
+    def prepare(self, image: NDArray[np.float32]) -> torch.Tensor:
+        """[h, w] or [h, w, 3] -> float32 [3, size, size]. Raises ValueError on NaN pixels or no pixels."""
+        return apply(self.preprocessing, image)
+
+    def observe(self, batch: torch.Tensor) -> Observation:
+        """Prepared images [b, 3, s, s] -> what the version says of each."""
+        features = self._rows(self._classifier.backbone, batch)
+        logits = self._rows(self._classifier.head, features)
+        shared = self._sensor is self._classifier.backbone
+        embedding = features if shared else self._rows(self._sensor, batch)
+        return Observation(self._recalibrator(logits).numpy(), logits.numpy(), embedding.numpy())
+
+    def embed(self, batch: torch.Tensor) -> NDArray[np.float32]:
+        """Prepared images [b, 3, s, s] -> float32 [b, d] of the pinned sensor, the base's encoder in every version."""
+        return self._rows(self._sensor, batch).numpy()
+
+    def decide(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
+        """[b, k] -> the index of the class that the version decides for, int64 [b]."""
+        return self._thresholds(probabilities)
+
+    @torch.inference_mode()
+    def _rows(self, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        padding = -len(batch) % ROWS
+        padded = torch.cat([batch, batch.new_zeros((padding, *batch.shape[1:]))])
+        return torch.cat([module(chunk) for chunk in padded.split(ROWS)])[: len(batch)].float()
+
+
+def apply_parts(classifier: Classifier, parts: Path) -> None:
+    """Puts a version's weights, adapter (merged) and head into `classifier`, in place.
+
+    Raises ValueError where a part's tensors are not exactly those that the model has.
+    """
+    if (parts / "weights.safetensors").is_file():
+        load_exactly(classifier.backbone, read_weights(parts / "weights.safetensors"), "The part weights.safetensors")
+    if (parts / "adapter_config.json").is_file():
+        classifier.backbone = merged(classifier.backbone, parts)
+    if (parts / "head.safetensors").is_file():
+        load_exactly(classifier.head, read_weights(parts / "head.safetensors"), "The part head.safetensors")
+
+
+def merged(backbone: nn.Module, parts: Path) -> nn.Module:
+    """`backbone` with the peft adapter of `parts` merged in. peft ignores missing and unknown tensors; this raises ValueError."""
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    model = get_peft_model(backbone, LoraConfig.from_pretrained(str(parts)))
+    weights = read_weights(parts / "adapter_model.safetensors")
+    wanted = get_peft_model_state_dict(model)
+    if wanted.keys() != weights.keys() or any(wanted[name].shape != weights[name].shape for name in wanted):
+        odd = sorted(wanted.keys() ^ weights.keys()) or ["a shape"]
+        raise ValueError(f"The adapter does not fit this base: {odd[0]!r} and {len(odd) - 1} more differ.")
+    set_peft_model_state_dict(model, weights)
+    return model.merge_and_unload()
+
+
+def golden(predictor: Predictor) -> dict[str, NDArray[np.float32]]:
+    """What the predictor says of images drawn from a fixed seed: no patient's, and the same on every machine."""
+    batch = torch.stack([predictor.prepare(image) for image in _synthetic()])
+    return predictor.observe(batch)._asdict()
+
+
+def write_golden(predictor: Predictor, folder: Path) -> None:
+    """Writes golden.safetensors, with the machine that made it in its metadata."""
+    save_file(golden(predictor), folder / "golden.safetensors", metadata={"machine": machine()})
+
+
+def check_golden(predictor: Predictor, folder: Path) -> None:
+    """Raises ValueError unless the predictor answers as golden.safetensors says: byte for byte on the machine that wrote
+
+    it, within 1e-5 on another.
+    """
+    file = folder / "golden.safetensors"
+    wanted = {name: tensor.numpy() for name, tensor in read_weights(file).items()}
+    with safe_open(file, framework="np") as opened:
+        tolerance = 0.0 if (opened.metadata() or {}).get("machine") == machine() else 1e-5
+    now = golden(predictor)
+    if now.keys() != wanted.keys() or any(now[name].shape != wanted[name].shape for name in now):
+        raise ValueError("The golden outputs are of another kind of model than the one loaded.")
+    worst = max(float(np.abs(now[name] - wanted[name]).max()) for name in now)
+    if not worst <= tolerance:
+        raise ValueError(
+            f"The loaded version answers otherwise than when it was made: golden outputs differ by {worst:.2g}."
+        )
+
+
+def machine() -> str:
+    """What the low bits of an answer depend on."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} {capability} torch {torch.__version__} threads {torch.get_num_threads()}"
+
+
+def _synthetic(count: int = 4) -> list[NDArray[np.float32]]:
+    """Smooth random grey and colour images of several sizes, 0..255."""
+    draw = np.random.Generator(np.random.PCG64(20260101))
+    images = []
+    for i in range(count):
+        coarse = draw.integers(0, 256, size=(6 + i, 7, 3 if i % 2 else 1)).astype(np.float32)
+        images.append(np.kron(coarse, np.ones((17, 19, 1), dtype=np.float32)).squeeze())
+    return images
