@@ -5,7 +5,9 @@ The standard library's sqlite3, because an SQL toolkit costs more CPU to import 
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,10 +20,15 @@ Connection = sqlite3.Connection
 
 
 class Store:
-    """Opens the workspace's database. A connection lives for one transaction; SQLite's own lock orders the writers."""
+    """Opens the workspace's database; SQLite's own lock orders the writers.
+
+    Each thread of each process keeps one connection: to open one costs more than a transaction, and one that was opened
+    before a fork must be neither used nor closed by the child.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._connections: dict[tuple[int, int], Connection] = {}
 
     @classmethod
     def create(cls, path: Path) -> Store:
@@ -52,31 +59,48 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Takes the write lock at once, commits at the end, rolls back on any exception."""
+        """Takes the write lock at once, commits at the end, rolls back on any exception. Transactions don't nest."""
         try:
-            with closing(self._connect()) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
-        except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+            connection = self._connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.DatabaseError as error:
             raise _explained(error, self.path) from error
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection for queries: each sees the last commit; wrap several in BEGIN for one snapshot."""
+        """A connection for queries: each sees the last commit; execute BEGIN first for one snapshot of several."""
         try:
-            with closing(self._connect()) as connection:
+            connection = self._connection()
+            within = connection.in_transaction
+            try:
                 yield connection
-        except (sqlite3.OperationalError, sqlite3.DatabaseError) as error:
+            finally:
+                if connection.in_transaction and not within:
+                    connection.execute("ROLLBACK")
+        except sqlite3.DatabaseError as error:
             raise _explained(error, self.path) from error
 
+    def close(self) -> None:
+        """Closes the connection of this thread, as before the workspace's folder is moved or removed."""
+        connection = self._connections.pop((os.getpid(), threading.get_ident()), None)
+        if connection is not None:
+            connection.close()
+
+    def _connection(self) -> Connection:
+        owner = (os.getpid(), threading.get_ident())
+        if owner not in self._connections:
+            self._connections[owner] = self._connect()
+        return self._connections[owner]
+
     def _connect(self) -> Connection:
-        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -94,7 +118,9 @@ def _explained(error: sqlite3.Error, path: Path) -> Exception:
     if "locked" in said:
         return HomeostatError(f"{path} was held by another process for more than 30 s: try again")
     if "malformed" in said or "not a database" in said:
-        return HomeostatError(f"{path} is damaged ({said}): restore it from a backup; the versions beside it are intact")
+        return HomeostatError(
+            f"{path} is damaged ({said}): restore it from a backup; the versions beside it are intact"
+        )
     return error
 
 

@@ -27,6 +27,7 @@ CREATE TABLE cases (
 );
 CREATE INDEX cases_pending ON cases (state, acquired_at, seq);
 CREATE INDEX cases_patient ON cases (patient_key);
+CREATE INDEX cases_reference ON cases (case_id) WHERE origin = 'reference';  -- few; `status` counts without the rest
 
 CREATE TABLE inputs (
     case_id      TEXT NOT NULL REFERENCES cases (case_id),
@@ -131,8 +132,19 @@ CREATE TABLE alarms (
     acknowledged_by TEXT,
     closed_at    TEXT,
     closed_because TEXT,
-    notified_at  TEXT
+    notified_at  TEXT                                        -- last time that a channel took it
 );
+
+CREATE TABLE alerts (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    episode      TEXT NOT NULL UNIQUE,                       -- 'alarm-3', 'alarm-3-reminder-1': each is told once
+    alarm        INTEGER REFERENCES alarms (id),
+    message      TEXT NOT NULL,                              -- JSON: title and text
+    at           TEXT NOT NULL,
+    deliveries   TEXT NOT NULL DEFAULT '{}',                 -- JSON: by channel, what became of it and when to try again
+    done         INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX alerts_due ON alerts (id) WHERE done = 0;
 
 -- versions and what is live -------------------------------------------------------------------------------------------
 
@@ -151,6 +163,7 @@ CREATE TABLE versions (
     job          TEXT,
     measures     TEXT                                        -- JSON
 );
+CREATE INDEX versions_state ON versions (state, number);
 
 CREATE TABLE verdicts (
     version      TEXT NOT NULL REFERENCES versions (id),
@@ -215,11 +228,13 @@ CREATE TABLE activations (
     how          TEXT NOT NULL CHECK (how IN ('init', 'promote', 'rollback')),
     PRIMARY KEY (scope, generation)
 );
+CREATE INDEX activations_version ON activations (scope, version, generation);
 
 CREATE TABLE memory (
-    case_id      TEXT PRIMARY KEY REFERENCES cases (case_id),
+    version      TEXT NOT NULL,                              -- the rehearsal sample of a version: what live's successor rehearses
+    case_id      TEXT NOT NULL REFERENCES cases (case_id),
     domain       TEXT NOT NULL,
-    since_version TEXT NOT NULL                              -- changes on promotion only
+    PRIMARY KEY (version, case_id)
 );
 
 CREATE TABLE jobs (
