@@ -1,0 +1,32 @@
+"""All weights move: the strongest and least reversible step, kept as the whole encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+from strategies.model import Classifier
+
+
+class Full:
+    """Fine-tunes encoder and head, statistics of batch norm among them."""
+
+    name = "full"
+    continues = False
+
+    def __init__(self, learning_rate: float = 1e-3) -> None:
+        self.learning_rate = learning_rate
+
+    def attach(self, model: Classifier) -> list[nn.Parameter]:
+        model.requires_grad_(True)
+        return list(model.parameters())
+
+    def training(self, model: nn.Module) -> None:
+        model.train()
+
+    def write(self, model: Classifier, folder: Path) -> dict[str, str]:
+        save_file(model.backbone.state_dict(), folder / "weights.safetensors")
+        save_file(model.head.state_dict(), folder / "head.safetensors")
+        return {"weights": "weights.safetensors", "head": "head.safetensors"}
