@@ -39,6 +39,14 @@ class Parser(argparse.ArgumentParser):
         raise HomeostatError(f"{message}; see '{self.prog} --help'")
 
 
+class Grouped(argparse.RawDescriptionHelpFormatter):
+    """Leaves out argparse's flat list of the commands: they stand in groups at the end of the page."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        if action.nargs != argparse.PARSER:
+            super().add_argument(action)
+
+
 class ShowVersion(argparse.Action):
     """Prints the release. The package's metadata is read only when somebody asks."""
 
@@ -69,15 +77,13 @@ def build_parser() -> argparse.ArgumentParser:
         usage="homeostat COMMAND [ARGS] [--workspace DIR] [--json]",
         description="The continual-learning deployment agent for medical-imaging models.",
         epilog=overview(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Grouped,
         parents=[common],
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the release and exit")
     parser.set_defaults(workspace=None, json=False, debug=False)
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS, prog="homeostat"
-    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="homeostat")
     for command in COMMANDS:
         sub = commands.add_parser(
             command.name,
@@ -114,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit code of the contract."""
     argv = sys.argv[1:] if argv is None else argv
     debug = "--debug" in argv
-    workspace = Path(".")
+    workspace = Path()
     try:
         args = parse(argv)
         workspace = args.workspace

@@ -45,6 +45,7 @@ def later(name: str, help: str) -> Command:
     return Command(name, help, "later:refuse", (arg("rest", nargs="*", metavar="ARGS"),))
 
 
+# fmt: off
 GROUPS: dict[str, tuple[Command, ...]] = {
     "See it": (
         Command("demo", "the whole story on generated or your own images, in minutes", "demo:demo", (
@@ -66,7 +67,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         ), '{"out", "backbone", "n_train", "n_val", "metrics", "seconds"}'),
         Command("init", "make a workspace around a base model", "deploy:init", (
             arg("--model", required=True, metavar="BASE", help="the folder that 'fit' wrote, or a foreign one"),
-            arg("--reference", required=True, metavar="DIR", help="labelled cases that the model is approved on"), WHERE,
+            arg("--reference", required=True, metavar="DIR", help="labelled cases it is approved on"), WHERE,
             arg("--config", metavar="FILE", help="the site's declaration; see 'homeostat validate --schema'"),
             arg("--external", action="store_true", help="a black box of which only outputs arrive"),
             arg("--outputs", metavar="NAME:N", help="with --external: the outputs and how many"),
@@ -112,8 +113,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Versions": (
         Command("versions", "every version, oldest first", "versions:versions", (), f"[{VERSION_ROW}]"),
         Command("show", "one version with its verdicts", "versions:show", (VERSION,),
-                VERSION_ROW.removesuffix("}") + ', "verdicts": [{"gate", "verdict", "n", "before", "after", "interval", '
-                '"margin", "says"}], "axes", "measures", "lineage"}'),
+                VERSION_ROW.removesuffix("}") + ', "verdicts": [{"gate", "verdict", "n", "before", "after", '
+                '"interval", "margin", "says"}], "axes", "measures", "lineage"}'),
         Command("approve", "let a judged candidate be promoted", "versions:approve", (VERSION, *BY),
                 '{"version", "state"}'),
         Command("reject", "refuse a candidate for good", "versions:reject", (VERSION, *BY), '{"version", "state"}'),
@@ -164,5 +165,6 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         later("erase", "remove a patient"),
     ),
 }
+# fmt: on
 
 COMMANDS: tuple[Command, ...] = tuple(command for group in GROUPS.values() for command in group)

@@ -1,0 +1,54 @@
+"""bench: runs one of the project's benchmarks and prints its rows and ratios."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+from typing import Any
+
+from agent.answer import Answer, table
+from agent.commands.later import LATER, later
+from agent.errors import HomeostatError
+
+# name -> the module whose `bench(data, seed, input, full)` returns {"rows": [...], "ratios": {...}}.
+BENCHMARKS = {
+    "loop": "benchmarks.loop",
+    "gates": "benchmarks.gates",
+    "registry": "benchmarks.registry",
+}
+
+
+def bench(args: argparse.Namespace) -> Answer:
+    """{"name", "rows", "ratios"}; with --list, the names and what each shows."""
+    if args.list:
+        rows = [{"name": name, "shows": (_load(name).__doc__ or "").split("\n")[0]} for name in BENCHMARKS]
+        return Answer(rows, lambda: table(rows, ["name", "shows"]))
+    if args.name is None:
+        raise HomeostatError("which benchmark: 'homeostat bench --list' names them")
+    if args.name not in BENCHMARKS:
+        if f"bench {args.name}" in LATER:
+            raise later(f"bench {args.name}")
+        raise HomeostatError(f"there is no benchmark '{args.name}': 'homeostat bench --list' names them")
+    data, given = _folder(args.data, "--data"), _folder(args.input, "--input")
+    result = _load(args.name).bench(data=data, seed=args.seed, input=given, full=args.full)
+    value = {"name": args.name, "rows": result["rows"], "ratios": result["ratios"]}
+    return Answer(value, lambda: _text(value))
+
+
+def _load(name: str) -> Any:
+    return importlib.import_module(BENCHMARKS[name])
+
+
+def _folder(given: str | None, flag: str) -> Path | None:
+    if given is None:
+        return None
+    if not Path(given).is_dir():
+        raise HomeostatError(f"{flag} {given} is no folder: name the one that holds the files")
+    return Path(given)
+
+
+def _text(value: dict[str, Any]) -> str:
+    columns = list(dict.fromkeys(column for row in value["rows"] for column in row))
+    ratios = [f"{name} = {ratio if ratio is None else format(ratio, '.4g')}" for name, ratio in value["ratios"].items()]
+    return "\n".join([table(value["rows"], columns), "", *ratios])
