@@ -116,7 +116,7 @@ def test(workspace: Workspace) -> list[dict[str, Any]]:
 def _unposted(connection: Connection, now: datetime, remind_every: timedelta) -> list[tuple[Mapping[str, Any], str]]:
     """Open alarms that nobody was told of yet, and those whose last telling is too long ago."""
     rows = connection.execute(
-        """SELECT alarms.*, count(alerts.id) AS posted, min(alerts.done) AS settled 
+        """SELECT alarms.*, count(alerts.id) AS posted, min(alerts.done) AS settled
            FROM alarms LEFT JOIN alerts ON alerts.alarm = alarms.id
            WHERE alarms.state = 'open' GROUP BY alarms.id ORDER BY alarms.id"""
     ).fetchall()
