@@ -1,0 +1,87 @@
+"""What is measured of a deployed model: drift of its cases and answers, and how good a candidate is beside it.
+
+`__all__` is the registry: monitors, gates, measures, and the rules that bring their readings together. numpy is all
+that the import needs; scipy and river load where they are used.
+"""
+
+from monitors.alpha import decidable, power, spend
+from monitors.bootstrap import paired, paired_all, patient_weights
+from monitors.evidence import EDetector, family
+from monitors.far_out import FarOut
+from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips, WorstSubgroup
+from monitors.harm import PairedHarm, collapse
+from monitors.kernel import KernelTwoSample
+from monitors.measures import (
+    accuracy,
+    auroc,
+    balanced_accuracy,
+    brier,
+    calibration_in_the_large,
+    calibration_slope,
+    ece,
+    ece_debiased,
+    nll,
+)
+from monitors.predictions import PredictionStream
+from monitors.protocols import (
+    Batch,
+    Burden,
+    Gate,
+    Judgement,
+    Monitor,
+    Reference,
+    Scores,
+    Shift,
+    Signal,
+    Verdict,
+)
+from monitors.volume import CaseVolume
+
+MONITORS = (KernelTwoSample, PredictionStream, CaseVolume, FarOut)
+GATES = (Gain, Forgetting, Calibration, NegativeFlips, WorstSubgroup)
+MEASURES = (
+    accuracy,
+    balanced_accuracy,
+    auroc,
+    ece,
+    ece_debiased,
+    brier,
+    nll,
+    calibration_slope,
+    calibration_in_the_large,
+)
+
+
+def default_monitors(ticks_per_false_alarm: float = 365.0, seed: int = 0) -> list[Monitor]:
+    """One of each monitor, set for an equal share of one budget: read them together by `family`."""
+    run_length = ticks_per_false_alarm * len(MONITORS)
+    return [monitor(run_length=run_length, seed=seed + i) for i, monitor in enumerate(MONITORS)]
+
+
+__all__ = [
+    "MONITORS",
+    "GATES",
+    "MEASURES",
+    *(thing.__name__ for thing in (*MONITORS, *GATES, *MEASURES)),
+    "default_monitors",
+    "family",
+    "EDetector",
+    "PairedHarm",
+    "collapse",
+    "decidable",
+    "power",
+    "spend",
+    "patient_weights",
+    "paired",
+    "paired_all",
+    "Batch",
+    "Reference",
+    "Signal",
+    "Shift",
+    "Monitor",
+    "Scores",
+    "Verdict",
+    "Burden",
+    "Judgement",
+    "Gate",
+]

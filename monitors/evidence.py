@@ -1,0 +1,89 @@
+"""From p-values to evidence that may be looked at after every tick, and the one rule that turns it into an alarm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitors.protocols import Signal
+
+NOTHING = -700.0
+"""The log of an e-detector that has seen nothing yet: finite, so that it can be written down."""
+
+ONSET_SHOWN = float(np.log(10))
+"""An onset is named once the evidence since it is ten to one."""
+
+
+class EDetector:
+    """Shiryaev-Roberts e-detectors over p-values, one per power calibrator, and their mean.
+
+    With e = kappa * p^(kappa - 1), which has expectation 1 for a uniform p, M <- e * (1 + M) sums the evidence of every
+    possible onset, and M_t - t is a martingale while the p-values are independent and uniform (Vovk and Wang 2021 for
+    the calibrators; Shin, Ramdas and Rinaldo 2024 for e-detectors). Small kappas are quick on gross shifts, large ones
+    patient on faint shifts; the mean over them is an e-detector too.
+    """
+
+    def __init__(self, kappas: Sequence[float] = (0.1, 0.25, 0.5, 0.8)) -> None:
+        self.kappas = np.array(kappas)
+        self._log = np.full(len(kappas), -np.inf)
+        self._since_onset = np.zeros(len(kappas))
+        self._onset = np.zeros(len(kappas), dtype=np.int64)
+
+    def update(self, p: float, index: int) -> None:
+        """Takes the tick's p-value, 0 < p <= 1; `index` is the number of the tick's first case."""
+        if not 0 < p <= 1:
+            raise ValueError(f"a p-value lies in (0, 1], not {p}")
+        log_e = np.log(self.kappas) + (self.kappas - 1) * np.log(p)
+        self._log = log_e + np.logaddexp(0.0, self._log)
+        restarted = self._since_onset <= 0
+        self._onset = np.where(restarted, index, self._onset)
+        self._since_onset = np.where(restarted, 0.0, self._since_onset) + log_e
+
+    @property
+    def log_e(self) -> float:
+        return max(NOTHING, float(np.logaddexp.reduce(self._log)) - float(np.log(len(self.kappas))))
+
+    @property
+    def since(self) -> int | None:
+        """The index of the first case after the onset that contributes most to the evidence."""
+        best = int(np.argmax(self._since_onset))
+        return int(self._onset[best]) if self._since_onset[best] >= ONSET_SHOWN else None
+
+    def state(self) -> dict[str, NDArray]:
+        return {"log": self._log, "since_onset": self._since_onset, "onset": self._onset}
+
+    def restore(self, state: Mapping[str, NDArray]) -> None:
+        self._log = np.array(state["log"], dtype=float)
+        self._since_onset = np.array(state["since_onset"], dtype=float)
+        self._onset = np.array(state["onset"], dtype=np.int64)
+
+
+def family(
+    signals: Sequence[Signal], weights: Mapping[str, float] | None = None, ticks_per_false_alarm: float = 365.0
+) -> Signal:
+    """The weighted mean of the monitors' e-detectors, which is the whole deployment's one false-alarm budget.
+
+    It reaches `ticks_per_false_alarm` = c after at least c ticks on average while nothing has changed: alarm when
+    log_e >= threshold = log c. The onset and the leading monitor are those of the largest share in the mean.
+    `weights` by the monitors' names (equal by default) are scaled to sum to 1. Raises ValueError without signals.
+    """
+    if not signals:
+        raise ValueError("the family rule needs at least one signal")
+    share = np.array([1.0 if weights is None else weights[s.monitor] for s in signals], dtype=float)
+    if np.any(share < 0) or share.sum() <= 0:
+        raise ValueError("weights are non-negative and at least one is positive")
+    with np.errstate(divide="ignore"):
+        logs = np.log(share / share.sum()) + np.array([s.log_e for s in signals])
+    log_e = max(NOTHING, float(np.logaddexp.reduce(logs)))
+    lead = signals[int(np.argmax(logs))]
+    return Signal(
+        monitor="family",
+        log_e=log_e,
+        statistic=log_e,
+        threshold=float(np.log(ticks_per_false_alarm)),
+        n=max(s.n for s in signals),
+        since=lead.since,
+        evidence={"lead": lead.monitor, **{s.monitor: s.log_e for s in signals}},
+    )

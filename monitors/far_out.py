@@ -1,0 +1,94 @@
+"""Is this case at all like what the model was made for? Another modality or anatomy is refused, one case at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitors.blocks import BlockTest, finite
+from monitors.evidence import EDetector
+from monitors.protocols import Batch, Float, Int, Reference, Signal
+from monitors.state import check_version, joined, part
+from monitors.whitening import Whitener, squared_distances
+
+NEIGHBOURS = 5
+LEARNT = 2048
+"""Cases of the transform part that neighbours are looked for among."""
+
+
+class FarOut:
+    """Distance to the nearest reference cases in the sensor's whitened space, and the line that far-out cases cross.
+
+    A case is far out where the mean distance to its five nearest cases of `reference.transform` is more than `factor`
+    times the median of the calibration cases'. As a monitor it watches the same distance, ranked per tick by the block
+    test: sensitive to a spread or a subgroup that leaves the mean where it was.
+
+    `statistic` is the share of far-out cases in the tick; `threshold` belongs to `log_e`.
+    """
+
+    name = "far-out"
+
+    def __init__(self, run_length: float = 365.0, factor: float = 4.0, seed: int = 0) -> None:
+        self.run_length = run_length
+        self.factor = factor
+        self.seed = seed
+
+    def fit(self, reference: Reference) -> None:
+        """Raises ValueError with fewer than two transform cases, NaN, or two sensors."""
+        learnt, ranked = reference.transform, reference.calibrate
+        self.sensor = learnt.sensor
+        self.whiten = Whitener(finite(learnt, learnt.embedding, "embedding"))
+        self.known = self.whiten(learnt.embedding[:LEARNT])
+        usual = self._see(ranked) if len(ranked) else self.distance(learnt.embedding)
+        self.limit = self.factor * float(np.median(usual))
+        self.blocks = BlockTest(_mean_log_distance, self.seed)
+        self.blocks.fit(usual[: len(ranked), None], ranked.unit, ranked.stratum)
+        self.detector = EDetector()
+
+    def distance(self, embedding: Float) -> Float:
+        """[n, d] -> [n], mean distance to the five nearest reference cases, in whitened units."""
+        if not len(embedding):
+            return np.empty(0)
+        squares = squared_distances(self.whiten(embedding), self.known)
+        k = min(NEIGHBOURS, squares.shape[1])
+        return np.sqrt(np.partition(squares, k - 1, axis=1)[:, :k]).mean(axis=1).astype(np.float64)
+
+    def far(self, embedding: Float) -> NDArray[np.bool_]:
+        """[n, d] -> [n]: the cases that no answer should be given for."""
+        return self.distance(embedding) > self.limit
+
+    def update(self, batch: Batch) -> Signal:
+        distance = self._see(batch)
+        compared = self.blocks.p_value(distance[:, None], batch.unit, batch.stratum) if len(batch) else None
+        if compared is not None:
+            self.detector.update(compared[0], int(batch.index[0]))
+        far = int(np.sum(distance > self.limit))
+        return Signal(
+            monitor=self.name,
+            log_e=self.detector.log_e,
+            statistic=far / len(batch) if len(batch) else 0.0,
+            threshold=float(np.log(self.run_length)),
+            n=len(batch),
+            since=self.detector.since,
+            evidence=self.blocks.guarantee() | {"far": far},
+        )
+
+    def state(self) -> dict[str, NDArray]:
+        return joined({}, blocks=self.blocks.state(), detector=self.detector.state())
+
+    def restore(self, state: Mapping[str, NDArray]) -> None:
+        check_version(state)
+        self.blocks.restore(part(state, "blocks"))
+        self.detector.restore(part(state, "detector"))
+
+    def _see(self, batch: Batch) -> Float:
+        if len(batch) and batch.sensor != self.sensor:
+            raise ValueError(f"the reference was seen by {self.sensor} and the tick by {batch.sensor}: fit a new epoch")
+        return self.distance(finite(batch, batch.embedding, "embedding"))
+
+
+def _mean_log_distance(union: Float, members: Int) -> Float:
+    """[u, 1], [s, b] -> [s]."""
+    return np.log(union[:, 0] + 1e-9)[members].mean(axis=1)

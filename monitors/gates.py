@@ -1,0 +1,286 @@
+"""The gates: pure rules over paired records before and after an update, each with a margin, a burden and a level.
+
+Every interval is over patients, of the change for the better (after less before), unless the gate says otherwise.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitors.alpha import quantile
+from monitors.intervals import Change, decide, labelled, paired_change, patients, subset
+from monitors.measures import accuracy, balanced_accuracy, brier, calibration_in_the_large, calibration_slope, nll
+from monitors.protocols import Burden, Judgement, Scores, Verdict
+
+__all__ = ["Gain", "Forgetting", "Calibration", "NegativeFlips", "WorstSubgroup"]
+
+RESAMPLES = 2000
+SLOPE_DECIDES = 200
+"""Patients from which the calibration slope and calibration-in-the-large are told."""
+
+
+class Gain:
+    """Is the candidate better where it should be? Balanced accuracy must rise by more than `margin`.
+
+    The one gate that an incumbent does not pass against itself. It answers INSUFFICIENT while a true gain of
+    `margin` + 5 points could be missed with more than one chance in five.
+    """
+
+    name = "gain"
+    worthwhile = 0.05
+
+    def __init__(self, margin: float = 0.0, alpha: float = 0.05, min_n: int = 20, seed: int = 0) -> None:
+        self.margin, self.alpha, self.min_n, self.seed = margin, alpha, min_n, seed
+
+    def judge(self, before: Scores, after: Scores) -> Judgement:
+        change = paired_change(balanced_accuracy, before, after, better=1, resamples=RESAMPLES, seed=self.seed)
+        low, high = change.interval(self.alpha)
+        needed = max(self.min_n, change.needed(self.worthwhile, self.alpha)) if change.n else self.min_n
+        enough = change.n >= self.min_n
+        if enough and low > self.margin:
+            verdict, missing = Verdict.PASS, None
+        elif enough and (high <= self.margin or change.n >= needed):
+            verdict, missing = Verdict.FAIL, None
+        else:
+            verdict, missing = Verdict.INSUFFICIENT, needed
+        return _judgement(self.name, "balanced accuracy", change, self.alpha, self.margin, verdict, missing)
+
+
+class Forgetting:
+    """Is it as good as before where it was good? Paired non-inferiority in balanced accuracy.
+
+    Judged against the original as well as against the live version, small losses cannot add up unseen.
+    """
+
+    name = "forgetting"
+
+    def __init__(
+        self,
+        margin: float = 0.05,
+        burden: Burden = Burden.NON_INFERIORITY,
+        alpha: float = 0.05,
+        min_n: int = 20,
+        seed: int = 0,
+    ) -> None:
+        self.margin, self.burden, self.alpha, self.min_n, self.seed = margin, burden, alpha, min_n, seed
+
+    def judge(self, before: Scores, after: Scores) -> Judgement:
+        change = paired_change(balanced_accuracy, before, after, better=1, resamples=RESAMPLES, seed=self.seed)
+        verdict, missing = decide(change, self.margin, self.alpha, self.burden, self.min_n)
+        return _judgement(self.name, "balanced accuracy", change, self.alpha, self.margin, verdict, missing)
+
+
+class Calibration:
+    """Are the probabilities as good as before? Paired non-inferiority in Brier score and in log-loss, both.
+
+    The worse of the two gives the verdict; slope and calibration-in-the-large are told from 200 patients on.
+    """
+
+    name = "calibration"
+
+    def __init__(
+        self,
+        margin: float = 0.02,
+        margin_nll: float = 0.05,
+        burden: Burden = Burden.NON_INFERIORITY,
+        alpha: float = 0.05,
+        min_n: int = 20,
+        seed: int = 0,
+    ) -> None:
+        self.margin, self.margin_nll, self.burden = margin, margin_nll, burden
+        self.alpha, self.min_n, self.seed = alpha, min_n, seed
+
+    def judge(self, before: Scores, after: Scores) -> Judgement:
+        worst: Judgement | None = None
+        for what, measure, margin in (("Brier score", brier, self.margin), ("log-loss", nll, self.margin_nll)):
+            change = paired_change(measure, before, after, better=-1, resamples=RESAMPLES, seed=self.seed)
+            verdict, missing = decide(change, margin, self.alpha, self.burden, self.min_n)
+            found = _judgement(self.name, what, change, self.alpha, margin, verdict, missing, self._shape(after))
+            if worst is None or _ORDER.index(found.verdict) > _ORDER.index(worst.verdict):
+                worst = found
+        assert worst is not None
+        return worst
+
+    @staticmethod
+    def _shape(after: Scores) -> str:
+        after = labelled(after)
+        if patients(after) < SLOPE_DECIDES:
+            return ""
+        slope, large = float(calibration_slope(after)[0]), float(calibration_in_the_large(after)[0])
+        return f"; slope {slope:.2f}, in the large {large:+.3f}"
+
+
+class NegativeFlips:
+    """How many patients were answered rightly before and wrongly now? Their share must stay within `margin`.
+
+    The interval is of that share, exact (Clopper and Pearson 1934); a patient flips where one of their cases does.
+    """
+
+    name = "negative-flips"
+
+    def __init__(
+        self,
+        margin: float = 0.05,
+        burden: Burden = Burden.NON_INFERIORITY,
+        alpha: float = 0.05,
+        min_n: int = 20,
+    ) -> None:
+        self.margin, self.burden, self.alpha, self.min_n = margin, burden, alpha, min_n
+
+    def judge(self, before: Scores, after: Scores) -> Judgement:
+        from scipy.special import betaincinv
+
+        before, after = labelled(before), labelled(after)
+        flipped = _right(before) & ~_right(after)
+        n, k = patients(before), len(np.unique(before.unit[flipped]))
+        low = float(betaincinv(k, n - k + 1, self.alpha)) if k else 0.0
+        high = float(betaincinv(k + 1, n - k, 1 - self.alpha)) if k < n else 1.0
+        share = k / n if n else None
+        needed = max(self.min_n, _patients_for_share(share or 0.0, self.margin, self.alpha))
+        if n < self.min_n:
+            verdict = Verdict.INSUFFICIENT
+        elif low > self.margin:
+            verdict = Verdict.FAIL
+        elif self.burden is Burden.NO_HARM_FOUND or high < self.margin:
+            verdict = Verdict.PASS
+        else:
+            verdict = Verdict.FAIL if n >= needed else Verdict.INSUFFICIENT
+        missing = needed if verdict is Verdict.INSUFFICIENT else None
+        says = (
+            f"{k} of {n} patients were right and are wrong now, between {low:.1%} and {high:.1%}, "
+            f"allowed {self.margin:.1%}"
+        )
+        return Judgement(
+            gate=self.name,
+            verdict=verdict,
+            n=n,
+            before=0.0 if n else None,
+            after=share,
+            interval=(low, high) if n else None,
+            margin=self.margin,
+            says=says + _wanting(missing),
+            needed=missing,
+        )
+
+
+class WorstSubgroup:
+    """Does the update harm a group of patients while the mean looks well? Accuracy per group, the worst one speaks.
+
+    `groups` [n] names each case's group. Groups with fewer than `min_n` labelled patients are pooled; where even that
+    is too few, they are told as not evaluable. The level is shared among the groups that are judged.
+    """
+
+    name = "worst-subgroup"
+
+    def __init__(
+        self,
+        groups: NDArray[np.str_],
+        margin: float = 0.05,
+        burden: Burden = Burden.NO_HARM_FOUND,
+        alpha: float = 0.05,
+        min_n: int = 20,
+        seed: int = 0,
+    ) -> None:
+        self.groups = np.asarray(groups)
+        self.margin, self.burden, self.alpha, self.min_n, self.seed = margin, burden, alpha, min_n, seed
+
+    def judge(self, before: Scores, after: Scores) -> Judgement:
+        """Raises ValueError where the groups are not of these cases."""
+        if len(self.groups) != len(before):
+            raise ValueError(f"{len(self.groups)} groups were named for {len(before)} cases")
+        judged, unheard = self._evaluable(before)
+        aside = f"; not evaluable: {', '.join(unheard)}" if unheard else ""
+        if not judged:
+            return Judgement(
+                gate=self.name,
+                verdict=Verdict.INSUFFICIENT,
+                n=patients(labelled(before)),
+                before=None,
+                after=None,
+                interval=None,
+                margin=self.margin,
+                says=f"no group has {self.min_n} labelled patients{aside}",
+                needed=self.min_n,
+            )
+        alpha, found = self.alpha / len(judged), []
+        for name, which in judged.items():
+            old, new = subset(before, which), subset(after, which)
+            change = paired_change(accuracy, old, new, better=1, resamples=RESAMPLES, seed=self.seed)
+            verdict, missing = decide(change, self.margin, alpha, self.burden, self.min_n)
+            what = f"accuracy of {name}"
+            found.append((change, _judgement(self.name, what, change, alpha, self.margin, verdict, missing, aside)))
+        return max(found, key=lambda pair: (_ORDER.index(pair[1].verdict), -pair[0].change))[1]
+
+    def _evaluable(self, scores: Scores) -> tuple[dict[str, NDArray[np.bool_]], list[str]]:
+        known = scores.target >= 0
+        groups = {str(name): known & (self.groups == name) for name in np.unique(self.groups)}
+        sizes = {name: len(np.unique(scores.unit[which])) for name, which in groups.items()}
+        judged = {name: which for name, which in groups.items() if sizes[name] >= self.min_n}
+        small = [name for name in groups if name not in judged]
+        if small:
+            pooled = np.any([groups[name] for name in small], axis=0)
+            if len(small) > 1 and len(np.unique(scores.unit[pooled])) >= self.min_n:
+                return judged | {f"small groups ({', '.join(small)})": pooled}, []
+        return judged, [f"{name} ({sizes[name]} patients)" for name in small]
+
+
+_ORDER = [Verdict.PASS, Verdict.INSUFFICIENT, Verdict.FAIL]
+"""From best to worst: of several findings the worst speaks."""
+
+
+def _judgement(
+    gate: str,
+    what: str,
+    change: Change,
+    alpha: float,
+    margin: float,
+    verdict: Verdict,
+    needed: int | None,
+    aside: str = "",
+) -> Judgement:
+    if not change.n:
+        return Judgement(
+            gate=gate,
+            verdict=verdict,
+            n=0,
+            before=None,
+            after=None,
+            interval=None,
+            margin=margin,
+            says="there is no labelled patient" + _wanting(needed),
+            needed=needed,
+        )
+    low, high = change.interval(alpha)
+    says = (
+        f"{what} {change.before:.3f} before, {change.after:.3f} after, on {change.n} patients; change for the better "
+        f"between {low:+.3f} and {high:+.3f}, margin {margin:.3f}{aside}{_wanting(needed)}"
+    )
+    return Judgement(
+        gate=gate,
+        verdict=verdict,
+        n=change.n,
+        before=change.before,
+        after=change.after,
+        interval=(low, high),
+        margin=margin,
+        says=says,
+        needed=needed,
+    )
+
+
+def _wanting(needed: int | None) -> str:
+    return "" if needed is None else f"; about {needed} labelled patients would decide"
+
+
+def _right(scores: Scores) -> NDArray[np.bool_]:
+    return scores.probability.argmax(axis=1) == scores.target
+
+
+def _patients_for_share(share: float, margin: float, alpha: float) -> int:
+    """Patients with which a share like the one seen (at most half the margin) would be shown to be below the margin."""
+    supposed = min(share, margin / 2)
+    z = quantile(1 - alpha) + quantile(0.8)
+    return int(
+        np.ceil(max(z**2 * margin * (1 - margin) / (margin - supposed) ** 2, np.log(alpha) / np.log(1 - margin)))
+    )

@@ -1,0 +1,73 @@
+"""Guards of a promoted version: harm shown by labels, at any time, and collapse, which needs no labels at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitors.protocols import Float
+from monitors.state import check_version, joined
+
+
+class PairedHarm:
+    """Evidence that the promoted version is wrong more often than the previous one, valid whenever it is looked at.
+
+    Per labelled patient d = (previous right) - (promoted right) in [-1, 1]. While E[d] <= margin, the wealth of a
+    bettor, the product of 1 + bet * (d - margin), is a non-negative supermartingale, and so is its mean over `bets`
+    (Waudby-Smith and Ramdas 2024): it ever reaches 1 / alpha with probability at most alpha.
+    """
+
+    def __init__(self, margin: float = 0.02, alpha: float = 0.05) -> None:
+        self.margin, self.alpha = margin, alpha
+        self.bets = np.array([0.05, 0.1, 0.2, 0.4, 0.8])
+        self._log = np.zeros(len(self.bets))
+        self._highest = 0.0
+        self.n = 0
+
+    def update(self, previous_right: Float | NDArray[np.bool_], promoted_right: Float | NDArray[np.bool_]) -> None:
+        """[n] each, one per patient, 0..1 or bool, in the order of labels. Raises ValueError outside 0..1."""
+        d = np.asarray(previous_right, dtype=float) - np.asarray(promoted_right, dtype=float)
+        if not (np.abs(d) <= 1).all():
+            raise ValueError("correctness lies in 0..1")
+        for change in d:
+            self._log = self._log + np.log1p(self.bets * (change - self.margin))
+            self._highest = max(self._highest, self.log_e)
+        self.n += len(d)
+
+    @property
+    def log_e(self) -> float:
+        return float(np.logaddexp.reduce(self._log) - np.log(len(self.bets)))
+
+    @property
+    def harmful(self) -> bool:
+        """Whether harm beyond the margin has been shown, now or at an earlier label."""
+        return self._highest >= -np.log(self.alpha)
+
+    def state(self) -> dict[str, NDArray]:
+        return joined({"log": self._log, "highest": np.array(self._highest), "n": np.array(self.n)})
+
+    def restore(self, state: Mapping[str, NDArray]) -> None:
+        check_version(state)
+        self._log, self._highest = np.array(state["log"], dtype=float), float(state["highest"])
+        self.n = int(state["n"])
+
+
+def collapse(outputs: Float, reference_outputs: Float, cases: int = 20) -> str | None:
+    """What is wrong with the outputs [n, c] whatever the cases were, in one sentence; None where nothing is.
+
+    Probabilities that are not finite, of another number of classes than the reference's [m, c], negative or not summing
+    to 1; or one and the same answer to the last `cases` cases of a model that used to tell cases apart.
+    """
+    if outputs.ndim != 2 or outputs.shape[1] != reference_outputs.shape[1]:
+        return f"outputs have shape {outputs.shape[1:]} and the reference's have {reference_outputs.shape[1:]}"
+    if not np.isfinite(outputs).all():
+        return f"{int(np.sum(~np.isfinite(outputs).all(axis=1)))} outputs hold NaN or infinity"
+    if len(outputs) and (outputs.min() < -1e-6 or np.abs(outputs.sum(axis=1) - 1).max() > 1e-3):
+        return "outputs are not probabilities that sum to 1"
+    last = outputs[-cases:]
+    told_apart = len(reference_outputs) >= cases and np.ptp(reference_outputs, axis=0).max() > 1e-3
+    if told_apart and len(last) >= cases and np.ptp(last, axis=0).max() < 1e-6:
+        return f"the last {len(last)} cases were all given the same answer"
+    return None

@@ -1,0 +1,92 @@
+"""The interval of a paired change, and the verdict that it and a burden of proof lead to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from monitors.alpha import quantile
+from monitors.bootstrap import paired
+from monitors.measures import Measure
+from monitors.protocols import Burden, Scores, Verdict
+
+POWER = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A paired change for the better (positive) or worse, after less before, with its standard error over patients."""
+
+    before: float
+    after: float
+    change: float
+    error: float
+    n: int
+
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """Lower and upper bound, each of level alpha on its side."""
+        reach = quantile(1 - alpha) * self.error
+        return self.change - reach, self.change + reach
+
+    def needed(self, margin: float, alpha: float) -> int:
+        """Patients with which a change of 0 would be shown to be above -margin, with power 0.8, at this spread."""
+        z = quantile(1 - alpha) + quantile(POWER)
+        return math.ceil(self.n * (z * self.error / margin) ** 2) if margin > 0 else 2**31
+
+
+def paired_change(measure: Measure, before: Scores, after: Scores, *, better: int, resamples: int, seed: int) -> Change:
+    """`better` is 1 where larger is better, -1 where smaller is.
+
+    The error is the bootstrap's over patients, and beside it that of the one discordant patient per class who has not
+    been seen yet (Agresti and Min 2005 add such cells), so that few patients without a difference prove little.
+    Cases without a label are left out. Raises ValueError where the two are not of the same cases.
+    """
+    before, after = labelled(before), labelled(after)
+    n = patients(before)
+    if n == 0:
+        return Change(before=math.nan, after=math.nan, change=math.nan, error=math.inf, n=0)
+    was, now = paired(measure, before, after, resamples, seed)
+    differences = better * (now - was)
+    _, per_class = np.unique(before.target, return_counts=True)
+    unseen = np.sum((len(before) / (n * per_class)) ** 2) / len(per_class) ** 2
+    start, end = float(measure(before, None)[0]), float(measure(after, None)[0])
+    return Change(
+        before=start,
+        after=end,
+        change=better * (end - start),
+        error=float(np.sqrt(np.nanvar(differences) + unseen)),
+        n=n,
+    )
+
+
+def decide(change: Change, margin: float, alpha: float, burden: Burden, min_n: int) -> tuple[Verdict, int | None]:
+    """(verdict, patients needed where it is INSUFFICIENT).
+
+    NON_INFERIORITY passes where the lower bound is above -margin, and fails where the upper bound is not, or where as
+    many patients as would have shown it did not. NO_HARM_FOUND fails only where the upper bound is below -margin.
+    """
+    needed = max(min_n, change.needed(margin, alpha)) if change.n else min_n
+    if change.n < min_n:
+        return Verdict.INSUFFICIENT, needed
+    low, high = change.interval(alpha)
+    if high < -margin:
+        return Verdict.FAIL, None
+    if burden is Burden.NO_HARM_FOUND or low > -margin:
+        return Verdict.PASS, None
+    return (Verdict.FAIL, None) if change.n >= needed else (Verdict.INSUFFICIENT, needed)
+
+
+def labelled(scores: Scores) -> Scores:
+    """The cases that have a label."""
+    known = scores.target >= 0
+    return scores if known.all() else subset(scores, known)
+
+
+def subset(scores: Scores, which: np.ndarray) -> Scores:
+    return Scores(probability=scores.probability[which], target=scores.target[which], unit=scores.unit[which])
+
+
+def patients(scores: Scores) -> int:
+    return len(np.unique(scores.unit))
