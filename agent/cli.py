@@ -82,7 +82,6 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the release and exit")
-    parser.set_defaults(workspace=None, json=False, debug=False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="homeostat")
     for command in COMMANDS:
         sub = commands.add_parser(
@@ -109,7 +108,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         hint = f"did you mean '{close[0]}'? See" if close else "see"
         raise HomeostatError(f"there is no command '{named}': {hint} 'homeostat --help'")
     parser = build_parser()
-    args, unknown = parser.parse_known_args(argv)
+    args, unknown = parser.parse_known_args(argv, argparse.Namespace(workspace=None, json=False, debug=False))
     if unknown and not args.run.startswith("later:"):
         parser.error(f"'{args.command}' has no {unknown[0]}")
     args.workspace = Path(args.workspace or os.environ.get("HOMEOSTAT_WORKSPACE") or ".")
