@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import file_digest, sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from agent.errors import HomeostatError
@@ -43,7 +44,7 @@ def write(workspace: Workspace, version: str, parts: Path, facts: Mapping[str, A
         record = {"format": FORMAT, "version": version, **facts}
         _write(staging / "version.json", json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
         _write(staging / "card.md", card(record))
-        _write(staging / SUMS, "".join(f"{_sha256(file)}  {file.name}\n" for file in sorted(staging.iterdir())))
+        _write(staging / SUMS, "".join(f"{file_sha256(file)}  {file.name}\n" for file in sorted(staging.iterdir())))
         fsync_folder(staging)
         digest_ = digest(staging)
         if folder.exists():
@@ -60,10 +61,32 @@ def write(workspace: Workspace, version: str, parts: Path, facts: Mapping[str, A
     return digest_
 
 
+def write_base(workspace: Workspace, facts: Mapping[str, Any]) -> tuple[str, str]:
+    """Writes the bundle of v0, which is base/ as it stands; returns its digest and that of the base.
+
+    It holds no weights: the base's preprocessing, corrections of the outputs that change nothing, golden outputs, and
+    the base's digest. Raises ValueError where base/ is no base.
+    """
+    from strategies.model import Recalibrator, Thresholds
+    from strategies.predictor import Predictor, write_golden
+    from strategies.preprocessing import to_record
+
+    base_digest = folder_digest(workspace.base)
+    predictor = Predictor.load(workspace.base)
+    with TemporaryDirectory(dir=workspace.path("jobs")) as name:
+        parts = Path(name)
+        _write(parts / "preprocessing.json", json.dumps(to_record(predictor.preprocessing), indent=2) + "\n")
+        Recalibrator().write(parts / "recalibrator.json")
+        Thresholds().write(parts / "thresholds.json")
+        write_golden(predictor, parts)
+        digest_ = write(workspace, "v0", parts, {"parent": None, "recipe": "base", "base_digest": base_digest, **facts})
+    return digest_, base_digest
+
+
 def digest(folder: Path) -> str:
     """The identity of a version: the sha256 of its SHA256SUMS. Raises HomeostatError when there is none."""
     try:
-        return _sha256(folder / SUMS)
+        return file_sha256(folder / SUMS)
     except OSError as error:
         raise HomeostatError(
             f"version {folder.name} has no readable {SUMS} ({error.strerror}): restore it from a backup"
@@ -84,7 +107,7 @@ def check(folder: Path, expected: str | None = None) -> list[str]:
             problems.append(f"{name} points out of the folder")
         elif not file.is_file():
             problems.append(f"{name} is missing")
-        elif _sha256(file) != written:
+        elif file_sha256(file) != written:
             problems.append(f"{name} was changed after it was written")
     present = {path.name for path in folder.iterdir() if not path.name.startswith(f".{VERDICTS}.")}
     return problems + [f"{name} was added later" for name in sorted(present - set(listed) - {SUMS, VERDICTS})]
@@ -107,7 +130,7 @@ def record_verdicts(workspace: Workspace, version: str, verdicts: Sequence[Mappi
 def folder_digest(folder: Path) -> str:
     """sha256 over the sorted (path below the folder, sha256 of the bytes) of every file: the identity of a base."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sha256("".join(f"{_sha256(folder / name)}  {name}\n" for name in files).encode()).hexdigest()
+    return sha256("".join(f"{file_sha256(folder / name)}  {name}\n" for name in files).encode()).hexdigest()
 
 
 def card(record: Mapping[str, Any]) -> str:
@@ -164,6 +187,7 @@ def _settle(file: Any) -> None:
     os.fchmod(file.fileno(), 0o444)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """sha256 of the bytes, in hex."""
     with path.open("rb") as file:
         return file_digest(file, "sha256").hexdigest()

@@ -33,7 +33,7 @@ MOVES: dict[str, frozenset[str]] = {
 
 # How the journal tells that a version reached a state.
 EVENTS = {
-    "candidate": "version_trained",
+    "candidate": "version_reopened",
     "held": "version_held",
     "approved": "version_approved",
     "rejected": "version_rejected",
@@ -165,8 +165,10 @@ def create(
 
 def complete(connection: Connection, version: str, *, digest: str, by: str, reason: str, at: datetime) -> None:
     """From training to candidate; `digest` is that of the bundle that stands on disk already."""
+    before = _step(connection, version, "candidate")
     connection.execute("UPDATE versions SET digest = :digest WHERE id = :id", {"digest": digest, "id": version})
-    move(connection, version, "candidate", by=by, reason=reason, at=at)
+    body = {"version": version, "from": before, "to": "candidate", "digest": digest, "reason": reason}
+    journal.append(connection, "version_trained", at=at, by=by, body=body)
 
 
 def move(connection: Connection, version: str, to: str, *, by: str, reason: str, at: datetime) -> None:

@@ -1,0 +1,157 @@
+"""versions, show, approve, reject, promote, rollback, history: the registry for people. No numpy, no torch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+from agent import bundle, registry
+from agent.answer import Answer, table
+from agent.clock import parse_time, rfc3339
+from agent.errors import HomeostatError
+from agent.store import Connection
+from agent.workspace import Workspace
+
+ROW = ("id", "parent", "state", "recipe", "created_at", "approved_by", "digest")
+VERDICT = ("gate", "role", "verdict", "n", "before", "after", "interval", "margin", "needed", "says")
+
+
+def versions(args: argparse.Namespace) -> Answer:
+    """Every version, oldest first."""
+    with Workspace(args.workspace).store.read() as connection:
+        rows = [_row(version) for version in registry.versions(connection)]
+    return Answer(rows, lambda: table([{**row, "digest": _short(row["digest"])} for row in rows], list(ROW)))
+
+
+def show(args: argparse.Namespace) -> Answer:
+    """One version: how it was made, what it descends from, what the gates said of it."""
+    workspace = Workspace(args.workspace)
+    with workspace.store.read() as connection:
+        connection.execute("BEGIN")
+        version = registry.get(connection, registry.resolve(connection, args.version))
+        verdicts = [_verdict(row) for row in registry.verdicts(connection, version["id"])]
+        lineage = _lineage(connection, version)
+    made = bundle.facts(workspace.path("versions", version["id"])) if version["digest"] else {}
+    value = {
+        **_row(version),
+        "verdicts": verdicts,
+        "axes": _axes(version, made),
+        "measures": json.loads(version["measures"] or "{}"),
+        "lineage": lineage,
+        "made": made.get("made", {}),
+        "data": made.get("data", {}),
+        "plan_digest": version["plan_digest"],
+        "base_digest": version["base_digest"],
+        "approved_because": version["approved_because"],
+    }
+    return Answer(value, lambda: _shown(value))
+
+
+def approve(args: argparse.Namespace) -> Answer:
+    workspace = Workspace(args.workspace)
+    version = registry.approve(workspace, args.version, by=args.by, reason=args.reason)
+    return _decided(version, "approved", f"{version} is approved: 'homeostat promote {version}' makes it live")
+
+
+def reject(args: argparse.Namespace) -> Answer:
+    version = registry.reject(Workspace(args.workspace), args.version, by=args.by, reason=args.reason)
+    return _decided(version, "rejected", f"{version} is rejected for good; it is kept")
+
+
+def promote(args: argparse.Namespace) -> Answer:
+    done = registry.promote(Workspace(args.workspace), args.version, by=args.by, reason=args.reason)
+    says = f"{done.now} is live instead of {done.before}, on probation; 'homeostat rollback' takes it back"
+    return _decided(done.now, "probation", says)
+
+
+def rollback(args: argparse.Namespace) -> Answer:
+    """Live goes back; automatic promotion pauses until `resume`."""
+    started = time.perf_counter()
+    done = registry.rollback(Workspace(args.workspace), args.to, by=args.by, reason=args.reason)
+    value = {"from": done.before, "to": done.now, "seconds": round(time.perf_counter() - started, 6)}
+    return Answer(
+        value, f"{done.now} is live again instead of {done.before}; automatic promotion pauses until 'homeostat resume'"
+    )
+
+
+def history(args: argparse.Namespace) -> Answer:
+    """What was live from when to when, oldest first; with --at, the one that was live at that time."""
+    with Workspace(args.workspace).store.read() as connection:
+        rows = registry.activations(connection)
+    ends = [row["at"] for row in rows[1:]] + [None]
+    value = [
+        {
+            "version": row["version"],
+            "from": row["at"],
+            "to": end,
+            "by": row["by"],
+            "reason": row["reason"],
+            "how": row["how"],
+        }
+        for row, end in zip(rows, ends, strict=True)
+    ]
+    if args.at is not None:
+        at = _time(args.at)
+        value = [row for row in value if row["from"] <= at and (row["to"] is None or at < row["to"])]
+    columns = ["version", "from", "to", "how", "by", "reason"]
+    return Answer(value, lambda: table(value, columns) if value else "nothing was live then")
+
+
+def _time(text: str) -> str:
+    try:
+        return rfc3339(parse_time(text))
+    except ValueError:
+        raise HomeostatError(f"{text!r} is no time: write RFC 3339, as 2026-03-01T08:00:00Z, or a date") from None
+
+
+def _decided(version: str, state: str, says: str) -> Answer:
+    return Answer({"version": version, "state": state}, says)
+
+
+def _row(version: dict[str, Any]) -> dict[str, Any]:
+    return {name: version[name] for name in ROW}
+
+
+def _verdict(row: dict[str, Any]) -> dict[str, Any]:
+    interval = None if row["low"] is None else [row["low"], row["high"]]
+    return {name: interval if name == "interval" else row[name] for name in VERDICT}
+
+
+def _lineage(connection: Connection, version: dict[str, Any]) -> list[str]:
+    """The ancestors, from the version itself to v0."""
+    line = [version["id"]]
+    while version["parent"] is not None:
+        version = registry.get(connection, version["parent"])
+        line.append(version["id"])
+    return line
+
+
+def _axes(version: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """The trade-offs of a version, as far as its making tells them: depth, label efficiency and cost."""
+    made = facts.get("made", {})
+    return {
+        "depth": made.get("trainable_parameters"),
+        "labelled_patients": facts.get("data", {}).get("labelled_patients"),
+        "seconds": made.get("seconds"),
+    }
+
+
+def _shown(value: dict[str, Any]) -> str:
+    lines = [f"{name.ljust(12)} {value[name]}" for name in ROW if value[name] is not None]
+    lines += [f"{'descent'.ljust(12)} {' <- '.join(value['lineage'])}"]
+    lines += [f"{name.ljust(12)} {figure}" for name, figure in value["axes"].items() if figure is not None]
+    if value["verdicts"]:
+        columns = ["gate", "role", "verdict", "n", "before", "after", "interval", "margin"]
+        rows = [{**row, "interval": _interval(row["interval"])} for row in value["verdicts"]]
+        lines += ["", table(rows, columns), "", *(f"{row['gate']}: {row['says']}" for row in rows)]
+    return "\n".join(lines)
+
+
+def _interval(interval: list[float] | None) -> str | None:
+    return None if interval is None else f"[{interval[0]:+.3f}, {interval[1]:+.3f}]"
+
+
+def _short(digest: str | None) -> str | None:
+    return digest and digest[:12]
