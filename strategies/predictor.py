@@ -110,16 +110,17 @@ def apply_parts(classifier: Classifier, parts: Path) -> None:
     if (parts / "weights.safetensors").is_file():
         load_exactly(classifier.backbone, read_weights(parts / "weights.safetensors"), "The part weights.safetensors")
     if (parts / "adapter_config.json").is_file():
-        classifier.backbone = merged(classifier.backbone, parts)
+        # The adapter is peft's over the ecosystem's own network, so that any tool of theirs can load it.
+        classifier.backbone.network = merged(classifier.backbone.network, parts)  # type: ignore[arg-type]
     if (parts / "head.safetensors").is_file():
         load_exactly(classifier.head, read_weights(parts / "head.safetensors"), "The part head.safetensors")
 
 
-def merged(backbone: nn.Module, parts: Path) -> nn.Module:
-    """`backbone` with the peft adapter of `parts` merged in. peft ignores missing and unknown tensors; this raises ValueError."""
+def merged(network: nn.Module, parts: Path) -> nn.Module:
+    """`network` with the peft adapter of `parts` merged in. peft ignores missing and unknown tensors; here it is a ValueError."""
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    model = get_peft_model(backbone, LoraConfig.from_pretrained(str(parts)))
+    model = get_peft_model(network, LoraConfig.from_pretrained(str(parts)))
     weights = read_weights(parts / "adapter_model.safetensors")
     wanted = get_peft_model_state_dict(model)
     if wanted.keys() != weights.keys() or any(wanted[name].shape != weights[name].shape for name in wanted):

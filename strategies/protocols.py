@@ -6,7 +6,7 @@ Legend: b batch, c channels, h and w pixels, d features, k classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from strategies.model import Classifier
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
@@ -100,18 +102,84 @@ class Backbone(Protocol):
         ...
 
 
+class ParameterMechanism(Protocol):
+    """Which weights move, and the files that keep them.
+
+    `continues` says what it starts from: the live version (its encoder stays and is carried along), or the base.
+    """
+
+    name: str
+    continues: bool
+    learning_rate: float
+
+    def attach(self, model: Classifier) -> list[nn.Parameter]:
+        """Readies the classifier in place and answers with the weights that move. Before training it answers as ever."""
+        ...
+
+    def training(self, model: nn.Module) -> None:
+        """Puts the modules into the state they are trained in (which batch norms keep their statistics)."""
+        ...
+
+    def write(self, model: Classifier, folder: Path) -> dict[str, str]:
+        """Writes what moved into `folder`; answers with the parts, kind to file name."""
+        ...
+
+
+class RepresentationMechanism(Protocol):
+    """Aligns features or scores without moving a weight, on cases that no weight was fitted on."""
+
+    name: str
+
+    def fit(
+        self, logits: NDArray[np.floating], target: NDArray[np.integer], domain: NDArray[np.str_], folder: Path
+    ) -> dict[str, str]:
+        """logits [n, k], target [n] with -1 for unknown, domain [n] -> the parts written into `folder`."""
+        ...
+
+
+class ObjectiveMechanism(Protocol):
+    """The loss that is minimised, and how much each case weighs in it."""
+
+    name: str
+
+    def weights(self, label: NDArray[np.integer], domain: NDArray[np.str_]) -> NDArray[np.float32]:
+        """label [n], domain [n] -> [n]. Raises ValueError on a case without a label."""
+        ...
+
+    def __call__(self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """logits [b, k], target [b], weight [b] -> scalar."""
+        ...
+
+
+class DataMechanism(Protocol):
+    """Which cases make up a batch: rows below len(new) are new, the others remembered."""
+
+    name: str
+
+    def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Batches: ...
+
+
+class Batches(Protocol):
+    """Each iteration is one epoch of at most `len` batches; a batch is a list of rows."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Sequence[int]]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One choice per mechanism of adaptation; None where the mechanism is not used.
 
     parameter: which weights move; representation: how features or scores are aligned without weights; objective: the
-    loss; data: what is rehearsed and how; architecture: what is added beside the network.
+    loss; data: what is rehearsed and how; architecture: what is added beside the network. A stage that moves weights
+    names its objective, its data and its epochs.
     """
 
-    parameter: Any = None
-    representation: Any = None
-    objective: Any = None
-    data: Any = None
+    parameter: ParameterMechanism | None = None
+    representation: RepresentationMechanism | None = None
+    objective: ObjectiveMechanism | None = None
+    data: DataMechanism | None = None
     architecture: Any = None
     epochs: int = 0
 

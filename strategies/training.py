@@ -9,7 +9,6 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,22 +18,12 @@ from torch.nn import functional
 
 from strategies.augmentation import augment
 from strategies.preprocessing import Pixels, normalise
-from strategies.protocols import Progress
+from strategies.protocols import Batches, Progress
 
 Measure = Callable[
     [NDArray[np.float32], NDArray[np.integer]], float
 ]  # (probabilities [n, k], labels [n]) -> higher is better
-
-
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (logits [b, k], rows [b]) -> scalar
-
-
-class Batches(Protocol):
-    """Each iteration is one epoch of at most `len` batches; a batch is a list of rows."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Sequence[int]]: ...
 
 
 class Shuffled:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import torch
 
-from strategies.protocols import Examples
+from strategies.protocols import Batches, Examples
+from strategies.training import Shuffled
 
 
 class Rehearsal:
@@ -20,7 +19,7 @@ class Rehearsal:
     def __init__(self, size: int = 200) -> None:
         self.size = size
 
-    def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Iterable[Sequence[int]]:
+    def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Batches:
         if len(memory) == 0:
             return NewCases().batches(new, memory, batch, seed)
         from avalanche.benchmarks.utils.data_loader import ReplayDataLoader
@@ -48,15 +47,5 @@ class NewCases:
 
     name = "new_cases"
 
-    def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Iterable[Sequence[int]]:
-        return _Shuffled(len(new), batch, seed)
-
-
-class _Shuffled:
-    def __init__(self, n: int, batch: int, seed: int) -> None:
-        self.n, self.batch = n, batch
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __iter__(self):
-        order = torch.randperm(self.n, generator=self.generator)
-        return (part.tolist() for part in order.tensor_split(max(1, -(-self.n // self.batch))))
+    def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Batches:
+        return Shuffled(len(new), batch, torch.Generator().manual_seed(seed))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
+
+from strategies.model import Recalibrator
 
 
 class Recalibrate:
@@ -26,12 +27,17 @@ class Recalibrate:
         self.bias = bias
 
     def fit(
-        self, logits: NDArray[np.floating], target: NDArray[np.integer], domain: NDArray[np.str_]
-    ) -> dict[str, float | list[float]]:
-        """logits [n, k], target [n], domain [n] -> {"temperature": T > 0, "bias": [k] of mean 0}.
+        self, logits: NDArray[np.floating], target: NDArray[np.integer], domain: NDArray[np.str_], folder: Path
+    ) -> dict[str, str]:
+        """logits [n, k], target [n], domain [n]; writes recalibrator.json.
 
         Cases without a label (-1) are left out. Raises ValueError when a logit is not finite.
         """
+        self.mode(logits, target, domain).write(folder / "recalibrator.json")
+        return {"recalibrator": "recalibrator.json"}
+
+    def mode(self, logits: NDArray[np.floating], target: NDArray[np.integer], domain: NDArray[np.str_]) -> Recalibrator:
+        """The most likely temperature and bias (of mean 0) under the priors; arguments as of `fit`."""
         if not np.isfinite(logits).all():
             raise ValueError("the model's scores hold NaN or infinity: they can't be recalibrated")
         known = target >= 0
@@ -51,12 +57,8 @@ class Recalibrate:
             return value
 
         optimiser.step(loss)
-        shift = (bias - bias.mean()).tolist()
-        return {"temperature": float(log_t.exp()), "bias": [round(b, 12) + 0.0 for b in shift]}
-
-    def write(self, fitted: dict[str, float | list[float]], folder: Path) -> dict[str, str]:
-        (folder / "recalibrator.json").write_text(json.dumps({"format": 1, **fitted}, indent=1) + "\n")
-        return {"recalibrator": "recalibrator.json"}
+        centred = (bias - bias.mean()).detach()
+        return Recalibrator(float(log_t.detach().exp()), tuple(centred.tolist()))
 
 
 def _even(domain: NDArray[np.str_]) -> NDArray[np.float64]:

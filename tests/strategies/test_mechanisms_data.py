@@ -45,7 +45,12 @@ def test_rehearsal_mixes_new_and_remembered_by_halves() -> None:
 def test_rehearsal_is_bounded_and_keeps_patients_whole() -> None:
     """No more than `size` remembered cases are replayed; a patient's three images come all or not at all."""
     memory = Listed.of(60, "home", per_patient=3)
-    seen = {i - 8 for epoch in epochs(Rehearsal(20).batches(Listed.of(8, "new"), memory, 16, 0), 9) for b in epoch for i in b}
+    seen = {
+        i - 8
+        for epoch in epochs(Rehearsal(20).batches(Listed.of(8, "new"), memory, 16, 0), 9)
+        for b in epoch
+        for i in b
+    }
     patients = Counter(memory.patient[i] for i in seen if i >= 0)
     assert len(patients) == 6
     assert set(patients.values()) == {3}

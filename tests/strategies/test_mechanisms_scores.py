@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from strategies.model import Recalibrator
 from strategies.objective import CrossEntropy
 from strategies.representation import Recalibrate
 
 
-def nll(logits: np.ndarray, target: np.ndarray, fitted: dict) -> float:
-    scores = torch.tensor(logits) / fitted["temperature"] + torch.tensor(fitted["bias"])
-    return float(torch.nn.functional.cross_entropy(scores, torch.tensor(target)))
+def nll(logits: np.ndarray, target: np.ndarray, fitted: Recalibrator) -> float:
+    probability = fitted(torch.tensor(logits)).numpy()
+    return float(-np.log(probability[np.arange(len(target)), target]).mean())
 
 
 def drawn(n: int, *, sharpness: float = 1.0, bias: tuple[float, ...] = (0.0, 0.0, 0.0), seed: int = 0) -> tuple:
@@ -29,31 +29,31 @@ def drawn(n: int, *, sharpness: float = 1.0, bias: tuple[float, ...] = (0.0, 0.0
 def test_recalibration_finds_temperature_and_bias() -> None:
     """Scores three times too sure and biased against one class are set right with enough labels."""
     logits, target = drawn(3000, sharpness=3.0, bias=(1.0, -0.5, -0.5))
-    fitted = Recalibrate().fit(logits, target, np.full(3000, "home"))
-    assert fitted["temperature"] == pytest.approx(3.0, rel=0.1)
-    assert fitted["bias"] == pytest.approx([1.0, -0.5, -0.5], abs=0.15)
+    fitted = Recalibrate().mode(logits, target, np.full(3000, "home"))
+    assert fitted.temperature == pytest.approx(3.0, rel=0.1)
+    assert fitted.bias == pytest.approx([1.0, -0.5, -0.5], abs=0.15)
 
 
 def test_recalibration_without_cases_is_the_identity() -> None:
     """No labels, no change: the prior is all there is."""
-    fitted = Recalibrate().fit(np.zeros((5, 3)), np.full(5, -1), np.full(5, "home"))
-    assert fitted == {"temperature": 1.0, "bias": [0.0, 0.0, 0.0]}
+    fitted = Recalibrate().mode(np.zeros((5, 3)), np.full(5, -1), np.full(5, "home"))
+    assert fitted == Recalibrator(1.0, (0.0, 0.0, 0.0))
 
 
 def test_few_cases_do_not_run_away() -> None:
     """Six cases, all of them right, would take an unguarded temperature to zero; the scores stay within bounds."""
     logits = np.eye(3)[[0, 1, 2, 0, 1, 2]] * 4.0
-    fitted = Recalibrate().fit(logits, np.array([0, 1, 2, 0, 1, 2]), np.full(6, "home"))
-    assert 0.5 < fitted["temperature"] <= 1.0
+    fitted = Recalibrate().mode(logits, np.array([0, 1, 2, 0, 1, 2]), np.full(6, "home"))
+    assert 0.5 < fitted.temperature <= 1.0
 
 
 def test_few_cases_seldom_worsen_a_calibrated_model() -> None:
     """Thirty labels of a model that is calibrated already cost less than 0.03 nats on unseen cases, on average."""
     fresh, truth = drawn(4000, seed=99)
-    identity = {"temperature": 1.0, "bias": [0.0, 0.0, 0.0]}
+    identity = Recalibrator()
     costs = []
     for seed in range(10):
-        fitted = Recalibrate().fit(*drawn(30, seed=seed), np.full(30, "home"))
+        fitted = Recalibrate().mode(*drawn(30, seed=seed), np.full(30, "home"))
         costs.append(nll(fresh, truth, fitted) - nll(fresh, truth, identity))
     assert np.mean(costs) < 0.03
 
@@ -62,23 +62,23 @@ def test_a_large_domain_does_not_outvote_a_small_one() -> None:
     """A thousand over-sure cases of home and a hundred of the new site count as much as each other."""
     home, new = drawn(1000, sharpness=1.0), drawn(100, sharpness=4.0, seed=1)
     logits, target = (np.concatenate(pair) for pair in zip(home, new, strict=True))
-    fitted = Recalibrate().fit(logits, target, np.array(["home"] * 1000 + ["new"] * 100))
-    unweighted = Recalibrate().fit(logits, target, np.full(1100, "one"))
-    assert fitted["temperature"] > unweighted["temperature"] * 1.1
+    fitted = Recalibrate().mode(logits, target, np.array(["home"] * 1000 + ["new"] * 100))
+    unweighted = Recalibrate().mode(logits, target, np.full(1100, "one"))
+    assert fitted.temperature > unweighted.temperature * 1.1
 
 
-def test_recalibrator_file_is_portable_json(tmp_path: Path) -> None:
-    """The part is a small JSON file that another program can apply."""
-    fitted = Recalibrate().fit(*drawn(50), np.full(50, "home"))
-    assert Recalibrate().write(fitted, tmp_path) == {"recalibrator": "recalibrator.json"}
-    record = json.loads((tmp_path / "recalibrator.json").read_text())
-    assert record == {"format": 1, **fitted}
+def test_recalibrator_file_is_the_one_the_predictor_reads(tmp_path: Path) -> None:
+    """What is fitted is what is served: the part reads back as the same temperature and biases."""
+    logits, target = drawn(50)
+    parts = Recalibrate().fit(logits, target, np.full(50, "home"), tmp_path)
+    read = Recalibrator.read(tmp_path / parts["recalibrator"], classes=3)
+    assert read == Recalibrate().mode(logits, target, np.full(50, "home"))
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:
     """NaN in the scores is an error of one sentence, not a fit to nonsense."""
     with pytest.raises(ValueError, match="NaN"):
-        Recalibrate().fit(np.full((4, 2), np.nan), np.zeros(4, int), np.full(4, "home"))
+        Recalibrate().mode(np.full((4, 2), np.nan), np.zeros(4, int), np.full(4, "home"))
 
 
 def test_classes_weigh_the_same_in_each_domain() -> None:

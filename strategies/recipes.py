@@ -1,0 +1,222 @@
+"""Recipes of adaptation, and the one function that runs any of them: cases in, a folder of parts out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from strategies.base import load_base
+from strategies.data import NewCases, Rehearsal
+from strategies.model import Classifier, Thresholds
+from strategies.objective import CrossEntropy
+from strategies.parameter import Full, LinearProbe, LoRA
+from strategies.predictor import Predictor, apply_parts, write_golden
+from strategies.preprocessing import Pixels, normalise, to_record
+from strategies.protocols import Candidate, DataMechanism, Examples, ParameterMechanism, Progress, Recipe, Stage
+from strategies.representation import Recalibrate
+from strategies.training import Measure, Trained, train
+
+EPOCHS = 12
+CALIBRATE = Stage(representation=Recalibrate())
+
+
+def _learn(parameter: ParameterMechanism, data: DataMechanism) -> Stage:
+    return Stage(parameter=parameter, objective=CrossEntropy(), data=data, epochs=EPOCHS)
+
+
+# What a plan may name. full_finetune is there to be compared with: it forgets, and the forgetting gate refuses it.
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(name="recalibrate", stages=(CALIBRATE,), risk=1),
+        Recipe(name="linear_probe", stages=(_learn(LinearProbe(), Rehearsal()), CALIBRATE), risk=2),
+        Recipe(name="lora_rehearsal", stages=(_learn(LoRA(), Rehearsal()), CALIBRATE), risk=3),
+        Recipe(name="full_finetune", stages=(_learn(Full(), NewCases()),), risk=5),
+    )
+}
+
+# What only the benchmark names: the halves of lora_rehearsal, each without the other.
+COMPARISONS = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(name="naive_lora", stages=(_learn(LoRA(), NewCases()),), risk=4),
+        Recipe(name="full_rehearsal", stages=(_learn(Full(), Rehearsal()),), risk=4),
+    )
+}
+
+# What a version's encoder and head have learnt; a recipe that continues carries these files along.
+LEARNT = {
+    "weights": "weights.safetensors",
+    "adapter": "adapter_model.safetensors",
+    "adapter_config": "adapter_config.json",
+    "head": "head.safetensors",
+}
+
+
+def run(
+    recipe: Recipe,
+    *,
+    base: Path,
+    live_parts: Path | None,
+    new: Examples,
+    memory: Examples,
+    develop: Examples,
+    out: Path,
+    seed: int,
+    measure: Measure,
+    progress: Progress | None = None,
+    epochs: int | None = None,
+) -> Candidate:
+    """Runs the stages on one model and writes the candidate's parts into the new folder `out`.
+
+    A recipe whose every step continues starts from the live version (`live_parts`), any other from the base: what the
+    live version had learnt is learnt again from the memory, so that adapters don't pile up on each other. Of the epochs
+    the one is kept whose `measure(probabilities, labels)`, averaged over the domains of `develop`, is best. Scores are
+    recalibrated on cases that no weight was fitted on here: `develop`, and `new` too where no weight moved. The same
+    call gives the same bytes on one machine with one thread. `epochs` replaces those of the stages. Raises ValueError
+    where there is nothing to learn from, a label is missing, `out` is taken, or the training diverges.
+    """
+    started = time.monotonic()
+    _check(new, memory, develop, out)
+    out.mkdir(parents=True, exist_ok=True)
+    moving = [stage.parameter for stage in recipe.stages if stage.parameter is not None]
+    continues = live_parts is not None and all(parameter.continues for parameter in moving)
+    model = load_base(base)
+    preprocessing = model.origin.preprocessing
+    parts: dict[str, str] = {}
+    if continues and live_parts is not None:
+        apply_parts(model, live_parts)
+        parts |= _carry(live_parts, out)
+    held = Joined(develop) if moving else Joined(develop, new)
+    held_images = Pixels(held, preprocessing, progress=progress, what="develop images read")
+    trained: list[Trained] = []
+    trainable = 0
+    for stage in recipe.stages:
+        stage = replace(stage, epochs=epochs or stage.epochs)
+        if stage.parameter is not None:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                weights = stage.parameter.attach(model)
+            trainable += sum(weight.numel() for weight in weights)
+            trained.append(_train(stage, model, weights, new, memory, held, held_images, seed, measure, progress))
+            parts |= stage.parameter.write(model, out)
+        if stage.representation is not None:
+            scores = _logits(Predictor.load(base, out), held_images)
+            parts |= stage.representation.fit(scores, held.label, held.domain, out)
+    (out / "preprocessing.json").write_text(json.dumps(to_record(preprocessing), indent=2) + "\n", encoding="utf-8")
+    Thresholds().write(out / "thresholds.json")
+    write_golden(Predictor.load(base, out), out)
+    parts |= {
+        "preprocessing": "preprocessing.json",
+        "thresholds": "thresholds.json",
+        "golden": "golden.safetensors",
+    }
+    made = {
+        "seed": seed,
+        "started_from": "live" if continues else "base",
+        "n": {"new": len(new), "memory": len(memory), "develop": len(develop)},
+        "trainable_parameters": trainable,
+        "epochs": sum(one.epochs for one in trained),
+        "losses": [loss for one in trained for loss in one.loss],
+        "stages": [asdict(one) for one in trained],
+        "seconds": time.monotonic() - started,
+    }
+    return Candidate(folder=out, recipe=recipe.name, parts=parts, made=made)
+
+
+class Joined:
+    """Several examples as one, in order."""
+
+    def __init__(self, *several: Examples) -> None:
+        self._several = several
+        self._begins = np.cumsum([0, *(len(one) for one in several)])
+        self.label = np.concatenate([np.asarray(one.label, dtype=np.int64) for one in several])
+        self.patient = np.concatenate([np.asarray(one.patient, dtype=str) for one in several])
+        self.domain = np.concatenate([np.asarray(one.domain, dtype=str) for one in several])
+
+    def __len__(self) -> int:
+        return int(self._begins[-1])
+
+    def image(self, i: int) -> NDArray[np.float32]:
+        which = int(np.searchsorted(self._begins, i, side="right")) - 1
+        return self._several[which].image(i - int(self._begins[which]))
+
+
+def _train(
+    stage: Stage,
+    model: Classifier,
+    weights: Sequence[torch.nn.Parameter],
+    new: Examples,
+    memory: Examples,
+    held: Examples,
+    held_images: Pixels,
+    seed: int,
+    measure: Measure,
+    progress: Progress | None,
+) -> Trained:
+    if stage.parameter is None or stage.objective is None or stage.data is None:
+        raise ValueError("A stage that moves weights needs an objective and a data mechanism.")
+    objective, cases = stage.objective, Joined(new, memory)
+    weight = torch.from_numpy(objective.weights(cases.label, cases.domain))
+    target = torch.from_numpy(cases.label)
+
+    def loss(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return objective(logits, target[rows], weight[rows])
+
+    def over_domains(probabilities: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
+        domains = [held.domain == name for name in np.unique(held.domain)]
+        return float(np.nanmean([measure(probabilities[here], labels[here]) for here in domains]))
+
+    return train(
+        model,
+        weights,
+        Pixels(cases, model.origin.preprocessing, progress=progress),
+        cases.label,
+        develop=(held_images, held.label),
+        measure=over_domains,
+        epochs=stage.epochs,
+        learning_rate=stage.parameter.learning_rate,
+        seed=seed,
+        patience=stage.epochs,
+        batches=stage.data.batches(new, memory, 32, seed),
+        loss=loss,
+        mode=stage.parameter.training,
+        progress=progress,
+    )
+
+
+def _logits(predictor: Predictor, images: Pixels, batch_size: int = 64) -> NDArray[np.float32]:
+    """What the version so far says as it will be served, its adapter merged: float32 [n, k]."""
+    starts = range(0, len(images), batch_size)
+    rows = [range(start, min(start + batch_size, len(images))) for start in starts]
+    return np.concatenate([predictor.observe(normalise(images.preprocessing, images[some])).logits for some in rows])
+
+
+def _carry(live_parts: Path, out: Path) -> dict[str, str]:
+    carried = {kind: name for kind, name in LEARNT.items() if (live_parts / name).is_file()}
+    for name in carried.values():
+        shutil.copyfile(live_parts / name, out / name)
+    return carried
+
+
+def _check(new: Examples, memory: Examples, develop: Examples, out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is there already; a candidate is written into a new folder.")
+    if not len(new):
+        raise ValueError("There is no new labelled case to learn from.")
+    if not len(develop):
+        raise ValueError("There is no labelled develop case to choose the best epoch with.")
+    for what, examples in (("new", new), ("remembered", memory), ("develop", develop)):
+        unknown = int((np.asarray(examples.label) < 0).sum())
+        if unknown:
+            raise ValueError(
+                f"{unknown} of {len(examples)} {what} cases have no label; only labelled cases are learnt from."
+            )

@@ -1,0 +1,176 @@
+"""Every recipe, run whole on a tiny network and images of two sites: what it writes, keeps, refuses and repeats."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from strategies.base import Chosen, fit_base, load_base
+from strategies.parameter import LoRA
+from strategies.predictor import Predictor, check_golden
+from strategies.preprocessing import apply
+from strategies.protocols import Recipe, Stage
+from strategies.recipes import COMPARISONS, RECIPES, Joined, run
+
+CLASSES = ("round", "square")
+ALL = RECIPES | COMPARISONS
+
+
+@dataclass
+class Shapes:
+    """Bright discs and squares on a dark ground; the other site's images are inverted."""
+
+    label: np.ndarray
+    patient: np.ndarray
+    domain: np.ndarray
+
+    @classmethod
+    def of(cls, domain: str, n: int, first: int = 0) -> Shapes:
+        numbers = np.arange(first, first + n)
+        return cls(numbers % 2, np.array([f"{domain}{i}" for i in numbers]), np.full(n, domain))
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def image(self, i: int) -> np.ndarray:
+        draw = np.random.default_rng(int(self.patient[i].lstrip("abcdefghijklmnopqrstuvwxyz")))
+        y, x = np.mgrid[:32, :32] - draw.uniform(14, 18, (2, 1, 1))
+        radius = draw.uniform(6, 10)
+        inside = np.hypot(y, x) < radius if self.label[i] == 0 else np.maximum(abs(y), abs(x)) < radius * 0.85
+        image = 40 + 160 * inside + draw.normal(0, 10, (32, 32))
+        return (255 - image if self.domain[i] == "new" else image).clip(0, 255).astype(np.float32)
+
+
+def balanced(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    said = probabilities.argmax(1)
+    return float(np.mean([(said[labels == c] == c).mean() for c in np.unique(labels)]))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("made") / "base"
+    home, develop = Shapes.of("home", 32), Shapes.of("home", 16, 100)
+    fit_base(home, develop, CLASSES, backbone="mobilenet_v3_small", epochs=1, seed=0, out=folder, measure=balanced)
+    return folder
+
+
+def go(base: Path, out: Path, recipe: Recipe, *, live: Path | None = None, seed: int = 0, epochs: int = 1):  # noqa: ANN201
+    return run(
+        recipe,
+        base=base,
+        live_parts=live,
+        new=Shapes.of("new", 12, 200),
+        memory=Shapes.of("home", 16),
+        develop=Joined(Shapes.of("home", 8, 100), Shapes.of("new", 8, 300)),
+        out=out,
+        seed=seed,
+        measure=balanced,
+        epochs=epochs,
+    )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_every_recipe_makes_a_version_that_loads(base: Path, tmp_path: Path, name: str) -> None:
+    """The parts that a recipe names are all that lies in the folder; they load, and answer as the golden outputs say."""
+    before = digests(base)
+    candidate = go(base, tmp_path / "out", ALL[name])
+    assert sorted(candidate.parts.values()) == sorted(file.name for file in candidate.folder.iterdir())
+    predictor = Predictor.load(base, candidate.folder)
+    check_golden(predictor, candidate.folder)
+    assert digests(base) == before
+    assert candidate.recipe == name
+    assert candidate.made["seconds"] > 0
+    assert (candidate.made["epochs"], candidate.made["trainable_parameters"] > 0) == ((0, False) if name == "recalibrate" else (1, True))
+    assert json.dumps(candidate.made)
+
+
+def test_the_recipes_that_are_covered_are_all() -> None:
+    """Four for plans, from cheap to deep, and two that only the benchmark names."""
+    assert list(RECIPES) == ["recalibrate", "linear_probe", "lora_rehearsal", "full_finetune"]
+    assert [recipe.risk for recipe in RECIPES.values()] == sorted(recipe.risk for recipe in RECIPES.values())
+    assert len(COMPARISONS) == 2
+
+
+def test_a_fresh_adapter_changes_nothing(base: Path) -> None:
+    """Before the first step, the adapted model answers as the base does, to the bit."""
+    images = torch.stack([apply(load_base(base).origin.preprocessing, Shapes.of("new", 4).image(i)) for i in range(4)])
+    model = load_base(base)
+    with torch.inference_mode():
+        before = model(images)
+        LoRA().attach(model)
+        assert torch.equal(model.eval()(images), before)
+
+
+def test_an_adapter_opens_with_plain_peft(base: Path, tmp_path: Path) -> None:
+    """`PeftModel.from_pretrained` on the base's own network, and the head beside it, give the version's logits."""
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    candidate = go(base, tmp_path / "out", RECIPES["lora_rehearsal"])
+    predictor = Predictor.load(base, candidate.folder)
+    images = torch.stack([predictor.prepare(Shapes.of("new", 4).image(i)) for i in range(4)])
+    plain = load_base(base)
+    plain.backbone.network = PeftModel.from_pretrained(plain.backbone.network, str(candidate.folder))
+    plain.head.load_state_dict(load_file(candidate.folder / "head.safetensors"))
+    with torch.inference_mode():
+        assert plain.eval()(images).numpy() == pytest.approx(predictor.observe(images).logits, abs=1e-4)
+    assert "/" not in str(json.loads((candidate.folder / "adapter_config.json").read_text())["base_model_name_or_path"])
+
+
+def test_same_seed_same_bytes(base: Path, tmp_path: Path) -> None:
+    """A training that is repeated gives the same files to the byte; another seed gives others."""
+    one, two, other = (
+        digests(go(base, tmp_path / f"{i}", RECIPES["lora_rehearsal"], seed=seed).folder) for i, seed in enumerate((3, 3, 4))
+    )
+    assert one == two
+    assert one["adapter_model.safetensors"] != other["adapter_model.safetensors"]
+
+
+def test_recalibration_keeps_what_the_live_version_learnt(base: Path, tmp_path: Path) -> None:
+    """After an adapter, the cheap steps carry it along and are whole without it; a new adapter starts from the base."""
+    live = go(base, tmp_path / "live", RECIPES["lora_rehearsal"])
+    again = go(base, tmp_path / "again", RECIPES["recalibrate"], live=live.folder)
+    probe = go(base, tmp_path / "probe", RECIPES["linear_probe"], live=live.folder)
+    deeper = go(base, tmp_path / "deeper", RECIPES["lora_rehearsal"], live=live.folder)
+    files = digests(live.folder)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert digests(again.folder)[name] == digests(probe.folder)[name] == files[name]
+    assert digests(again.folder)["head.safetensors"] == files["head.safetensors"] != digests(probe.folder)["head.safetensors"]
+    assert digests(deeper.folder) == files
+    assert [one.made["started_from"] for one in (again, probe, deeper)] == ["live", "live", "base"]
+
+
+def test_training_that_diverges_ends_with_one_sentence(base: Path, tmp_path: Path) -> None:
+    """A learning rate beyond all bounds is a ValueError that says what happened, not a candidate of NaN."""
+    stage = RECIPES["lora_rehearsal"].stages[0]
+    wild = Recipe(name="wild", risk=9, stages=(Stage(parameter=LoRA(learning_rate=1e6), objective=stage.objective, data=stage.data, epochs=4),))
+    with pytest.raises(ValueError, match="diverged"):
+        go(base, tmp_path / "out", wild, epochs=4)
+
+
+def test_what_can_not_be_learnt_from_is_refused(base: Path, tmp_path: Path) -> None:
+    """No new case, no develop case, a case without a label, a folder that is taken: each is one sentence."""
+    new, develop = Shapes.of("new", 4), Shapes.of("home", 4)
+    nothing, unknown = Chosen(new, np.arange(0)), Shapes(np.array([0, -1]), np.array(["a1", "a2"]), np.array(["new"] * 2))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("")
+    for says, changed in {
+        "no new labelled": {"new": nothing},
+        "no labelled develop": {"develop": nothing},
+        "1 of 2 new cases have no label": {"new": unknown},
+        "1 of 2 remembered cases": {"memory": unknown},
+        "is there already": {"out": tmp_path / "taken"},
+    }.items():
+        arguments = {"new": new, "memory": nothing, "develop": develop, "out": tmp_path / "out"} | changed
+        with pytest.raises(ValueError, match=says):
+            run(RECIPES["recalibrate"], base=base, live_parts=None, seed=0, measure=balanced, **arguments)
