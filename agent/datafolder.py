@@ -254,9 +254,14 @@ def _found(root: Path, conditions: Sequence[Condition]) -> Folder:
     for path in sorted(root.glob("*.json")):
         if says := _other_list(path):
             raise HomeostatError(says)
+    return unlisted(root, image_files(root), conditions)
+
+
+def unlisted(root: Path, files: Iterable[Path], conditions: Sequence[Condition] = ()) -> Folder:
+    """Every file is a case, by its path below `root`; what there is to know of it stands in its DICOM tags."""
     rows: list[Row] = []
     filled: set[str] = set()
-    for file in image_files(root):
+    for file in files:
         tags = _tags(file, FROM_TAGS)
         filled |= tags.keys()
         if fulfils(tags, conditions):

@@ -1,0 +1,65 @@
+"""feed and labels: cases and late labels into the workspace."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from agent.answer import Answer
+from agent.errors import HomeostatError
+from agent.workspace import Workspace
+
+SENTENCES = 20  # refusals that are told; the rest is counted
+
+
+def feed(args: argparse.Namespace) -> Answer:
+    """Hands a data folder to the intake."""
+    from agent.intake import Intake
+
+    told = _Teller()
+    intake = Intake(Workspace(args.workspace), progress=_progress, tell=told)
+    counts = intake.take(Path(args.dir), args.where, labels=not args.no_labels)
+    told.close("quarantine/ has the rest")
+    says = f"{counts['accepted']} accepted, {counts['duplicates']} duplicates, {counts['quarantined']} quarantined"
+    more = {"labels": "labels joined", "unknown_classes": "of unknown classes left out", "conflicts": "in conflict"}
+    extra = [f"{counts[name]} {what}" for name, what in more.items() if counts[name]]
+    return Answer(counts, "; ".join([says, *extra]))
+
+
+def labels(args: argparse.Namespace) -> Answer:
+    """Joins late labels."""
+    from agent.labels import import_labels
+
+    if args.action == "wanted":
+        raise HomeostatError(
+            "'labels wanted' comes with a later part: this one takes labels in, by 'labels import FILE'"
+        )
+    if args.file is None:
+        raise HomeostatError("'labels import' needs the CSV file with the columns case_id and label")
+    told = _Teller()
+    counts = import_labels(Workspace(args.workspace), Path(args.file), tell=told)
+    told.close("the counts have the rest")
+    says = f"{counts['joined']} joined, {counts['unknown']} of unknown cases, {counts['conflicts']} in conflict"
+    return Answer(counts, says + (f", {counts['refused']} lines refused" if counts["refused"] else ""))
+
+
+class _Teller:
+    """Says the first sentences on standard error, and how many more there were."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __call__(self, sentence: str) -> None:
+        self.n += 1
+        if self.n <= SENTENCES:
+            print(f"homeostat: {sentence}", file=sys.stderr)
+
+    def close(self, where: str) -> None:
+        if self.n > SENTENCES:
+            print(f"homeostat: and {self.n - SENTENCES} more; {where}", file=sys.stderr)
+
+
+def _progress(what: str, done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{what}: {done} of {of}", end="\n" if done == of else "", file=sys.stderr, flush=True)

@@ -1,0 +1,316 @@
+"""The intake: files in, durable cases out. Whatever dies in between, no case is lost and none is there twice.
+
+A batch of cases goes three steps, each of which can be done again. The bytes are copied in and decoded once, so that
+what is kept is what was looked at. The copies are renamed by their content, to `objects/` or to `quarantine/`. One
+transaction writes the cases, their labels and the journal event: only this step makes a case.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+from agent import quarantine
+from agent.clock import rfc3339
+from agent.datafolder import LIST, Folder, Row, read_folder
+from agent.errors import HomeostatError
+from agent.images import Unreadable, media_type, read_image
+from agent.labels import NAMED_CONFLICTS, case_number, join, unknown_class
+from agent.pseudonym import patient_key, study_key
+from agent.split import Split
+from agent.store import Connection, insert, journal
+from agent.workspace import Workspace, fsync_folder, get_setting
+
+CASES_AT_ONCE = 64  # per transaction: so many share the cost of one commit
+CHUNK = 2**20
+
+Progress = Callable[[str, int, int], None]  # (what, done, of)
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Staged:
+    """A case on its way in. `reason` is why it is refused, if it is; `name` what it is called in quarantine."""
+
+    row: Row
+    copy: Path | None
+    digest: str
+    media_type: str = ""
+    reason: str = ""
+    name: str = ""
+
+
+class Intake:
+    """Takes data folders into a workspace. `tell` gets one sentence for each case that is refused."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        progress: Progress = lambda what, done, of: None,
+        tell: Tell = lambda sentence: None,
+    ) -> None:
+        self.workspace = workspace
+        self.progress = progress
+        self.tell = tell
+
+    @cached_property
+    def split(self) -> Split:
+        return Split.read(self.workspace.base)
+
+    def take(
+        self, path: Path, where: Sequence[str] = (), *, labels: bool = True, origin: str = "feed"
+    ) -> dict[str, int]:
+        """Takes a data folder; `origin` is "feed" or "reference".
+
+        Counts what this call saw: "accepted", "duplicates" (the id with the same bytes, or the bytes under another
+        id, are there already), "quarantined", and of labels "labels" (joined), "unknown_classes" and "conflicts".
+        Raises HomeostatError where the folder or the workspace as a whole can't be used.
+        """
+        return self.take_cases(read_folder(path, where), labels=labels, origin=origin)
+
+    def take_cases(self, folder: Folder, *, labels: bool = True, origin: str = "feed") -> dict[str, int]:
+        """`take` for a folder that was read already."""
+        total = dict.fromkeys(("accepted", "duplicates", "quarantined", "labels", "unknown_classes", "conflicts"), 0)
+        batches: list[Sequence[Row]] = [
+            folder.rows[i : i + CASES_AT_ONCE] for i in range(0, len(folder.rows), CASES_AT_ONCE)
+        ]
+        done = 0
+        try:
+            with self._alone():
+                refused = [self._refused_line(folder.root / LIST, r.line, r.reason) for r in folder.refused]
+                self._commit(refused, labels, origin, total)
+            for rows in batches:
+                with self._alone():
+                    self._commit(self._staged(rows), labels, origin, total)
+                done += len(rows)
+                self.progress("cases taken in", done, len(folder.rows))
+        except OSError as error:
+            raise HomeostatError(
+                f"{self.workspace.root} can't be written ({error.strerror}): free space on its disk or check its "
+                "permissions, then feed the same folder again; what was taken in so far is kept"
+            ) from error
+        return total
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One intake at a time; the kernel lets go of the lock when its process dies."""
+        with self.workspace.path("intake.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    # first step: copy and look --------------------------------------------------------------------------------------
+
+    def _staged(self, rows: Sequence[Row]) -> list[Staged]:
+        staging = self.workspace.path("objects", "incoming")
+        staging.mkdir(exist_ok=True)
+        for leftover in staging.iterdir():
+            leftover.unlink()
+        with self.workspace.store.read() as connection:
+            known = _Known(connection)
+            return [self._stage(row, staging / str(i), known) for i, row in enumerate(rows)]
+
+    def _stage(self, row: Row, copy: Path, known: _Known) -> Staged:
+        place = f"line {row.line} of {LIST}: " if row.line else ""
+        try:
+            source = row.file.open("rb")
+        except OSError as error:
+            reason = f"{place}the file can't be opened ({error.strerror})"
+            return Staged(row, None, sha256(row.case_id.encode()).hexdigest(), reason=reason)
+        hashed = sha256()
+        with source, copy.open("wb") as out:
+            while chunk := source.read(CHUNK):
+                hashed.update(chunk)
+                out.write(chunk)
+        case = Staged(row, copy, hashed.hexdigest())
+        if known.digest_of(row.case_id) not in (None, case.digest):
+            case.reason = f"{place}its case id belongs to another image already"
+            return case
+        if not known.media_type(case.digest):
+            try:
+                case.media_type = media_type(copy)
+                read_image(copy, case.media_type)
+            except Unreadable as error:
+                case.reason = f"{place}{error}"
+                return case
+        case.media_type = case.media_type or known.media_type(case.digest)
+        known.add(case)
+        return case
+
+    def _refused_line(self, listed: Path, line: int, reason: str) -> Staged:
+        digest = sha256(listed.read_bytes() + str(line).encode()).hexdigest()
+        row = Row(file=listed.with_name(f"{LIST}-line-{line}-{digest[:8]}"), case_id="", patient_id="", line=line)
+        return Staged(row, None, digest, reason=reason)
+
+    # second step: rename by content ---------------------------------------------------------------------------------
+
+    def _place(self, case: Staged) -> Path | None:
+        """Gives the copy its lasting name and returns the folder that changed."""
+        target = self.workspace.path(_uri(case.digest))
+        if case.copy is not None and (case.reason or not target.exists()):
+            with case.copy.open("rb") as file:
+                os.fsync(file.fileno())
+        if case.reason:
+            case.name = quarantine.keep(self.workspace, case.row.file.name, case.reason, case.digest, case.copy)
+        elif case.copy is not None and not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            case.copy.replace(target)
+            return target.parent
+        elif case.copy is not None:
+            case.copy.unlink()
+        return None
+
+    # third step: one transaction ------------------------------------------------------------------------------------
+
+    def _commit(self, staged: Sequence[Staged], labels: bool, origin: str, total: dict[str, int]) -> None:
+        changed = {self._place(case) for case in staged} - {None}
+        for folder in changed:
+            assert folder is not None
+            fsync_folder(folder)
+        if changed:
+            fsync_folder(self.workspace.path("objects"))
+        with self.workspace.store.transaction() as connection:
+            writer = _Writer(connection, self.workspace, self.split, origin)
+            for case in staged:
+                writer.refuse(case) if case.reason else writer.accept(case, labels)
+            writer.report()
+        for name in total:
+            total[name] += writer.counts[name]
+        for case in staged:
+            if case.reason:
+                self.tell(f"quarantine/{case.name}: {case.reason}")
+
+
+class _Known:
+    """Which ids and bytes there are, in the store and in the batch at hand."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.digests: dict[str, str] = {}
+        self.media_types: dict[str, str] = {}
+
+    def digest_of(self, case_id: str) -> str | None:
+        return self.digests.get(case_id) or self._one("digest", "case_id", case_id)
+
+    def media_type(self, digest: str) -> str:
+        return self.media_types.get(digest) or self._one("media_type", "digest", digest) or ""
+
+    def add(self, case: Staged) -> None:
+        self.digests[case.row.case_id] = case.digest
+        self.media_types[case.digest] = case.media_type
+
+    def _one(self, column: str, by: str, value: str) -> str | None:
+        query = f"SELECT {column} AS found FROM inputs WHERE {by} = :value AND role = 'image'"
+        found = self.connection.execute(query, {"value": value}).fetchone()
+        return None if found is None else found["found"]
+
+
+class _Writer:
+    """The rows of one batch, inside its transaction."""
+
+    def __init__(self, connection: Connection, workspace: Workspace, split: Split, origin: str) -> None:
+        self.connection = connection
+        self.workspace = workspace
+        self.split = split
+        self.origin = origin
+        self.at = workspace.now()
+        self.classes: list[str] = get_setting(connection, "classes", [])
+        self.counts: Counter[str] = Counter()
+        self.conflicting: list[int] = []
+        self.news = False
+
+    def refuse(self, case: Staged) -> None:
+        self.counts["quarantined"] += 1
+        self.news |= quarantine.record(self.connection, case.name, case.reason, case.digest, self.at)
+
+    def accept(self, case: Staged, labels: bool) -> None:
+        if self._there(case):
+            self.counts["duplicates"] += 1
+        else:
+            self.news = True
+            self.counts["duplicates" if self._add(case) else "accepted"] += 1
+        if labels and case.row.label:
+            self._label(case.row)
+
+    def report(self) -> None:
+        """One event, unless this batch brought nothing new. Cases are named by number, never by id."""
+        if self.news or self.counts["conflicts"]:
+            body = {"origin": self.origin, **self.counts, "conflicting": self.conflicting[:NAMED_CONFLICTS]}
+            journal.append(self.connection, "cases_taken_in", at=self.at, by="intake", body=body)
+
+    def _there(self, case: Staged) -> bool:
+        query = "SELECT 1 FROM cases WHERE case_id = :case_id"
+        return self.connection.execute(query, {"case_id": case.row.case_id}).fetchone() is not None
+
+    def _add(self, case: Staged) -> bool:
+        """Adds the case; True where it is an alias, which nobody observes because its bytes were seen already."""
+        row = case.row
+        original = self.connection.execute(
+            "SELECT cases.case_id, cases.patient_key, patients.split FROM inputs "
+            "JOIN cases USING (case_id) JOIN patients USING (patient_key) "
+            "WHERE inputs.digest = :digest AND cases.alias_of IS NULL",
+            {"digest": case.digest},
+        ).fetchone()
+        key = self._patient(row.patient_id, original["split"] if original else None)
+        insert(
+            self.connection,
+            "cases",
+            case_id=row.case_id,
+            alias_of=original["case_id"] if original else None,
+            origin=self.origin,
+            state="observed" if original else "pending",
+            patient_key=key,
+            study_key=study_key(self.workspace.key, row.study) if row.study else None,
+            site=row.site,
+            scanner=row.scanner,
+            acquired_at=row.acquired_at,
+            received_at=rfc3339(self.at),
+            facts=json.dumps(dict(row.facts), ensure_ascii=False, sort_keys=True),
+        )
+        insert(
+            self.connection,
+            "inputs",
+            case_id=row.case_id,
+            role="image",
+            uri=_uri(case.digest),
+            digest=case.digest,
+            media_type=case.media_type,
+        )
+        return original is not None
+
+    def _patient(self, raw_id: str, part_of_bytes: str | None) -> str:
+        """The pseudonym; at first sight the patient gets a part, for ever.
+
+        A patient first seen through bytes of an earlier one shares that one's part, unless `fit` had drawn another.
+        """
+        key = patient_key(self.workspace.key, raw_id)
+        query = "SELECT split FROM patients WHERE patient_key = :key"
+        if self.connection.execute(query, {"key": key}).fetchone() is None:
+            part = part_of_bytes if part_of_bytes and not self.split.knows(raw_id) else self.split.assign(raw_id)
+            insert(self.connection, "patients", patient_key=key, split=part, first_seen=rfc3339(self.at))
+        return key
+
+    def _label(self, row: Row) -> None:
+        assert row.label is not None
+        if unknown_class(row.label, self.classes):
+            self.counts["unknown_classes"] += 1
+            return
+        said = join(self.connection, row.case_id, row.label, arm="with_case", at=self.at)
+        if said == "joined":
+            self.counts["labels"] += 1
+            self.news = True
+        elif said == "conflict":
+            self.counts["conflicts"] += 1
+            self.conflicting.append(case_number(self.connection, row.case_id))
+
+
+def _uri(digest: str) -> str:
+    return f"objects/{digest[:2]}/{digest}"
