@@ -9,6 +9,10 @@ class HomeostatError(Exception):
     exit_code = 2
 
 
+class DiskFull(HomeostatError):
+    """There is no space left; nothing was changed."""
+
+
 class Refused(HomeostatError):
     """The question was answered, and the answer is no."""
 

@@ -6,12 +6,13 @@ next command or start of the daemon publishes again.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import HomeostatError
+from agent.errors import DiskFull, HomeostatError
 from agent.workspace import Workspace, get_setting, write_atomically
 
 NAME = "live.json"
@@ -93,7 +94,8 @@ def publish(workspace: Workspace) -> Pointer:
             if before != now:
                 write_atomically(path, now.json().encode())
     except OSError as error:
-        raise HomeostatError(
+        kind = DiskFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else HomeostatError
+        raise kind(
             f"{now.version} is live in the store, but {path} can't be written ({error.strerror}): "
             "make room or access, then run 'homeostat status'"
         ) from error

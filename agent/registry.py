@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from agent import bundle, pointer
+from agent import bundle, pointer, reserve
 from agent.clock import rfc3339
 from agent.errors import HomeostatError, NotEnoughEvidence, Refused
 from agent.store import journal
 from agent.store.database import Connection, insert
+from agent.trust import CAUTION, NORMAL, set_trust
 from agent.workspace import Workspace, put_setting
 
 # Every legal move between the states of a version. All else raises Refused.
@@ -199,8 +201,7 @@ def activate(
         raise Refused(f"{before} became live meanwhile, by somebody else: look at 'homeostat status' and decide again")
     _step(connection, version, arrives)
     _step(connection, before, leaves)
-    if how == "rollback":
-        put_setting(connection, "automatic_promotion", False)
+    AFTERMATHS[how](connection, version, before, by, at)
     insert(
         connection,
         "activations",
@@ -217,6 +218,25 @@ def activate(
     body = {"version": version, "previous": before, "generation": generation, "reason": reason}
     journal.append(connection, event, at=at, by=by, body=body)
     return Activation(before=before, now=version, generation=generation)
+
+
+def _after_promotion(connection: Connection, version: str, before: str, by: str, at: datetime) -> None:
+    """Probation begins, the shift that led here is dealt with, and answers may be trusted again."""
+    seen = connection.execute("SELECT COALESCE(MAX(number), 0) AS n FROM observations").fetchone()["n"]
+    put_setting(connection, "probation", {"version": version, "previous": before, "since": seen})
+    episodes.close_alarms(connection, {episodes.SHIFT}, because=f"{version} was promoted", by=by, at=at)
+    set_trust(connection, NORMAL, by=by, reason=f"{version} was promoted", at=at)
+
+
+def _after_rollback(connection: Connection, version: str, before: str, by: str, at: datetime) -> None:
+    """The plan may promote nothing until a person resumes it; the charts start anew on the older version's reference."""
+    put_setting(connection, "automatic_promotion", False)
+    put_setting(connection, "probation", None)
+    episodes.close_alarms(connection, {episodes.SHIFT}, because=f"{before} was rolled back", by=by, at=at)
+    set_trust(connection, CAUTION, by=by, reason=f"{before} was rolled back", at=at)
+
+
+AFTERMATHS = {"promote": _after_promotion, "rollback": _after_rollback}
 
 
 def _step(connection: Connection, version: str, to: str) -> str:
@@ -269,38 +289,51 @@ def promote(workspace: Workspace, name: str, *, by: str, reason: str) -> Activat
         if state in ("candidate", "held"):
             _evidence(connection, version)
             raise Refused(f"{version} is not approved: 'homeostat approve {version}' lets it be promoted")
-    return _switch(workspace, version, how="promote", by=by, reason=reason, expected=seen)
+    _check(workspace, version)
+    reserve.keep(workspace)
+    done = _commit(workspace, version, "promote", by, reason, seen)
+    pointer.publish(workspace)
+    return done
 
 
 def rollback(workspace: Workspace, name: str | None = None, *, by: str, reason: str) -> Activation:
     """Live goes back to the version before the one that is live, or to the named one that was live once; published.
 
-    It needs the store and the files of the version that it goes back to, nothing of the one that it leaves. Raises
-    Refused where there is nothing to go back to, or that version's files are damaged.
+    It needs the store and the files of the version that it goes back to, nothing of the one that it leaves; on a full
+    disk it takes the space that was kept back for it. Raises Refused where there is nothing to go back to, or that
+    version's files are damaged.
     """
+    attempt = partial(reserve.spending, workspace)
+    version, seen = attempt(lambda: _way_back(workspace, name))
+    _check(workspace, version)
+    done = attempt(lambda: _commit(workspace, version, "rollback", by, reason, seen))
+    attempt(lambda: pointer.publish(workspace))
+    return done
+
+
+def _way_back(workspace: Workspace, name: str | None) -> tuple[str, int]:
+    """The version to go back to, and the generation of what is live."""
     with workspace.store.read() as connection:
         now = live(connection)
-        if name is None:
-            found = connection.execute(ALIASES["previous"]).fetchone()
-            if found["id"] is None:
-                raise Refused(f"there is nothing to roll back to: {now['version']} is the model as deployed")
-        version = found["id"] if name is None else resolve(connection, name)
+        if name is None and connection.execute(ALIASES["previous"]).fetchone()["id"] is None:
+            raise Refused(f"there is nothing to roll back to: {now['version']} is the model as deployed")
+        version = resolve(connection, name or "previous")
         if version == now["version"]:
             raise Refused(f"{version} is live already: name another version with --to")
-    return _switch(workspace, version, how="rollback", by=by, reason=reason, expected=now["generation"])
+    return version, now["generation"]
 
 
-def _switch(workspace: Workspace, version: str, *, how: str, by: str, reason: str, expected: int) -> Activation:
+def _check(workspace: Workspace, version: str) -> None:
+    """Refuses a version whose files are not those that were registered."""
     with workspace.store.read() as connection:
         digest = get(connection, version)["digest"]
-    if digest is not None and (problems := bundle.check(workspace.path("versions", version), digest)):
-        raise Refused(
-            f"{version} can't go live, for {problems[0]}: name another version, or restore its folder from a backup"
-        )
+    if digest is not None and (wrong := bundle.check(workspace.path("versions", version), digest)):
+        raise Refused(f"{version} can't go live, for {wrong[0]}: name another, or restore its folder from a backup")
+
+
+def _commit(workspace: Workspace, version: str, how: str, by: str, reason: str, seen: int) -> Activation:
     with workspace.store.transaction() as connection:
-        done = activate(connection, version, how=how, by=by, reason=reason, at=workspace.now(), expected=expected)
-    pointer.publish(workspace)
-    return done
+        return activate(connection, version, how=how, by=by, reason=reason, at=workspace.now(), expected=seen)
 
 
 def _evidence(connection: Connection, version: str) -> None:

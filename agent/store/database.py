@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from agent.errors import HomeostatError
+from agent.errors import DiskFull, HomeostatError
 
 SCHEMA_VERSION = 1
 
@@ -114,7 +114,7 @@ def _explained(error: sqlite3.Error, path: Path) -> Exception:
     if "readonly" in said or "unable to open" in said:
         return HomeostatError(f"{path} can't be written ({said}): check the folder's permissions and mount")
     if "full" in said or "disk I/O" in said:
-        return HomeostatError(f"{path} can't be written ({said}): free space on its disk; nothing was changed")
+        return DiskFull(f"{path} can't be written ({said}): free space on its disk; nothing was changed")
     if "locked" in said:
         return HomeostatError(f"{path} was held by another process for more than 30 s: try again")
     if "malformed" in said or "not a database" in said:

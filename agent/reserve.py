@@ -1,0 +1,29 @@
+"""A little disk space kept back while something can be rolled back, so that a rollback works on a full disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from agent.errors import DiskFull
+from agent.workspace import Workspace, write_atomically
+
+NAME = ".reserve"
+SIZE = 1 << 20  # bytes: several times what the transaction, the write-ahead log's index and live.json take
+
+T = TypeVar("T")
+
+
+def keep(workspace: Workspace) -> None:
+    """Sets the space aside, unless it is already. Raises OSError where there is none."""
+    if not workspace.path(NAME).is_file():
+        write_atomically(workspace.path(NAME), bytes(SIZE))
+
+
+def spending(workspace: Workspace, act: Callable[[], T]) -> T:
+    """What `act` returns; where the disk is full, the space is given up and `act` tried once more."""
+    try:
+        return act()
+    except DiskFull:
+        workspace.path(NAME).unlink(missing_ok=True)
+        return act()
