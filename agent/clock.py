@@ -14,7 +14,7 @@ def utc_now() -> datetime:
 
 def rfc3339(at: datetime) -> str:
     """Microseconds are always written, so that the texts sort as the times do."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_time(text: str) -> datetime:
