@@ -52,10 +52,14 @@ MEASURES = (
 )
 
 
-def default_monitors(ticks_per_false_alarm: float = 365.0, seed: int = 0) -> list[Monitor]:
-    """One of each monitor, set for an equal share of one budget: read them together by `family`."""
-    run_length = ticks_per_false_alarm * len(MONITORS)
-    return [monitor(run_length=run_length, seed=seed + i) for i, monitor in enumerate(MONITORS)]
+def default_monitors(ticks_per_false_alarm: float = 365.0, seed: int = 0, timed: bool = True) -> list[Monitor]:
+    """One of each monitor, set for an equal share of one budget: read them together by `family`.
+
+    Where the feed has no times the case volume says nothing, and leaving it out gives its share to the others.
+    """
+    chosen = [monitor for monitor in MONITORS if timed or monitor is not CaseVolume]
+    run_length = ticks_per_false_alarm * len(chosen)
+    return [monitor(run_length=run_length, seed=seed + i) for i, monitor in enumerate(chosen)]
 
 
 __all__ = [

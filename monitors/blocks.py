@@ -40,7 +40,12 @@ class BlockTest:
         self.seed = seed
 
     def fit(self, features: Float, units: NDArray[np.str_], strata: NDArray[np.str_]) -> None:
-        """features [n, k], one row per case of the calibration part; the first case of each patient is kept."""
+        """features [n, k], one row per case of the calibration part; the first case of each patient is kept.
+
+        Raises ValueError where there is no case.
+        """
+        if not len(features):
+            raise ValueError("the reference's calibration part is empty: there is nothing to rank among")
         first = first_of_each(units)
         names, counts = np.unique(strata[first], return_counts=True)
         enough = counts >= FEW

@@ -12,6 +12,9 @@ from monitors.protocols import Signal
 NOTHING = -700.0
 """The log of an e-detector that has seen nothing yet: finite, so that it can be written down."""
 
+FINEST = 1e-3
+"""The smallest p-value that is told from others."""
+
 ONSET_SHOWN = float(np.log(10))
 """An onset is named once the evidence since it is ten to one."""
 
@@ -19,14 +22,16 @@ ONSET_SHOWN = float(np.log(10))
 class EDetector:
     """Shiryaev-Roberts e-detectors over p-values, one per power calibrator, and their mean.
 
-    With e = kappa * p^(kappa - 1), which has expectation 1 for a uniform p, M <- e * (1 + M) sums the evidence of every
-    possible onset, and M_t - t is a martingale while the p-values are independent and uniform (Vovk and Wang 2021 for
-    the calibrators; Shin, Ramdas and Rinaldo 2024 for e-detectors). Small kappas are quick on gross shifts, large ones
-    patient on faint shifts; the mean over them is an e-detector too.
+    With e = kappa * max(p, FINEST)^(kappa - 1), scaled to expectation 1 for a uniform p, M <- e * (1 + M) sums the
+    evidence of every possible onset, and M_t - t is a martingale while the p-values are independent and uniform (Vovk
+    and Wang 2021 for the calibrators; Shin, Ramdas and Rinaldo 2024 for e-detectors). Small kappas are quick on gross
+    shifts, large ones patient on faint shifts; the mean over them is an e-detector too. What a test by 999 draws says
+    below 1/1000 is its own randomness: an e-value bounded there overshoots less, and is larger where it matters.
     """
 
     def __init__(self, kappas: Sequence[float] = (0.1, 0.25, 0.5, 0.8)) -> None:
         self.kappas = np.array(kappas)
+        self._scale = np.log(self.kappas) - np.log1p((self.kappas - 1) * FINEST**self.kappas)
         self._log = np.full(len(kappas), -np.inf)
         self._since_onset = np.zeros(len(kappas))
         self._onset = np.zeros(len(kappas), dtype=np.int64)
@@ -35,7 +40,7 @@ class EDetector:
         """Takes the tick's p-value, 0 < p <= 1; `index` is the number of the tick's first case."""
         if not 0 < p <= 1:
             raise ValueError(f"a p-value lies in (0, 1], not {p}")
-        log_e = np.log(self.kappas) + (self.kappas - 1) * np.log(p)
+        log_e = self._scale + (self.kappas - 1) * np.log(max(p, FINEST))
         self._log = log_e + np.logaddexp(0.0, self._log)
         restarted = self._since_onset <= 0
         self._onset = np.where(restarted, index, self._onset)
@@ -61,29 +66,28 @@ class EDetector:
 
 
 def family(
-    signals: Sequence[Signal], weights: Mapping[str, float] | None = None, ticks_per_false_alarm: float = 365.0
+    signals: Sequence[Signal], weights: Sequence[float] | None = None, ticks_per_false_alarm: float = 365.0
 ) -> Signal:
     """The weighted mean of the monitors' e-detectors, which is the whole deployment's one false-alarm budget.
 
     It reaches `ticks_per_false_alarm` = c after at least c ticks on average while nothing has changed: alarm when
-    log_e >= threshold = log c. The onset and the leading monitor are those of the largest share in the mean.
-    `weights` by the monitors' names (equal by default) are scaled to sum to 1. Raises ValueError without signals.
+    log_e >= threshold = log c. (Theorem where a tick's p-values are independent of earlier ticks' as a vector; that
+    they are so one by one is BlockTest's theorem, the rest is simulated in tests/golden/run_lengths.py.) `weights`, one
+    per signal, equal shares by default, sum to 1 or less: what is not given out stands for monitors that are not heard.
+    The onset is that of the monitor with the largest share in the mean. Raises ValueError on other weights.
     """
-    if not signals:
-        raise ValueError("the family rule needs at least one signal")
-    share = np.array([1.0 if weights is None else weights[s.monitor] for s in signals], dtype=float)
-    if np.any(share < 0) or share.sum() <= 0:
-        raise ValueError("weights are non-negative and at least one is positive")
-    with np.errstate(divide="ignore"):
-        logs = np.log(share / share.sum()) + np.array([s.log_e for s in signals])
-    log_e = max(NOTHING, float(np.logaddexp.reduce(logs)))
-    lead = signals[int(np.argmax(logs))]
+    share = np.full(len(signals), 1 / max(len(signals), 1)) if weights is None else np.asarray(weights, dtype=float)
+    if len(share) != len(signals) or np.any(share < 0) or share.sum() > 1 + 1e-9:
+        raise ValueError("weights are one per signal, not negative, and sum to 1 at most")
+    heard = [(float(np.log(w)) + s.log_e, s) for w, s in zip(share, signals, strict=True) if w > 0]
+    log_e = max(NOTHING, float(np.logaddexp.reduce([log for log, _ in heard]))) if heard else NOTHING
+    lead = max(heard, key=lambda pair: pair[0])[1] if heard else None
     return Signal(
         monitor="family",
         log_e=log_e,
         statistic=log_e,
         threshold=float(np.log(ticks_per_false_alarm)),
-        n=max(s.n for s in signals),
-        since=lead.since,
-        evidence={"lead": lead.monitor, **{s.monitor: s.log_e for s in signals}},
+        n=max((s.n for s in signals), default=0),
+        since=lead.since if lead else None,
+        evidence={s.monitor: s.log_e for s in signals} | ({"lead": lead.monitor} if lead else {}),
     )

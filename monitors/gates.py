@@ -21,7 +21,8 @@ SLOPE_DECIDES = 200
 
 
 class Gain:
-    """Is the candidate better where it should be? Balanced accuracy must rise by more than `margin`.
+    """Is the candidate better where it should be? Balanced accuracy must be shown to rise by more than `margin`; with
+    the burden NO_HARM_FOUND, it must not be shown to rise by less.
 
     The one gate that an incumbent does not pass against itself. It answers INSUFFICIENT while a true gain of
     `margin` + 5 points could be missed with more than one chance in five.
@@ -30,17 +31,26 @@ class Gain:
     name = "gain"
     worthwhile = 0.05
 
-    def __init__(self, margin: float = 0.0, alpha: float = 0.05, min_n: int = 20, seed: int = 0) -> None:
-        self.margin, self.alpha, self.min_n, self.seed = margin, alpha, min_n, seed
+    def __init__(
+        self,
+        margin: float = 0.0,
+        burden: Burden = Burden.NON_INFERIORITY,
+        alpha: float = 0.05,
+        min_n: int = 20,
+        seed: int = 0,
+    ) -> None:
+        self.margin, self.burden, self.alpha, self.min_n, self.seed = margin, burden, alpha, min_n, seed
 
     def judge(self, before: Scores, after: Scores) -> Judgement:
         change = paired_change(balanced_accuracy, before, after, better=1, resamples=RESAMPLES, seed=self.seed)
         low, high = change.interval(self.alpha)
         needed = max(self.min_n, change.needed(self.worthwhile, self.alpha)) if change.n else self.min_n
         enough = change.n >= self.min_n
-        if enough and low > self.margin:
+        if enough and high <= self.margin:
+            verdict, missing = Verdict.FAIL, None
+        elif enough and (low > self.margin or self.burden is Burden.NO_HARM_FOUND):
             verdict, missing = Verdict.PASS, None
-        elif enough and (high <= self.margin or change.n >= needed):
+        elif change.n >= needed:
             verdict, missing = Verdict.FAIL, None
         else:
             verdict, missing = Verdict.INSUFFICIENT, needed

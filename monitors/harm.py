@@ -26,15 +26,16 @@ class PairedHarm:
         self._highest = 0.0
         self.n = 0
 
-    def update(self, previous_right: Float | NDArray[np.bool_], promoted_right: Float | NDArray[np.bool_]) -> None:
-        """[n] each, one per patient, 0..1 or bool, in the order of labels. Raises ValueError outside 0..1."""
-        d = np.asarray(previous_right, dtype=float) - np.asarray(promoted_right, dtype=float)
-        if not (np.abs(d) <= 1).all():
-            raise ValueError("correctness lies in 0..1")
-        for change in d:
-            self._log = self._log + np.log1p(self.bets * (change - self.margin))
-            self._highest = max(self._highest, self.log_e)
-        self.n += len(d)
+    def update(self, promoted_right: float, previous_right: float) -> bool:
+        """Takes one labelled patient, 0..1 or bool each (the share of right answers), in the order in which labels
+        came; returns `harmful`. Raises ValueError outside 0..1."""
+        if not (0 <= promoted_right <= 1 and 0 <= previous_right <= 1):
+            raise ValueError(f"correctness lies in 0..1, not {promoted_right} and {previous_right}")
+        lost = float(previous_right) - float(promoted_right)
+        self._log = self._log + np.log1p(self.bets * (lost - self.margin))
+        self._highest = max(self._highest, self.log_e)
+        self.n += 1
+        return self.harmful
 
     @property
     def log_e(self) -> float:

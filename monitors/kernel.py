@@ -40,7 +40,7 @@ class KernelTwoSample:
         self.whiten = Whitener(finite(learnt, learnt.embedding, "embedding"))
         z = self.whiten(learnt.embedding[:SHOWN])
         self.gamma = 1.0 / max(float(np.median(squared_distances(z, z))), 1e-6)
-        pool = self._see(ranked)
+        pool = self._see(ranked) if len(ranked) else z[:0]
         self.blocks = BlockTest(self._block_mmd, self.seed)
         self.blocks.fit(pool, ranked.unit, ranked.stratum)
         self.shown = pool[:SHOWN] if len(pool) >= 2 else z
@@ -78,24 +78,21 @@ class KernelTwoSample:
     def _see(self, batch: Batch) -> Float:
         if len(batch) and batch.sensor != self.sensor:
             raise ValueError(f"the reference was seen by {self.sensor} and the tick by {batch.sensor}: fit a new epoch")
-        return self.whiten(finite(batch, batch.embedding, "embedding")) if len(batch) else self._none()
-
-    def _none(self) -> Float:
-        return np.empty((0, self.whiten.project.shape[1] + 1), dtype=np.float32)
+        return self.whiten(finite(batch, batch.embedding, "embedding"))
 
     def _kernel(self, a: Float, b: Float) -> Float:
-        return np.exp(-self.gamma * squared_distances(a, b))
+        kernel = squared_distances(a, b)
+        kernel *= -self.gamma
+        return np.exp(kernel, out=kernel)
 
     def _block_mmd(self, union: Float, members: Int) -> Float:
         """[u, k], [s, b] -> [s]: MMD^2 of each subset against the whole union, up to a constant."""
         kernel = self._kernel(union, union)
         to_all = kernel.mean(axis=0)
-        within = np.zeros(len(members), dtype=np.float64)
-        for a in range(members.shape[1]):
-            for b in range(a):
-                within += kernel[members[:, a], members[:, b]]
         size = members.shape[1]
-        return 2.0 * within / size**2 - 2.0 * to_all[members].mean(axis=1)
+        first, second = np.triu_indices(size, 1)
+        pairs = members[:, first] * len(union) + members[:, second]
+        return 2.0 * kernel.ravel()[pairs].sum(axis=1) / size**2 - 2.0 * to_all[members].mean(axis=1)
 
     def _window_mmd(self) -> float:
         n = len(self.recent)

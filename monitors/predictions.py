@@ -43,7 +43,8 @@ class PredictionStream:
         self.seed = seed
 
     def fit(self, reference: Reference) -> None:
-        """Only `reference.calibrate` is read: a model is surer of what it was trained on. Raises ValueError on NaN."""
+        """Only `reference.calibrate` is read: a model is surer of what it was trained on. Raises ValueError on NaN, and
+        where it is empty."""
         self.version = reference.calibrate.version
         self.height = chart_height(2.0 * self.run_length)
         self.blocks = BlockTest(_hotelling, self.seed)

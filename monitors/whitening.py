@@ -44,5 +44,7 @@ class Whitener:
 
 def squared_distances(a: Float, b: Float) -> Float:
     """[n, k], [m, k] -> [n, m]."""
-    squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2.0 * (a @ b.T)
+    squares = (-2.0 * a) @ b.T
+    squares += (a * a).sum(axis=1)[:, None]
+    squares += (b * b).sum(axis=1)
     return np.maximum(squares, 0.0, out=squares)
