@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,33 @@ from agent.answer import Answer, table
 from agent.commands.later import LATER, later
 from agent.errors import HomeostatError
 
-# name -> (the module whose `bench(data, seed, input, full)` returns {"rows": [...], "ratios": {...}}, what it shows).
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """`module` has `bench(data, seed, input, full)`, which returns {"rows": [...], "ratios": {...}}."""
+
+    module: str
+    shows: str
+    needs_data: bool = False
+
+
 BENCHMARKS = {
-    "loop": ("benchmarks.loop", "what each way of updating gains on a new site and forgets on the old one"),
-    "gates": ("benchmarks.gates", "the gates' bootstrap beside a loop over scikit-learn"),
-    "registry": ("benchmarks.registry", "promote and rollback, from ten versions to ten thousand"),
+    "loop": Benchmark(
+        module="benchmarks.loop",
+        shows="what each way of updating gains on a new site and forgets on the old one",
+        needs_data=True,
+    ),
+    "gates": Benchmark(module="benchmarks.gates", shows="the gates' bootstrap beside a loop over scikit-learn"),
+    "registry": Benchmark(
+        module="benchmarks.registry", shows="promote and rollback, from ten versions to ten thousand"
+    ),
 }
 
 
 def bench(args: argparse.Namespace) -> Answer:
     """{"name", "rows", "ratios"}; with --list, the names and what each shows."""
     if args.list:
-        rows = [{"name": name, "shows": shows} for name, (_, shows) in BENCHMARKS.items()]
+        rows = [{"name": name, "shows": benchmark.shows} for name, benchmark in BENCHMARKS.items()]
         return Answer(rows, lambda: table(rows, ["name", "shows"]))
     if args.name is None:
         raise HomeostatError("which benchmark: 'homeostat bench --list' names them")
@@ -30,8 +46,11 @@ def bench(args: argparse.Namespace) -> Answer:
         if f"bench {args.name}" in LATER:
             raise later(f"bench {args.name}")
         raise HomeostatError(f"there is no benchmark '{args.name}': 'homeostat bench --list' names them")
+    benchmark = BENCHMARKS[args.name]
+    if benchmark.needs_data and args.data is None:
+        raise HomeostatError(f"'{args.name}' runs on images: name the folder of the data folders with --data")
     data, given = _folder(args.data, "--data"), _folder(args.input, "--input")
-    module: Any = importlib.import_module(BENCHMARKS[args.name][0])
+    module: Any = importlib.import_module(benchmark.module)
     result = module.bench(data=data, seed=args.seed, input=given, full=args.full)
     value = {"name": args.name, "rows": result["rows"], "ratios": result["ratios"]}
     return Answer(value, lambda: _text(value))

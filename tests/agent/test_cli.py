@@ -153,7 +153,7 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 
 def test_a_fault_is_recorded_without_the_data_it_happened_on(handler, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
-    """The place in the code is kept for the report; the message, which may name a patient, is shown with --debug only."""
+    """The place in the code is kept for the report; its message, which may name a patient, only shown."""
     root = Workspace.create(tmp_path / "w").root
 
     def broken(args: object) -> Answer:
