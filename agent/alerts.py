@@ -110,7 +110,7 @@ def test(workspace: Workspace) -> list[dict[str, Any]]:
     )
     title = f"[{workspace.root.name}] {alert.title}"
     channels = [Channel(configured, workspace.root) for configured in workspace.config.alerts.channels]
-    return [{"channel": channel.label, **channel.send(title, alert.text())} for channel in channels]
+    return [channel.send(title, alert.text()) for channel in channels]
 
 
 def _unposted(connection: Connection, now: datetime, remind_every: timedelta) -> list[tuple[Mapping[str, Any], str]]:
@@ -143,7 +143,7 @@ def _send(
         state["attempts"] += 1
         again = not result["ok"] and state["attempts"] < ATTEMPTS
         state["next"] = rfc3339(now + _wait(state["attempts"])) if again else None
-        told.append({"alert": alert["episode"], "channel": channel.label, **result, "retry_at": state["next"]})
+        told.append({"alert": alert["episode"], **result, "retry_at": state["next"]})
     done = all(deliveries[channel.key]["next"] is None for channel in channels)
     if not told and not done:
         return []

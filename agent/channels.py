@@ -28,25 +28,26 @@ class Channel:
         self._secrets: list[str] = []
 
     def send(self, title: str, text: str) -> dict[str, Any]:
-        """Sends one message; {"ok", "says"}. Whatever goes wrong in a channel is told here and stays here."""
+        """Sends one message; {"channel", "ok", "says"}. Whatever goes wrong in a channel is told here and stays here."""
+        try:
+            ok, says = self._notify(title, text)
+        except ChannelError as error:
+            ok, says = False, str(error)
+        except Exception as error:  # a plugin's fault, of whatever kind, must not silence the next channel
+            ok, says = False, f"the channel broke ({type(error).__name__})"
+        return {"channel": self.label, "ok": ok, "says": says}
+
+    def _notify(self, title: str, text: str) -> tuple[bool, str]:
         import apprise
 
-        try:
-            url = self._resolve()
-            plugin = apprise.Apprise.instantiate(url, suppress_exceptions=True)
-            if plugin is None:
-                return {"ok": False, "says": "it is no channel that apprise knows: check its URL"}
-            self.label = self._masked(plugin.url(privacy=True))
-            with apprise.LogCapture(level=apprise.logging.WARNING, fmt="%(message)s") as heard:
-                ok = bool(plugin.notify(title=title, body=text))
-                says = " ".join(heard.getvalue().split())
-        except Exception as error:  # a plugin's fault, of whatever kind, must not silence the next channel
-            says = str(error) if isinstance(error, ChannelError) else f"the channel broke ({type(error).__name__})"
-            return {"ok": False, "says": says}
-        return {
-            "ok": ok,
-            "says": "delivered" if ok else self._hide(says) or "the channel refused it and gave no reason",
-        }
+        plugin = apprise.Apprise.instantiate(self._resolve(), suppress_exceptions=True)
+        if plugin is None:
+            raise ChannelError("it is no channel that apprise knows: check its URL")
+        self.label = self._masked(plugin.url(privacy=True))
+        with apprise.LogCapture(level=apprise.logging.WARNING, fmt="%(message)s") as heard:
+            ok = bool(plugin.notify(title=title, body=text))
+            reason = self._hide(" ".join(heard.getvalue().split()))
+        return ok, "delivered" if ok else reason or "the channel refused it and gave no reason"
 
     def _resolve(self) -> str:
         """The URL with its secrets; they are remembered, to be hidden. Raises ChannelError."""
