@@ -28,7 +28,7 @@ class Channel:
         self._secrets: list[str] = []
 
     def send(self, title: str, text: str) -> dict[str, Any]:
-        """Sends one message; {"channel", "ok", "says"}. Whatever goes wrong in a channel is told here and stays here."""
+        """Sends one message; {"channel", "ok", "says"}. Whatever goes wrong is told here, and stays here."""
         try:
             ok, says = self._notify(title, text)
         except ChannelError as error:
