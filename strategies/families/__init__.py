@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from strategies.families.timm import TimmFamily
 from strategies.families.torchvision import TorchvisionFamily
+from strategies.families.transformers import TransformersFamily
 
 if TYPE_CHECKING:
     from strategies.families.backbone import ChainedBackbone
     from strategies.protocols import Family
 
-__all__ = ["TorchvisionFamily"]
+__all__ = ["TorchvisionFamily", "TimmFamily", "TransformersFamily"]
 
 
 def families() -> list[Family]:

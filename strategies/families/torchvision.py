@@ -17,7 +17,7 @@ from torch import nn
 from torchvision import models
 
 from strategies.families.backbone import Chain, ChainedBackbone, Encoder, width_of
-from strategies.families.weights import load_exactly, read_weights
+from strategies.families.weights import load_exactly, read_json, read_weights
 from strategies.model import head_from
 from strategies.preprocessing import IMAGENET_MEAN, IMAGENET_STD, from_record, to_record
 from strategies.protocols import Preprocessing
@@ -65,7 +65,7 @@ class TorchvisionFamily:
     def claims(self, spec: str) -> bool:
         path = Path(spec)
         if path.is_dir():
-            return _config(path).get("library") == self.name
+            return read_json(path / "config.json").get("library") == self.name
         name, _, weights = spec.partition(":")
         return name in _names() or (not weights and path.suffix in (".npz", ".safetensors"))
 
@@ -73,7 +73,7 @@ class TorchvisionFamily:
         """Raises ValueError where the file or folder does not hold the weights of one of the known architectures."""
         path = Path(spec)
         if path.is_dir():
-            config = _config(path)
+            config = read_json(path / "config.json")
             network = _encoder_of(_build(str(config["architecture"])))
             load_exactly(network, read_weights(path / "model.safetensors"), f"The base {path.name}")
             return _backbone(str(config["architecture"]), network, from_record(config["preprocessing"]))
@@ -114,11 +114,6 @@ def _backbone(name: str, network: nn.Module, preprocessing: Preprocessing) -> Ch
 
     module = Encoder(network, _layout(network).chain)
     return ChainedBackbone(module, width_of(module, preprocessing.size), preprocessing, write)
-
-
-def _config(folder: Path) -> dict[str, object]:
-    file = folder / "config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _names() -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,3 +50,16 @@ def load_exactly(module: nn.Module, weights: Mapping[str, torch.Tensor], what: s
                 "it belongs to another model."
             )
     module.load_state_dict(weights)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`, empty where there is no file. Raises ValueError where it holds something else."""
+    if not file.is_file():
+        return {}
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}.") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{file} holds no JSON object.")
+    return record
