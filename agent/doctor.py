@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.config import read_config
 from agent.errors import HomeostatError
+from agent.workspace import exclusive
 
 GIB = 2**30
 MEMORY_GIB, DISK_GIB = 4, 2
@@ -114,6 +115,7 @@ def deployment(workspace: Path) -> Iterator[Finding]:
         "readable by its owner only" if private else "missing or readable by others: restore it, then 'chmod 600 key'"
     )
     yield Finding(name="key", ok=private, says=says)
+    yield Finding(name="daemon", ok=True, says="running" if _held(workspace / ".lock") else "not running")
     left = [*workspace.glob("versions/.staging-*"), *workspace.glob(".*.tmp")]
     says = f"{len(left)} left by a crash: the next command that writes there removes them" if left else "none"
     yield Finding(name="half-written files", ok=not left, says=says)
@@ -126,3 +128,13 @@ def deployment(workspace: Path) -> Iterator[Finding]:
         f"{channels}; try them with 'homeostat alerts test'" if channels else "none: add alerts.channels to the config"
     )
     yield Finding(name="alert channels", ok=channels > 0, says=says)
+
+
+def _held(lock: Path) -> bool:
+    if not lock.is_file():
+        return False
+    try:
+        with exclusive(lock, "held"):
+            return False
+    except HomeostatError:
+        return True

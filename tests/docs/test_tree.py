@@ -13,8 +13,8 @@ from agent.config import read_config
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("agent", "strategies", "monitors", "homeostat", "benchmarks")
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-# Folders of somebody's machine, which would be wrong on every other; written so that this file doesn't match itself.
-MACHINE = re.compile("|".join(map(re.escape, ("/home/", "/Users/", "/root/", "/work/", "C:\\"))))
+# Folders of somebody's machine, which would be wrong on every other.
+MACHINE = re.compile("|".join(rf"/{folder}/" for folder in ("home", "Users", "root", "work")))
 
 
 def public_nodes(tree: ast.Module) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
