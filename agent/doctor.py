@@ -43,6 +43,7 @@ def examine(workspace: Path) -> list[Finding]:
 
 
 def python() -> Iterator[Finding]:
+    """The interpreter that runs this."""
     found = ".".join(map(str, sys.version_info[:3]))
     enough = sys.version_info >= (3, 11)
     yield Finding(name="python", ok=enough, says=found if enough else f"{found}: install Python 3.11 or newer")
@@ -86,6 +87,7 @@ def decoders() -> Iterator[Finding]:
 
 
 def machine() -> Iterator[Finding]:
+    """Cores that this process may use, and memory in all."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding(name="cores", ok=True, says=f"{cores}")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
@@ -95,6 +97,7 @@ def machine() -> Iterator[Finding]:
 
 
 def disk(workspace: Path) -> Iterator[Finding]:
+    """Room and access where the workspace is, or where it would be."""
     place = next(p for p in (workspace.resolve(), *workspace.resolve().parents) if p.exists())
     free = shutil.disk_usage(place).free / GIB
     writable = os.access(place, os.W_OK)
