@@ -12,6 +12,7 @@ import gzip
 import logging
 import math
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Callable
@@ -34,6 +35,7 @@ MOST_PIXELS = 2**25  # of one slice: 400 MB as float32 in colour
 MOST_FILE_BYTES = 2**31
 MOST_INFLATED_BYTES = 2**29
 STRETCH = (0.5, 99.5)
+PIXEL_DATA_HEAD = 12  # bytes: tag, value representation, length
 
 # Where several decoders are installed they don't agree on broken files; one is chosen per transfer syntax.
 DECODER = {
@@ -326,6 +328,8 @@ def _read_dicom(path: Path) -> Pixels:
     check_size(int(header.Rows), int(header.Columns))
     syntax = _transfer_syntax(header)
     frame = int(header.get("NumberOfFrames") or 1) // 2
+    if syntax.is_encapsulated:
+        _check_codestream(path, header, frame)
     plugin = DECODER.get(syntax, "")
     if syntax.is_deflated:
         pixels = pixel_array(dcmread(path, force=True), index=frame, decoding_plugin=plugin)
@@ -365,6 +369,36 @@ def _check_inflated(file: BinaryIO) -> None:
             raise Unreadable(f"the file inflates to more than {MOST_INFLATED_BYTES:,} bytes")
 
 
+def _check_codestream(path: Path, header: Dataset, frame: int) -> None:
+    """A compressed frame states its size itself, and decoders believe it: one flipped bit there costs them minutes."""
+    from pydicom import dcmread
+    from pydicom.encaps import get_frame
+
+    with path.open("rb") as file:
+        dcmread(file, stop_before_pixels=True, force=True, specific_tags=[])
+        file.seek(file.tell() + PIXEL_DATA_HEAD)
+        stream = get_frame(file, frame, number_of_frames=int(header.get("NumberOfFrames") or 1))
+    said = _codestream_size(stream)
+    if said not in (None, (header.Rows, header.Columns)):
+        raise Unreadable(
+            f"the compressed frame is of the size {said}, and its header says {header.Rows, header.Columns}"
+        )
+
+
+def _codestream_size(stream: bytes) -> tuple[int, int] | None:
+    """(height, width) by a JPEG or JPEG-LS start of frame, or by JPEG 2000's SIZ segment; None where there is none."""
+    if stream[:4] == b"\xff\x4f\xff\x51":
+        right, bottom, left, top = struct.unpack_from(">4I", stream, 8)
+        return bottom - top, right - left
+    at = 2
+    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
+        marker, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            return struct.unpack_from(">2H", stream, at + 5)
+        at += 2 + length
+    return None
+
+
 def _transfer_syntax(header: Dataset) -> UID:
     """As the file says; where it lost its preamble, as pydicom could parse it."""
     from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -393,7 +427,8 @@ def _windowed(pixels: Pixels, header: Dataset, frame: int) -> Pixels:
         return _stretched(apply_voi(values, header).astype(np.float32))
     center, width = _first(voi.get("WindowCenter")), _first(voi.get("WindowWidth"))
     if center is not None and width is not None and width >= 1:
-        place = (values.astype(np.float32) - (center - 0.5)) / max(width - 1, 1)
+        with np.errstate(over="ignore"):  # an absurd window shows one flat grey
+            place = (values - (center - 0.5)) / max(width - 1, 1)
         unit = 1 / (1 + np.exp(-4 * place)) if voi.get("VOILUTFunction") == "SIGMOID" else np.clip(place + 0.5, 0, 1)
         if np.ptp(unit) > 0:
             return unit * 255

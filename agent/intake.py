@@ -22,8 +22,9 @@ from agent import quarantine
 from agent.clock import rfc3339
 from agent.datafolder import LIST, Folder, Row, read_folder
 from agent.errors import HomeostatError
-from agent.images import Unreadable, media_type, read_image
+from agent.images import media_type
 from agent.labels import NAMED_CONFLICTS, case_number, join, unknown_class
+from agent.probe import Probe
 from agent.pseudonym import patient_key, study_key
 from agent.split import Split
 from agent.store import Connection, insert, journal
@@ -88,11 +89,12 @@ class Intake:
             with self._alone():
                 refused = [self._refused_line(folder.root / LIST, r.line, r.reason) for r in folder.refused]
                 self._commit(refused, labels, origin, total)
-            for rows in batches:
-                with self._alone():
-                    self._commit(self._staged(rows), labels, origin, total)
-                done += len(rows)
-                self.progress("cases taken in", done, len(folder.rows))
+            with Probe() as probe:
+                for rows in batches:
+                    with self._alone():
+                        self._commit(self._staged(rows, probe), labels, origin, total)
+                    done += len(rows)
+                    self.progress("cases taken in", done, len(folder.rows))
         except OSError as error:
             raise HomeostatError(
                 f"{self.workspace.root} can't be written ({error.strerror}): free space on its disk or check its "
@@ -109,16 +111,16 @@ class Intake:
 
     # first step: copy and look --------------------------------------------------------------------------------------
 
-    def _staged(self, rows: Sequence[Row]) -> list[Staged]:
+    def _staged(self, rows: Sequence[Row], probe: Probe) -> list[Staged]:
         staging = self.workspace.path("objects", "incoming")
         staging.mkdir(exist_ok=True)
         for leftover in staging.iterdir():
             leftover.unlink()
         with self.workspace.store.read() as connection:
             known = _Known(connection)
-            return [self._stage(row, staging / str(i), known) for i, row in enumerate(rows)]
+            return [self._stage(row, staging / str(i), known, probe) for i, row in enumerate(rows)]
 
-    def _stage(self, row: Row, copy: Path, known: _Known) -> Staged:
+    def _stage(self, row: Row, copy: Path, known: _Known, probe: Probe) -> Staged:
         place = f"line {row.line} of {LIST}: " if row.line else ""
         try:
             source = row.file.open("rb")
@@ -134,14 +136,12 @@ class Intake:
         if known.digest_of(row.case_id) not in (None, case.digest):
             case.reason = f"{place}its case id belongs to another image already"
             return case
-        if not known.media_type(case.digest):
-            try:
-                case.media_type = media_type(copy)
-                read_image(copy, case.media_type)
-            except Unreadable as error:
-                case.reason = f"{place}{error}"
+        case.media_type = known.media_type(case.digest)
+        if not case.media_type:
+            case.media_type = media_type(copy)
+            if wrong := probe.why_unreadable(copy, case.media_type):
+                case.reason = f"{place}{wrong}"
                 return case
-        case.media_type = case.media_type or known.media_type(case.digest)
         known.add(case)
         return case
 

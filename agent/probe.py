@@ -1,0 +1,83 @@
+"""Decoding what nobody vouches for yet, in a process of its own: a decoder that dies or hangs costs one file.
+
+JPEG-LS, JPEG 2000 and the like are decoded by native code. On damaged streams it was seen to spin for half a minute;
+inside the daemon the same file would stop it again after every restart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from agent.images import Unreadable, read_image
+
+CPU_SECONDS = 20  # for one file; the largest that are taken need about two
+MEMORY = 4 * 2**30  # bytes of address space; numpy and the decoders take half a gigabyte of it
+
+
+class Probe:
+    """Says of one file after the other why it can't be read. Starts its process at the first one; a context manager."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def why_unreadable(self, path: Path, kind: str) -> str:
+        """One sentence, or "" where the file is an image."""
+        process = self._process or self._start()
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps([str(path), kind]) + "\n")
+        process.stdin.flush()
+        if answer := process.stdout.readline():
+            return str(json.loads(answer))
+        self.close()
+        if process.returncode == -signal.SIGPROF:
+            return f"the file could not be decoded within {CPU_SECONDS} seconds of computing"
+        return "the file made its decoder fail"
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _start(self) -> subprocess.Popen[str]:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "agent.probe"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # decoders complain there, in words that may be the patient's
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )
+        return self._process
+
+
+def main() -> None:
+    """Answers one line per line, until the other side closes or dies. The kernel ends it where a file asks too much."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the patient's image
+    for line in sys.stdin:
+        path, kind = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
+        try:
+            read_image(Path(path), kind)
+            reason = ""
+        except Unreadable as error:
+            reason = str(error)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps(reason), flush=True)
+
+
+if __name__ == "__main__":
+    main()
