@@ -79,7 +79,7 @@ def _timeline(story: Story) -> str:
     return _section(
         "When it was noticed",
         "All monitors share one budget of false alarms. Their joint evidence stays low while nothing has changed, "
-        "and must reach the dashed line before anybody is called. Below: which version answered, and how far to trust it.",
+        "and must reach the dashed line before anybody is called. Below: which version answered, how far to trust it.",
         f'<div class="card">{both(lambda width: timeline(story.timeline, width), WIDE)}</div>',
     )
 
