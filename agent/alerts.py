@@ -1,104 +1,38 @@
 """Alerts: people are told once per episode, through every channel, whatever the other channels do.
 
-What is to be told is written to the store first (`post`), so that no crash loses it; `deliver` then sends what is due.
-Sending and recording can't be one step: a crash between them tells a channel twice rather than never.
+What is to be told is written to the store first, so that no crash loses it; then what is due is sent. Sending and
+recording can't be one step: a crash between them tells a channel twice rather than never.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from agent.channels import Channel
 from agent.clock import parse_time, rfc3339
+from agent.messages import Alert, news, of_alarm
 from agent.store import Connection, insert, journal
-from agent.workspace import Workspace
+from agent.workspace import Workspace, get_setting, put_setting
 
 FIRST_RETRY, LONGEST_RETRY = timedelta(minutes=1), timedelta(hours=6)
-ATTEMPTS = 12  # about a day; then the channel is given up for this alert, and the journal says so
-
-
-@dataclass(frozen=True, kw_only=True)
-class Alert:
-    """What happened, since when, on which evidence, and what to do next.
-
-    `since` counts observed cases. `evidence` carries numbers only, TypeError else: a text could carry a patient's name
-    into a chat room.
-    """
-
-    title: str
-    what: str
-    since: int | None = None
-    evidence: Mapping[str, float] = field(default_factory=dict)
-    next_step: str
-
-    def __post_init__(self) -> None:
-        for name, value in self.evidence.items():
-            if not isinstance(value, int | float):
-                raise TypeError(f"the evidence {name!r} of an alert must be a number")
-
-    def text(self) -> str:
-        """The message, in lines."""
-        lines = [self.what]
-        if self.since is not None:
-            lines.append(f"Since: case {self.since}")
-        if self.evidence:
-            lines.append("Evidence: " + ", ".join(f"{name} {value:.4g}" for name, value in self.evidence.items()))
-        return "\n".join([*lines, f"Next: {self.next_step}"])
-
-
-def of_alarm(alarm: Mapping[str, Any], *, reminder: bool = False) -> Alert:
-    """The alert of a row of `alarms`. Of its stored evidence only the numbers are told."""
-    shift = alarm["shift"]
-    what = (
-        f"the cases look different from the approved reference ({shift})" if shift else "the flow of cases has changed"
-    )
-    stored = json.loads(alarm["evidence"])
-    evidence = {"score": alarm["score"], "statistic": alarm["statistic"], "threshold": alarm["threshold"], **stored}
-    return Alert(
-        title=f"{'Reminder: ' if reminder else ''}alarm {alarm['id']} ({alarm['monitor']})",
-        what=f"The monitor '{alarm['monitor']}' says that {what}.",
-        since=alarm["since_case"] or alarm["opened_at_case"],
-        evidence={k: v for k, v in evidence.items() if isinstance(v, int | float) and not isinstance(v, bool)},
-        next_step=(
-            "look at 'homeostat status' and 'homeostat alarms', then acknowledge it with "
-            f"'homeostat alarms ack {alarm['id']} --by NAME'."
-        ),
-    )
-
-
-def post(connection: Connection, alert: Alert, *, episode: str, at: datetime, alarm: int | None = None) -> bool:
-    """Writes what is to be told, inside the caller's transaction; False where this episode has been posted before."""
-    if connection.execute("SELECT 1 FROM alerts WHERE episode = :episode", {"episode": episode}).fetchone():
-        return False
-    message = journal.canonical({"title": alert.title, "text": alert.text()})
-    insert(connection, "alerts", episode=episode, alarm=alarm, message=message, at=rfc3339(at))
-    return True
+ATTEMPTS = 12  # more than a day; then the channel is given up for this alert, and the journal says so
+TOLD = "alerts_told_to"  # setting: the last event of the journal that was posted
 
 
 def deliver(workspace: Workspace) -> list[dict[str, Any]]:
-    """One step: posts the open alarms and reminders, sends what is due; returns [{"alert", "channel", "ok", "says"}].
+    """One step: posts what is new, sends what is due; returns [{"alert", "channel", "ok", "says", "retry_at"}].
 
     A channel that fails is journaled and tried again at a later step, after 1, 2, 4, ... minutes, at most six hours.
     """
-    now = workspace.now()
-    channels = [Channel(configured, workspace.root) for configured in workspace.config.alerts.channels]
-    with workspace.store.read() as connection:
-        waiting = _unposted(connection, now, _period(workspace.config.alerts.remind_every)) if channels else []
-    if waiting:
-        with workspace.store.transaction() as connection:
-            for alarm, episode in waiting:
-                alert = of_alarm(alarm, reminder=alarm["notified_at"] is not None)
-                post(connection, alert, episode=episode, at=now, alarm=alarm["id"])
+    config, now = workspace.config.alerts, workspace.now()
+    channels = [Channel(configured, workspace.root) for configured in config.channels]
+    _post_what_is_new(workspace, now, _period(config.remind_every), anybody=bool(channels))
     with workspace.store.read() as connection:
         due = connection.execute("SELECT * FROM alerts WHERE done = 0 ORDER BY id").fetchall()
-    told: list[dict[str, Any]] = []
-    for alert in due:
-        told += _send(workspace, alert, channels, now)
-    return told
+    return [told for alert in due for told in _send(workspace, alert, channels, now)]
 
 
 def test(workspace: Workspace) -> list[dict[str, Any]]:
@@ -113,7 +47,36 @@ def test(workspace: Workspace) -> list[dict[str, Any]]:
     return [channel.send(title, alert.text()) for channel in channels]
 
 
-def _unposted(connection: Connection, now: datetime, remind_every: timedelta) -> list[tuple[Mapping[str, Any], str]]:
+def post(connection: Connection, alert: Alert, *, episode: str, at: datetime, alarm: int | None = None) -> bool:
+    """Writes what is to be told, inside the caller's transaction; False where this episode has been posted before."""
+    if connection.execute("SELECT 1 FROM alerts WHERE episode = :episode", {"episode": episode}).fetchone():
+        return False
+    message = journal.canonical({"title": alert.title, "text": alert.text()})
+    insert(connection, "alerts", episode=episode, alarm=alarm, message=message, at=rfc3339(at))
+    return True
+
+
+def _post_what_is_new(workspace: Workspace, now: datetime, remind_every: timedelta, *, anybody: bool) -> None:
+    """News of the journal are passed over where nobody is to be told; open alarms wait for somebody."""
+    with workspace.store.read() as connection:
+        connection.execute("BEGIN")
+        events = list(news(connection, get_setting(connection, TOLD, 0)))
+        alarms = _untold_alarms(connection, now, remind_every) if anybody else []
+    if not events and not alarms:
+        return
+    with workspace.store.transaction() as connection:
+        for _, episode, alert in events if anybody else ():
+            post(connection, alert, episode=episode, at=now)
+        for alarm, episode in alarms:
+            alert = of_alarm(alarm, reminder=alarm["notified_at"] is not None)
+            post(connection, alert, episode=episode, at=now, alarm=alarm["id"])
+        if events:
+            put_setting(connection, TOLD, events[-1][0])
+
+
+def _untold_alarms(
+    connection: Connection, now: datetime, remind_every: timedelta
+) -> list[tuple[Mapping[str, Any], str]]:
     """Open alarms that nobody was told of yet, and those whose last telling is too long ago."""
     rows = connection.execute(
         """SELECT alarms.*, count(alerts.id) AS posted, min(alerts.done) AS settled
@@ -149,9 +112,8 @@ def _send(
         return []
     with workspace.store.transaction() as connection:
         for result in told:
-            journal.append(
-                connection, "alert_sent" if result["ok"] else "alert_failed", at=now, by="homeostat", body=result
-            )
+            event = "alert_sent" if result["ok"] else "alert_failed"
+            journal.append(connection, event, at=now, by="homeostat", body=result)
         connection.execute(
             "UPDATE alerts SET deliveries = :deliveries, done = :done WHERE id = :id",
             {"deliveries": json.dumps(deliveries), "done": int(done), "id": alert["id"]},

@@ -1,1 +1,1 @@
-"""The project's own benchmarks: each module has `bench(data, seed, input, full)`; `homeostat bench --list` names them."""
+"""The project's own benchmarks: a module each, with `bench(data, seed, input, full)`."""

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from agent.answer import Answer
+from agent.commands.later import later
 from agent.errors import HomeostatError
 from agent.workspace import Workspace
 
@@ -32,9 +33,7 @@ def labels(args: argparse.Namespace) -> Answer:
     from agent.labels import import_labels
 
     if args.action == "wanted":
-        raise HomeostatError(
-            "'labels wanted' comes with a later part: this one takes labels in, by 'labels import FILE'"
-        )
+        raise later("labels wanted")
     if args.file is None:
         raise HomeostatError("'labels import' needs the CSV file with the columns case_id and label")
     told = _Teller()

@@ -14,7 +14,8 @@ import pytest
 
 from agent import alerts, cli
 from agent.channels import Channel
-from agent.store import insert
+from agent.messages import NEWS, Alert
+from agent.store import insert, journal
 from agent.workspace import Workspace
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -118,7 +119,7 @@ def test_an_episode_is_told_once_with_evidence_and_the_next_step(receiver: Recei
         assert said in message["message"]
     site.alarm(shift=None, monitor="volume", since_case=None)
     assert site.step() == [True]
-    assert "the flow of cases has changed" in receiver.heard[1]["message"]
+    assert "the flow of cases changed" in receiver.heard[1]["message"]
 
 
 def test_one_failing_channel_never_silences_the_next(
@@ -193,23 +194,43 @@ def test_an_open_alarm_is_reminded_of_and_an_acknowledged_one_is_not(receiver: R
     assert len(receiver.heard) == 5
 
 
-def test_what_others_post_is_told_once_per_episode(receiver: Receiver, tmp_path: Path) -> None:
-    """A rollback or a candidate that waits is posted in the transaction that made it, and told at the next step."""
+@pytest.mark.parametrize("event", NEWS)
+def test_what_asks_for_a_person_is_told_from_the_journal(event: str, receiver: Receiver, tmp_path: Path) -> None:
+    """A rollback, a candidate that waits, a failed update: told once, without the reason that the event carries."""
     site = Site(tmp_path / "w", [receiver.url])
-    alert = alerts.Alert(title="v1 was rolled back", what="It did harm.", evidence={"log_e": 5}, next_step="look.")
+    body = {"version": "v1", "previous": "v0", "job": "j1", "monitor": "embedding", "reason": "MUELLER", "says": "X^Y"}
+    if event != "monitor_failed":
+        del body["monitor"]
     with site.workspace.store.transaction() as connection:
-        posted = [alerts.post(connection, alert, episode="rollback-3", at=START) for _ in range(2)]
-    assert posted == [True, False]
-    assert site.step() == [True]
-    assert receiver.heard[0]["title"] == "[w] v1 was rolled back"
+        version = {"number": 1, "id": "v1", "state": "candidate", "recipe": "r", "created_at": "", "plan_digest": ""}
+        insert(connection, "versions", base_digest="", **version)
+        journal.append(connection, "cases_observed", at=START, by="homeostat")
+        journal.append(connection, event, at=START, by="homeostat", body=body)
+    assert [site.step(), site.step()] == [[True], []]
+    (message,) = receiver.heard
+    assert "{" not in str(message["title"]) + message["message"] and "Next: " in message["message"]
+    assert "MUELLER" not in str(message) and "X^Y" not in str(message)
+    with site.workspace.store.transaction() as connection:
+        journal.append(connection, event, at=START, by="homeostat", body=body)
+    assert site.step() == ([] if event == "monitor_failed" else [True])
+
+
+def test_a_candidate_that_was_refused_asks_nobody(receiver: Receiver, tmp_path: Path) -> None:
+    """Judged and rejected, nothing waits for a person."""
+    site = Site(tmp_path / "w", [receiver.url])
+    with site.workspace.store.transaction() as connection:
+        version = {"number": 1, "id": "v1", "state": "rejected", "recipe": "r", "created_at": "", "plan_digest": ""}
+        insert(connection, "versions", base_digest="", **version)
+        journal.append(connection, "version_judged", at=START, by="homeostat", body={"version": "v1"})
+    assert site.step() == []
 
 
 def test_without_channels_nothing_waits(receiver: Receiver, tmp_path: Path) -> None:
     """A channel that is added a year later isn't flooded with what is long over, but hears of what is open."""
     site = Site(tmp_path / "w", [])
-    alert = alerts.Alert(title="old", what="Over.", next_step="nothing.")
     with site.workspace.store.transaction() as connection:
-        alerts.post(connection, alert, episode="old", at=START)
+        body = {"version": "v1", "previous": "v0"}
+        journal.append(connection, "version_promoted", at=START, by="homeostat", body=body)
     site.alarm()
     assert site.step() == []
     (site.workspace.root / "homeostat.yaml").write_text(json.dumps({"alerts": {"channels": [receiver.url]}}))
@@ -226,7 +247,7 @@ def test_no_text_of_the_evidence_leaves_the_house(receiver: Receiver, tmp_path: 
     assert "n 9" in receiver.heard[0]["message"]
     assert "MUELLER" not in json.dumps(receiver.heard) + json.dumps(site.events("alert_sent"))
     with pytest.raises(TypeError, match="must be a number"):
-        alerts.Alert(title="t", what="w", evidence={"who": "MUELLER"}, next_step="n")  # type: ignore[dict-item]
+        Alert(title="t", what="w", evidence={"who": "MUELLER"}, next_step="n")  # type: ignore[dict-item]
 
 
 def test_secrets_come_from_environment_and_file_and_are_shown_to_nobody(
