@@ -11,47 +11,54 @@ from monitors.blocks import BlockTest, finite
 from monitors.evidence import EDetector
 from monitors.protocols import Batch, Float, Int, Reference, Signal
 from monitors.state import check_version, joined, part
-from monitors.whitening import Whitener, squared_distances
+from monitors.whitening import squared_distances
 
 NEIGHBOURS = 5
+TINY = 1e-9
 LEARNT = 2048
 """Cases of the transform part that neighbours are looked for among."""
 
 
 class FarOut:
-    """Distance to the nearest reference cases in the sensor's whitened space, and the line that far-out cases cross.
+    """Distance to the nearest reference cases in the sensor's standardised space, and the line that far cases cross.
 
-    A case is far out where the mean distance to its five nearest cases of `reference.transform` is more than `factor`
-    times the median of the calibration cases'. As a monitor it watches the same distance, ranked per tick by the block
-    test: sensitive to a spread or a subgroup that leaves the mean where it was.
+    A case is far out where the logarithm of the mean distance to its five nearest cases of `reference.transform` is
+    more than `reach` standard deviations above the calibration cases' mean. The default lets other hospitals' images of
+    the same kind pass (docs/false-alarms.md tells what it refuses). As a monitor it watches the same distance, ranked
+    per tick by the block test: sensitive to a spread or a subgroup that leaves the mean where it was.
 
     `statistic` is the share of far-out cases in the tick; `threshold` belongs to `log_e`.
     """
 
     name = "far-out"
 
-    def __init__(self, run_length: float = 365.0, factor: float = 4.0, seed: int = 0) -> None:
+    def __init__(self, run_length: float = 365.0, reach: float = 4.5, seed: int = 0) -> None:
         self.run_length = run_length
-        self.factor = factor
+        self.reach = reach
         self.seed = seed
 
     def fit(self, reference: Reference) -> None:
         """Raises ValueError with fewer than two transform cases, NaN, or two sensors."""
         learnt, ranked = reference.transform, reference.calibrate
         self.sensor = learnt.sensor
-        self.whiten = Whitener(finite(learnt, learnt.embedding, "embedding"))
-        self.known = self.whiten(learnt.embedding[:LEARNT])
-        usual = self._see(ranked) if len(ranked) else self.distance(learnt.embedding)
-        self.limit = self.factor * float(np.median(usual))
+        if len(learnt) < 2:
+            raise ValueError(f"the reference's transform part needs two cases or more, not {len(learnt)}")
+        x = np.asarray(finite(learnt, learnt.embedding, "embedding"), dtype=np.float64)
+        spread = x.std(axis=0)
+        self.mean, self.scale = x.mean(axis=0), spread + 0.1 * float(np.median(spread)) + 1e-9
+        self.known = self._place(x[:LEARNT])
+        usual = self._see(ranked)
         self.blocks = BlockTest(_mean_log_distance, self.seed)
-        self.blocks.fit(usual[: len(ranked), None], ranked.unit, ranked.stratum)
+        self.blocks.fit(usual[:, None], ranked.unit, ranked.stratum)
+        logs = np.log(usual + TINY)
+        self.limit = float(np.exp(logs.mean() + self.reach * logs.std()))
         self.detector = EDetector()
 
     def distance(self, embedding: Float) -> Float:
-        """[n, d] -> [n], mean distance to the five nearest reference cases, in whitened units."""
+        """[n, d] -> [n], mean distance to the five nearest reference cases, in standardised units."""
         if not len(embedding):
             return np.empty(0)
-        squares = squared_distances(self.whiten(embedding), self.known)
+        squares = squared_distances(self._place(embedding), self.known)
         k = min(NEIGHBOURS, squares.shape[1])
         return np.sqrt(np.partition(squares, k - 1, axis=1)[:, :k]).mean(axis=1).astype(np.float64)
 
@@ -83,6 +90,9 @@ class FarOut:
         self.blocks.restore(part(state, "blocks"))
         self.detector.restore(part(state, "detector"))
 
+    def _place(self, embedding: Float) -> Float:
+        return ((embedding - self.mean) / self.scale).astype(np.float32)
+
     def _see(self, batch: Batch) -> Float:
         if len(batch) and batch.sensor != self.sensor:
             raise ValueError(f"the reference was seen by {self.sensor} and the tick by {batch.sensor}: fit a new epoch")
@@ -91,4 +101,4 @@ class FarOut:
 
 def _mean_log_distance(union: Float, members: Int) -> Float:
     """[u, 1], [s, b] -> [s]."""
-    return np.log(union[:, 0] + 1e-9)[members].mean(axis=1)
+    return np.log(union[:, 0] + TINY)[members].mean(axis=1)

@@ -141,21 +141,14 @@ def _binned(scores: Scores, values: Float) -> Float:
 def _area(w: Float, score: Float, positive: NDArray[np.bool_]) -> Float:
     """Mann-Whitney: the weight of pairs in which the positive stands above the negative, over all pairs."""
     order = np.argsort(score, kind="stable")
-    score, positive = score[order], positive[order]
-    w = w if np.array_equal(order, np.arange(len(order))) else w[:, order]
-    below = np.cumsum(np.where(positive, 0, w), axis=1)
-    all_negative = below[:, -1]
-    tied = np.flatnonzero(score[1:] == score[:-1])
-    places = np.flatnonzero(positive)
-    if len(tied):
-        first = np.searchsorted(score, score[places], side="left")
-        last = np.searchsorted(score, score[places], side="right") - 1
-        negatives_at_or_below = np.concatenate([np.zeros((len(w), 1), dtype=below.dtype), below], axis=1)
-        under = (negatives_at_or_below[:, first] + below[:, last]) / 2
-    else:
-        under = below[:, places]
-    mass = w[:, places]
-    return _ratio(np.einsum("bp,bp->b", mass, under), mass.sum(axis=1).astype(np.float64) * all_negative)
+    above, below = order[positive[order]], order[~positive[order]]
+    mass, total = w[:, above], np.zeros((len(w), len(below) + 1), dtype=w.dtype)
+    np.cumsum(w[:, below], axis=1, out=total[:, 1:])
+    lower, upper = (np.searchsorted(score[below], score[above], side=side) for side in ("left", "right"))
+    under = total[:, lower]
+    if not np.array_equal(lower, upper):
+        under = (under + total[:, upper]) / 2
+    return _ratio(np.einsum("bp,bp->b", mass, under), mass.sum(axis=1).astype(np.float64) * total[:, -1])
 
 
 def _events(scores: Scores) -> tuple[Float, Float]:

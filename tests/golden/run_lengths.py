@@ -1,0 +1,73 @@
+"""Prints how many ticks pass, on average, to a false alarm of all monitors together, over what was promised.
+
+    python tests/golden/run_lengths.py [--references 20] [--streams 2]
+
+Each reference is new; each stream of unchanged cases is watched until the family rule alarms. The ratio must not lie
+below 1 by more than its error; the theorem allows it to lie above. The figures stand in docs/false-alarms.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).parents[1] / "monitors"), str(Path(__file__).parents[2])]
+
+from streams import MONDAY, batch, reference, see
+
+from monitors import default_monitors, family
+
+PATIENCE = 12
+
+
+def run_length(rng: np.random.Generator, n: int, promised: float, daily: bool, several: bool, seed: int) -> tuple[int, bool]:
+    """(ticks watched, whether the family alarmed) on one reference and one stream without a change."""
+    monitors = default_monitors(promised, seed=seed, timed=daily)
+    fixed = reference(rng, n, days=120 if daily else 0)
+    for monitor in monitors:
+        monitor.fit(fixed)
+    start = 1
+    for tick in range(1, int(PATIENCE * promised) + 1):
+        cases = rng.poisson(10 * (0.3 if daily and (tick - 1) % 7 > 4 else 1.0)) if daily else 10
+        x, p = see(rng, cases)
+        units = None
+        if several:  # three images of a patient, one after the other: ticks cut through patients
+            of = (start + np.arange(cases)) // 3
+            patients = {one: see(np.random.default_rng((seed, int(one))), 1) for one in np.unique(of)}
+            x, p = (np.concatenate([patients[one][k] for one in of]) for k in (0, 1))
+            x = x + 0.1 * rng.standard_normal(x.shape)
+            units = np.array([f"patient {one}" for one in of])
+        day = MONDAY + (tick - 1) * 86_400.0 if daily else float("nan")
+        tick_batch = batch(x, p, start=start, units=units, tick_time=day)
+        if family([monitor.update(tick_batch) for monitor in monitors], None, promised).log_e >= np.log(promised):
+            return tick, True
+        start += cases
+    return tick, False
+
+
+def ratio(n: int, promised: float, references: int, streams: int, daily: bool = False, several: bool = False) -> tuple:
+    """(realised over promised run length, its standard error, alarms): time watched over alarms."""
+    found = [
+        run_length(np.random.default_rng((n, r, s)), n, promised, daily, several, seed=1000 * r + s)
+        for r in range(references)
+        for s in range(streams)
+    ]
+    alarms = sum(alarmed for _, alarmed in found)
+    value = sum(ticks for ticks, _ in found) / max(alarms, 1) / promised
+    return value, value / np.sqrt(max(alarms, 1)), alarms
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--references", type=int, default=20)
+    arguments.add_argument("--streams", type=int, default=2)
+    arguments = arguments.parse_args()
+    print("reference  ticks promised  kind                     realised/promised  error  alarms")
+    rows = [(n, c, {}) for c in (40, 100, 365) for n in (20, 166, 415)]
+    rows += [(166, 100, {"several": True}), (166, 100, {"daily": True})]
+    for n, c, kind in rows:
+        value, error, alarms = ratio(n, c, arguments.references, arguments.streams, **kind)
+        print(f"{n:9d}  {c:14d}  {'+'.join(kind) or 'ten cases a tick':23s}  {value:17.2f}  {error:5.2f}  {alarms:6d}", flush=True)

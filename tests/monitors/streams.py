@@ -1,0 +1,59 @@
+"""Generated references and streams for the monitors' tests: a mixture of three classes in 16 dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from monitors import Batch, Reference
+
+DIMENSION = 16
+MONDAY = 4 * 86_400.0  # 5 January 1970
+MIX = np.random.default_rng(5).standard_normal((DIMENSION, DIMENSION)) / 2
+
+
+def see(rng: np.random.Generator, n: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(embeddings [n, 16], softmax outputs [n, 3]) of n patients; `shift` moves every coordinate."""
+    label = rng.integers(0, 3, n)
+    x = rng.standard_normal((n, DIMENSION)) @ MIX + 3.0 * np.eye(DIMENSION)[label] + shift
+    odds = np.exp(1.5 * x[:, :3] - 1.5 * x[:, :3].max(axis=1, keepdims=True))
+    return x, odds / odds.sum(axis=1, keepdims=True)
+
+
+def batch(
+    embedding: np.ndarray,
+    outputs: np.ndarray,
+    start: int = 1,
+    units: np.ndarray | None = None,
+    time: np.ndarray | None = None,
+    tick_time: float = float("nan"),
+    stratum: np.ndarray | None = None,
+    version: str = "v0",
+    sensor: str = "pinned",
+) -> Batch:
+    """A record of these cases; every case its own patient unless `units` says otherwise."""
+    n = len(embedding)
+    index = np.arange(start, start + n)
+    return Batch(
+        index=index,
+        unit=np.array([f"patient {i}" for i in index] if units is None else units, dtype=np.str_),
+        stratum=np.full(n, "all") if stratum is None else stratum,
+        time=np.full(n, np.nan) if time is None else time,
+        outputs=outputs,
+        embedding=embedding,
+        version=version,
+        sensor=sensor,
+        tick_time=tick_time,
+    )
+
+
+def reference(rng: np.random.Generator, n: int = 166, transform: int = 200, days: int = 0) -> Reference:
+    """n calibration patients, over so many days up to Monday, 5 January 1970 where `days` is given."""
+    time = None if not days else np.sort(MONDAY - days * 86_400.0 + rng.uniform(0, days * 86_400.0, n))
+    return Reference(
+        transform=batch(*see(rng, transform), start=-1_000_000), calibrate=batch(*see(rng, n), start=-500_000, time=time)
+    )
+
+
+def silent_day(day: int) -> Batch:
+    """An empty tick, `day` days after Monday, 5 January 1970."""
+    return batch(np.empty((0, DIMENSION)), np.empty((0, 3)), tick_time=MONDAY + day * 86_400.0)
