@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.clock import parse_time, rfc3339
+from agent.dicom import dicom_facts
 from agent.errors import HomeostatError
-from agent.images import IMAGE_SUFFIXES, dicom_facts, media_type
+from agent.images import IMAGE_SUFFIXES, media_type
 
 LIST = "cases.csv"
 FROM_TAGS = ("patient_id", "site", "scanner", "acquired_at", "sex", "age")

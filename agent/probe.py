@@ -1,7 +1,7 @@
 """Decoding what nobody vouches for yet, in a process of its own: a decoder that dies or hangs costs one file.
 
-JPEG-LS, JPEG 2000 and the like are decoded by native code. On damaged streams it was seen to spin for half a minute;
-inside the daemon the same file would stop it again after every restart.
+JPEG 2000 and the like are decoded by native code, and one such decoder was seen to spin for half a minute on a damaged
+stream; inside the daemon the same file would stop it again after every restart.
 """
 
 from __future__ import annotations
