@@ -5,15 +5,13 @@ A new command is one row here and one function in this folder.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Argument = tuple[tuple[str, ...], dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Command:
-    """`run` is "module:function" below agent.commands; `answers` is what --json prints, at least."""
+class Command(NamedTuple):
+    """One row. `run` is "module:function" below agent.commands; `answers` is what --json prints, at least."""
 
     name: str
     help: str
