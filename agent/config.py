@@ -27,6 +27,8 @@ class ConfigErrors(HomeostatError):
 
 
 class FalseAlarms(Section):
+    """How many false alarms are accepted in which period."""
+
     per: Period = Field("365d", description="days (each a decision), or '3650 cases' (each ten cases a decision)")
     at_most: int = Field(1, ge=1, description="false alarms accepted in that period, over all monitors together")
 
@@ -42,11 +44,15 @@ CASES_PER_TICK = 10
 
 
 class ModelSection(Section):
+    """The deployed model."""
+
     task: Literal["classification"] = Field("classification", description="what the deployed model does")
     batch: int = Field(16, ge=1, le=1024, description="images in one forward pass")
 
 
 class Intake(Section):
+    """Where cases come from and what makes a domain."""
+
     domain_by: list[Literal["site", "scanner"]] = Field(
         ["site", "scanner"],
         min_length=1,
@@ -56,6 +62,8 @@ class Intake(Section):
 
 
 class Monitors(Section):
+    """What is watched, and the budget of false alarms."""
+
     false_alarms: FalseAlarms = Field(
         default_factory=FalseAlarms, description="the budget over all monitors and all time"
     )
@@ -81,10 +89,14 @@ class Monitors(Section):
 
 
 class Memory(Section):
+    """What is rehearsed."""
+
     size: int = Field(400, ge=0, le=100_000, description="cases kept for rehearsal, balanced over domains and classes")
 
 
 class Alerts(Section):
+    """Who is told, and how often."""
+
     channels: list[str] = Field(
         [], description="apprise URLs; ${NAME} is read from the environment, file:PATH from a file"
     )
@@ -94,6 +106,8 @@ class Alerts(Section):
 
 
 class StoreSection(Section):
+    """Where the record is kept."""
+
     url: str | None = Field(None, description="a PostgreSQL URL (a later part); empty: SQLite in the workspace")
 
     @field_validator("url")

@@ -54,6 +54,8 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Folder:
+    """What a data folder holds: the cases, and the lines that were refused."""
+
     root: Path
     rows: list[Row]
     refused: list[Refusal]
@@ -85,6 +87,8 @@ def read_folder(path: Path, where: Sequence[str] = ()) -> Folder:
 
 @dataclass(frozen=True)
 class Condition:
+    """One `--where`: a column that must, or must not, have a value."""
+
     column: str
     equal: bool
     value: str

@@ -71,6 +71,8 @@ GATE_RULES: dict[str, GateRule] = {
 
 
 class Labels(Section):
+    """How many labelled patients an update takes."""
+
     train_patients: int = Field(30, ge=1, description="labelled patients to learn from before an update is tried")
     anchor_patients: int = Field(
         15, ge=1, description="labelled judge patients that open an anchor set of a new domain"
@@ -81,11 +83,15 @@ class Labels(Section):
 
 
 class Probation(Section):
+    """The watch over a promoted version."""
+
     cases: int = Field(100, ge=1, description="observed cases until a promoted version counts as active")
     alpha: float = Field(0.01, gt=0, lt=1, description="error rate of rolling back a version that does no harm")
 
 
 class Limits(Section):
+    """What one training job may use."""
+
     minutes: float = Field(30, gt=0, description="time limit of one training job")
     memory_gib: float = Field(8, gt=0, description="limit of a job's resident memory")
     threads: int = Field(1, ge=1, description="threads of a job")

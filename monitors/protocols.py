@@ -129,6 +129,8 @@ class Scores:
 
 
 class Verdict(StrEnum):
+    """What a gate says of a candidate."""
+
     PASS = "PASS"  # noqa: S105
     FAIL = "FAIL"
     INSUFFICIENT = "INSUFFICIENT"

@@ -50,17 +50,20 @@ def show(args: argparse.Namespace) -> Answer:
 
 
 def approve(args: argparse.Namespace) -> Answer:
+    """Lets a judged candidate be promoted; exit 3 while it is held."""
     workspace = Workspace(args.workspace)
     version = registry.approve(workspace, args.version, by=args.by, reason=args.reason)
     return _decided(version, "approved", f"{version} is approved: 'homeostat promote {version}' makes it live")
 
 
 def reject(args: argparse.Namespace) -> Answer:
+    """Refuses a candidate for good."""
     version = registry.reject(Workspace(args.workspace), args.version, by=args.by, reason=args.reason)
     return _decided(version, "rejected", f"{version} is rejected for good; it is kept")
 
 
 def promote(args: argparse.Namespace) -> Answer:
+    """Makes an approved version live, on probation."""
     done = registry.promote(Workspace(args.workspace), args.version, by=args.by, reason=args.reason)
     says = f"{done.now} is live instead of {done.before}, on probation; 'homeostat rollback' takes it back"
     return _decided(done.now, "probation", says)
