@@ -261,6 +261,7 @@ CREATE TABLE journal (
     hash         TEXT NOT NULL
 );
 
+CREATE INDEX journal_event ON journal (event, seq);          -- what people are told of is found without the rest
 CREATE TABLE journal_head (
     id           INTEGER PRIMARY KEY CHECK (id = 1),
     seq          INTEGER NOT NULL,
