@@ -55,6 +55,8 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
+    """Pictures side by side under one title."""
+
     title: str
     pictures: tuple[Picture, ...]
 
@@ -111,6 +113,8 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
+    """One chart: lines under one title."""
+
     title: str
     lines: tuple[Line, ...]
 
