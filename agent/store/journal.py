@@ -26,10 +26,13 @@ def append(connection: Connection, event: str, *, at: datetime, by: str, body: M
 
 
 def chain(previous: str, row: Mapping[str, Any]) -> str:
-    return sha256("\n".join([previous, *(str(row[k]) for k in ("seq", "at", "event", "by", "body"))]).encode()).hexdigest()
+    """The hash of an event: sha256 over the hash before it and its own cells, as one canonical JSON list."""
+    cells = [previous, *(row[name] for name in ("seq", "at", "event", "by", "body"))]
+    return sha256(canonical(cells).encode()).hexdigest()
 
 
 def canonical(value: Any) -> str:
+    """One text for one value: JSON with sorted keys and no spaces. Raises ValueError on NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -43,6 +46,7 @@ def verify(connection: Connection) -> list[str]:
             problems.append(f"event {row['seq']} was changed after it was written")
         previous, last = row["hash"], row["seq"]
     head = connection.execute("SELECT seq, hash FROM journal_head").fetchone()
-    if head and (head["seq"], head["hash"]) != (last, previous):
-        problems.append(f"the journal ends at event {last} and its head says {head['seq']}")
+    end, mark = (head["seq"], head["hash"]) if head else (0, GENESIS)
+    if (end, mark) != (last, previous):
+        problems.append(f"the journal ends at event {last} and its head says {end}")
     return problems
