@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from agent import bundle, pointer, reserve
+from agent import bundle, episodes, pointer, reserve
 from agent.clock import rfc3339
 from agent.errors import HomeostatError, NotEnoughEvidence, Refused
 from agent.store import journal
@@ -101,6 +101,7 @@ def versions(connection: Connection) -> list[dict[str, Any]]:
 
 
 def verdicts(connection: Connection, version: str) -> list[dict[str, Any]]:
+    """What the gates said of a version, those that block first."""
     rows = connection.execute("SELECT * FROM verdicts WHERE version = :id ORDER BY role DESC, gate", {"id": version})
     return [dict(row) for row in rows]
 
@@ -229,7 +230,7 @@ def _after_promotion(connection: Connection, version: str, before: str, by: str,
 
 
 def _after_rollback(connection: Connection, version: str, before: str, by: str, at: datetime) -> None:
-    """The plan may promote nothing until a person resumes it; the charts start anew on the older version's reference."""
+    """The plan promotes nothing until a person resumes it; the charts start anew on the older version's reference."""
     put_setting(connection, "automatic_promotion", False)
     put_setting(connection, "probation", None)
     episodes.close_alarms(connection, {episodes.SHIFT}, because=f"{before} was rolled back", by=by, at=at)

@@ -38,6 +38,8 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Serving:
+    """What one request holds on to: a version whole, and the pointer that named it."""
+
     pointer: Pointer
     predictor: Predictor
 

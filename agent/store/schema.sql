@@ -201,14 +201,15 @@ CREATE TABLE anchor_members (
 );
 
 CREATE TABLE looks (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
     domain       TEXT NOT NULL,
     generation   INTEGER NOT NULL,
     version      TEXT NOT NULL,
     alpha        REAL NOT NULL,
     revealed     TEXT NOT NULL CHECK (revealed IN ('verdict', 'rounded', 'all')),
-    at           TEXT NOT NULL,
-    PRIMARY KEY (domain, generation, version)
+    at           TEXT NOT NULL
 );
+CREATE INDEX looks_anchors ON looks (domain, generation);
 
 CREATE TABLE live (
     scope        TEXT PRIMARY KEY,                           -- '*' is global
@@ -260,8 +261,8 @@ CREATE TABLE journal (
     body         TEXT NOT NULL,                              -- canonical JSON: what the hash is taken over
     hash         TEXT NOT NULL
 );
-
 CREATE INDEX journal_event ON journal (event, seq);          -- what people are told of is found without the rest
+
 CREATE TABLE journal_head (
     id           INTEGER PRIMARY KEY CHECK (id = 1),
     seq          INTEGER NOT NULL,

@@ -45,7 +45,13 @@ def train(workspace: Workspace) -> str:
     with workspace.store.transaction() as connection:
         parent = registry.live(connection)["version"]
         return registry.create(
-            connection, recipe="linear_probe", parent=parent, job=None, plan_digest="plan", by="agent", at=workspace.now()
+            connection,
+            recipe="linear_probe",
+            parent=parent,
+            job=None,
+            plan_digest="plan",
+            by="agent",
+            at=workspace.now(),
         )
 
 
