@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -85,18 +86,24 @@ def fit_base(
     }
 
 
-def import_base(spec: str, classes: Sequence[str], out: Path) -> str:
+def import_base(spec: str, classes: Sequence[str], out: Path, *, size: int | None = None) -> str:
     """Writes the base folder `out` from a foreign classifier with the head it came with; answers with its digest.
 
-    Raises ValueError where `spec` holds no head, or one of another number of classes.
+    `size` is the side in pixels that it was trained at, where the files don't say it (torchvision's don't). Raises ValueError where `spec` holds no head, or one of another number of classes.
     """
     family = family_of(spec)
-    origin = family.load(spec)
-    head = family.head(spec)
-    with torch.inference_mode():
-        outputs = head.eval()(torch.zeros(1, origin.width)).shape[1]
-    if outputs != len(classes):
-        raise ValueError(f"The head of {_plain(spec)} has {outputs} outputs, but {len(classes)} classes are named.")
+    origin, head = family.load(spec), family.head(spec)
+    if size is not None:
+        origin = replace(origin, preprocessing=replace(origin.preprocessing, size=size))
+    first, *_, last = [layer for layer in head.modules() if isinstance(layer, nn.Linear)] * 2
+    if first.in_features != origin.width:
+        raise ValueError(
+            f"The head of {_plain(spec)} takes {first.in_features} features; the encoder gives {origin.width}."
+        )
+    if last.out_features != len(classes):
+        raise ValueError(
+            f"The head of {_plain(spec)} has {last.out_features} outputs, but {len(classes)} classes are named."
+        )
     write_base(Classifier(origin, head, classes), out, {"how": "import", "spec": _plain(spec)})
     return base_digest(out)
 
@@ -122,6 +129,9 @@ def write_base(model: Classifier, out: Path, made: dict[str, Any]) -> None:
         "made": made,
     }
     (staging / "base.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    for file in staging.iterdir():
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
     staging.replace(out)
 
 

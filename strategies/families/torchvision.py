@@ -146,13 +146,11 @@ def _encoder_of(network: nn.Module) -> nn.Module:
 
 def _architecture(file: Path, tensors: dict[str, torch.Tensor]) -> str:
     """The architecture whose tensors, but for the head's, have just these names and shapes; the file's name is a hint."""
-    stem = _letters(file.stem)
-    hinted = sorted((name for name in _names() if _letters(name) in stem), key=len, reverse=True)
-    for name in [*hinted, *(name for name in _names() if name not in hinted)]:
+    stem, modules = _letters(file.stem), {kind.__module__ for kind in LAYOUTS}
+    names = [name for name in _names() if models.get_model_builder(name).__module__ in modules]
+    for name in sorted(names, key=lambda name: -len(name) if _letters(name) in stem else 0):
         with torch.device("meta"):
             network = models.get_model(name, weights=None)
-        if type(network) not in LAYOUTS:
-            continue
         wanted = {key: tensor.shape for key, tensor in _encoder_of(network).state_dict().items()}
         if all(key in tensors and tensors[key].shape == shape for key, shape in wanted.items()):
             return name

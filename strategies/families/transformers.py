@@ -28,7 +28,13 @@ LAYERS: dict[str, Callable[[Any], nn.ModuleList]] = {
 
 # DINOv2's sizes (Oquab and others 2023), and a tiny one for machines without an accelerator.
 DINOV2: dict[str, dict[str, int]] = {
-    "dinov2-tiny": {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "patch_size": 8, "image_size": 96},
+    "dinov2-tiny": {
+        "hidden_size": 192,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 3,
+        "patch_size": 8,
+        "image_size": 96,
+    },
     "dinov2-small": {"hidden_size": 384, "num_attention_heads": 6, "image_size": 98},
     "dinov2-base": {"hidden_size": 768, "num_attention_heads": 12, "image_size": 98},
 }
@@ -65,7 +71,9 @@ class TransformersFamily:
     def load(self, spec: str, *, pretrained: bool = True) -> ChainedBackbone:
         """Raises ValueError where the model is of another kind, is not there, or its weights are not whole."""
         from transformers import AutoConfig, AutoModel, Dinov2Config
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         if spec in DINOV2 and not pretrained:
             config: Any = Dinov2Config(pooling="class", **DINOV2[spec])
             _known(config, spec)
@@ -77,7 +85,9 @@ class TransformersFamily:
             _known(config, spec)
             if not hasattr(config, "pooling"):
                 concatenates = any(kind.endswith("ForImageClassification") for kind in config.architectures or ())
-                config.pooling = "class_and_mean" if concatenates and config.model_type.startswith("dinov2") else "class"
+                config.pooling = (
+                    "class_and_mean" if concatenates and config.model_type.startswith("dinov2") else "class"
+                )
             extra = {"add_pooling_layer": False} if config.model_type == "vit" else {}
             network, found = AutoModel.from_pretrained(
                 place, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **extra
@@ -86,13 +96,17 @@ class TransformersFamily:
             raise ValueError(f"The model {Path(spec).name} can't be loaded: {_first_line(error)}") from error
         if found["missing_keys"]:
             missing = sorted(found["missing_keys"])
-            raise ValueError(f"The weights of {Path(spec).name} lack {missing[0]!r} and {len(missing) - 1} more tensors.")
+            raise ValueError(
+                f"The weights of {Path(spec).name} lack {missing[0]!r} and {len(missing) - 1} more tensors."
+            )
         return _backbone(network, _preprocessing(place, config))
 
     def head(self, spec: str) -> nn.Module:
         """The linear classifier of a local `...ForImageClassification` folder. Raises ValueError where there is none."""
         weights = read_weights(Path(spec) / "model.safetensors")
-        head = {key.removeprefix("classifier."): tensor for key, tensor in weights.items() if key.startswith("classifier.")}
+        head = {
+            key.removeprefix("classifier."): tensor for key, tensor in weights.items() if key.startswith("classifier.")
+        }
         if not head:
             raise ValueError(f"{Path(spec).name} holds an encoder without a head.")
         return head_from(["linear"], head)

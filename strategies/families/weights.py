@@ -34,22 +34,26 @@ _READERS: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {".safetensors"
 
 
 def load_exactly(module: nn.Module, weights: Mapping[str, torch.Tensor], what: str) -> None:
-    """Loads `weights` into `module`, or raises ValueError that names what is missing, unexpected or of another shape."""
-    wanted = module.state_dict()
+    """Loads `weights` into `module`. Raises ValueError as `same_tensors` does."""
+    same_tensors(module.state_dict(), weights, what)
+    module.load_state_dict(weights)
+
+
+def same_tensors(wanted: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raises ValueError that names what `weights` lack, have too much, or have in another shape than `wanted`."""
     for fault, names in (
-        ("lacks", wanted.keys() - weights.keys()),
-        ("has the unknown", weights.keys() - wanted.keys()),
+        ("lacks the", wanted.keys() - weights.keys()),
+        ("has the odd", weights.keys() - wanted.keys()),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(f"{what} {fault} tensor {min(names)!r}{more}; it belongs to another model.")
+            raise ValueError(f"{what} {fault} tensor {min(names)!r}{more}: it belongs to another model.")
     for name, tensor in wanted.items():
         if tensor.shape != weights[name].shape:
             raise ValueError(
-                f"{what} has {name!r} of shape {tuple(weights[name].shape)} where {tuple(tensor.shape)} is needed; "
+                f"{what} has {name!r} of shape {tuple(weights[name].shape)} where {tuple(tensor.shape)} is needed: "
                 "it belongs to another model."
             )
-    module.load_state_dict(weights)
 
 
 def read_json(file: Path) -> dict[str, Any]:
