@@ -39,6 +39,21 @@ class Parser(argparse.ArgumentParser):
         raise HomeostatError(f"{message}; see '{self.prog} --help'")
 
 
+class CommandParser(Parser):
+    """Takes options between the words of a command too, as in `labels import --workspace DIR FILE`."""
+
+    _intermixed = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        if self._intermixed:  # argparse's own way comes back here, for the options and then for the words
+            return super().parse_known_args(args, namespace)
+        self._intermixed = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixed = False
+
+
 class Grouped(argparse.RawDescriptionHelpFormatter):
     """Leaves out argparse's flat list of the commands: they stand in groups at the end of the page."""
 
@@ -68,7 +83,7 @@ def overview() -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line. The common options are taken before the command and after it."""
-    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common = CommandParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--workspace", metavar="DIR", help="default: $HOMEOSTAT_WORKSPACE, else the current folder")
     common.add_argument("--json", action="store_true", help="one JSON value on standard output")
     common.add_argument("--debug", action="store_true", help="tracebacks on standard error")
@@ -82,7 +97,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the release and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="homeostat")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, prog="homeostat", parser_class=CommandParser
+    )
     for command in COMMANDS:
         sub = commands.add_parser(
             command.name,

@@ -87,6 +87,25 @@ def test_wrong_calls_get_one_sentence_and_exit_2(
     assert err.startswith("homeostat: ") and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("argv", "found"),
+    [
+        ("alarms ack 3 --by A", {"action": "ack", "id": 3, "by": "A"}),
+        ("alarms ack --by A 3", {"action": "ack", "id": 3, "by": "A"}),
+        ("alarms --by A --json", {"action": None, "id": None, "json": True}),
+        ("labels import --workspace w late.csv", {"action": "import", "file": "late.csv"}),
+        ("predict a.png --version v1 b.png", {"files": ["a.png", "b.png"], "version": "v1"}),
+        ("feed --where a=b DIR --where c!=d", {"dir": "DIR", "where": ["a=b", "c!=d"]}),
+        ("bench --seed 3 gates", {"name": "gates", "seed": 3}),
+        ("validate --json c.yaml", {"config": "c.yaml", "schema": False}),
+    ],
+)
+def test_options_may_stand_anywhere(argv: str, found: dict[str, object]) -> None:
+    """Before, between and after the words of a command."""
+    args = vars(cli.parse(argv.split()))
+    assert {name: args[name] for name in found} == found
+
+
 def test_common_options_are_taken_before_and_after_the_command(handler, capsys) -> None:  # type: ignore[no-untyped-def]
     """`homeostat --json doctor` and `homeostat doctor --json` are the same call."""
     handler(lambda args: Answer(str(args.workspace), ""))
