@@ -279,14 +279,14 @@ def image_files(root: Path) -> list[Path]:
     """Files that are images by content or by name, sorted; hidden ones are left out, links are not followed."""
     found = []
     for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
             file = Path(folder, name)
             if name.startswith(".") or file.is_symlink() or not file.is_file():
                 continue
             if file.name.lower().endswith(IMAGE_SUFFIXES) or media_type(file):
                 found.append(file)
-    return found
+    return sorted(found)
 
 
 def _tags(file: Path, wanted: Sequence[str]) -> dict[str, str]:
