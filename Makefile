@@ -33,10 +33,10 @@ format: $(READY) ## puts the style right
 docs: $(READY) ## writes docs/commands.md from the table of commands
 	.venv/bin/python docs/make_commands.py
 
-bench: $(READY) ## the benchmarks; DATA=DIR names the folder of the data folders
+bench: $(READY) ## the benchmarks; DATA=DIR runs them on the data folders in DIR
 	.venv/bin/homeostat bench gates
 	.venv/bin/homeostat bench registry
-	$(if $(DATA),.venv/bin/homeostat bench loop --data $(DATA),@echo "bench loop runs on images: make bench DATA=DIR")
+	.venv/bin/homeostat bench loop $(if $(DATA),--data $(DATA))
 
 clean: ## removes the environment and what the demo left
 	rm -rf .venv .uv demo-workspace

@@ -19,14 +19,12 @@ class Benchmark:
 
     module: str
     shows: str
-    needs_data: bool = False
 
 
 BENCHMARKS = {
     "loop": Benchmark(
         module="benchmarks.loop",
         shows="what each way of updating gains on a new site and forgets on the old one",
-        needs_data=True,
     ),
     "gates": Benchmark(module="benchmarks.gates", shows="the gates' bootstrap beside a loop over scikit-learn"),
     "registry": Benchmark(
@@ -47,8 +45,6 @@ def bench(args: argparse.Namespace) -> Answer:
             raise later(f"bench {args.name}")
         raise HomeostatError(f"there is no benchmark '{args.name}': 'homeostat bench --list' names them")
     benchmark = BENCHMARKS[args.name]
-    if benchmark.needs_data and args.data is None:
-        raise HomeostatError(f"'{args.name}' runs on images: name the folder of the data folders with --data")
     data, given = _folder(args.data, "--data"), _folder(args.input, "--input")
     module: Any = importlib.import_module(benchmark.module)
     result = module.bench(data=data, seed=args.seed, input=given, full=args.full)
