@@ -120,7 +120,7 @@ def deployment(workspace: Path) -> Iterator[Finding]:
     yield Finding(name="key", ok=private, says=says)
     yield Finding(name="daemon", ok=True, says="running" if _held(workspace / ".lock") else "not running")
     left = [*workspace.glob("versions/.staging-*"), *workspace.glob(".*.tmp")]
-    says = f"{len(left)} left by a crash: the next command that writes there removes them" if left else "none"
+    says = f"{len(left)} left by a crash: no version refers to them; remove them" if left else "none"
     yield Finding(name="half-written files", ok=not left, says=says)
     try:
         channels = len(read_config(workspace / "homeostat.yaml").alerts.channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -41,6 +42,14 @@ def test_public_classes_and_functions_are_documented() -> None:
                 silent.append(f"{path.relative_to(ROOT)}:{node.name}")
     assert seen >= 150
     assert silent == []
+
+
+def test_make_knows_the_targets_that_people_are_told_of() -> None:
+    """`make demo`, `make test`, `make lint` and `make bench` stand in the README; CI calls the rest."""
+    targets = ["demo", "test", "test-slow", "lint", "bench", "docs"]
+    done = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
 def test_every_config_is_valid() -> None:
