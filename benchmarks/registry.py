@@ -64,6 +64,7 @@ def filled(root: Path, size: int) -> Workspace:
 
 
 def measure(workspace: Workspace, size: int) -> dict[str, Any]:
+    """One row of the table: times of a workspace that holds `size` versions, medians in milliseconds or seconds."""
     there, back = f"v{size - 2}", f"v{size - 1}"
     to_and_fro = [there, back] * 100
 
