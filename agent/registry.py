@@ -243,8 +243,9 @@ AFTERMATHS = {"promote": _after_promotion, "rollback": _after_rollback}
 def _step(connection: Connection, version: str, to: str) -> str:
     state = get(connection, version)["state"]
     if to not in MOVES[state]:
-        legal = ", ".join(sorted(MOVES[state])) or "nothing else"
-        raise Refused(f"{version} is {state} and can't become {to}: from there it can become {legal}")
+        ways = ", ".join(sorted(MOVES[state]))
+        says = f"from there it can become {ways}" if ways else "that is final, and an update makes another one"
+        raise Refused(f"{version} is {state} and can't become {to}: {says}")
     connection.execute("UPDATE versions SET state = :to WHERE id = :id", {"to": to, "id": version})
     return state
 

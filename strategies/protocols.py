@@ -30,9 +30,14 @@ class Examples(Protocol):
     domain and patient are plain strings, patient already a pseudonym.
     """
 
-    label: NDArray[np.integer]
-    patient: NDArray[np.str_]
-    domain: NDArray[np.str_]
+    @property
+    def label(self) -> NDArray[np.integer]: ...
+
+    @property
+    def patient(self) -> NDArray[np.str_]: ...
+
+    @property
+    def domain(self) -> NDArray[np.str_]: ...
 
     def __len__(self) -> int: ...
 

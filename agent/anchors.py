@@ -1,0 +1,103 @@
+"""Anchor sets: labelled judge patients of one domain, in immutable generations, with a ledger of every look at them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+
+from agent.clock import rfc3339
+from agent.material import Case, judge_cases, patients
+from agent.store import Connection, insert, journal
+
+
+@dataclass(frozen=True)
+class AnchorSet:
+    """One generation of judge-only cases of a domain, and how often it was looked at."""
+
+    domain: str
+    generation: int
+    cases: Sequence[Case]
+    looks: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.domain}.{self.generation}"
+
+
+def open_generations(connection: Connection, *, least: int, alpha: float, by: str, at: datetime) -> None:
+    """Opens the first generation of a domain at `least` patients, the next one when as many fresh patients are there.
+
+    A generation holds only patients that no earlier one of its domain had: fresh labels, fresh alpha.
+    """
+    used: dict[str, set[str]] = defaultdict(set)
+    latest: dict[str, tuple[int, int]] = {}
+    for row in connection.execute("SELECT domain, generation, n_patients FROM anchor_sets ORDER BY generation"):
+        latest[row["domain"]] = (row["generation"], row["n_patients"])
+    members = connection.execute(
+        "SELECT m.domain, c.patient_key FROM anchor_members m JOIN cases c ON c.case_id = m.case_id"
+    )
+    for row in members:
+        used[row["domain"]].add(row["patient_key"])
+    fresh: dict[str, list[Case]] = defaultdict(list)
+    for case in judge_cases(connection):
+        if case["patient"] not in used[case["domain"]]:
+            fresh[case["domain"]].append(case)
+    for domain, cases in sorted(fresh.items()):
+        generation, size = latest.get(domain, (0, least))
+        if patients(cases) < max(size, least):
+            continue
+        ids = sorted(case["case_id"] for case in cases)
+        insert(
+            connection,
+            "anchor_sets",
+            domain=domain,
+            generation=generation + 1,
+            digest=sha256("\n".join(ids).encode()).hexdigest(),
+            n_patients=patients(cases),
+            alpha=alpha,
+            spent=0.0,
+            opened_at=rfc3339(at),
+        )
+        connection.executemany(
+            "INSERT INTO anchor_members (domain, generation, case_id) VALUES (?, ?, ?)",
+            [(domain, generation + 1, case) for case in ids],
+        )
+        body = {"domain": domain, "generation": generation + 1, "patients": patients(cases), "cases": len(ids)}
+        journal.append(connection, "anchors_opened", at=at, by=by, body=body)
+
+
+def current(connection: Connection) -> list[AnchorSet]:
+    """The latest generation of every domain, with the looks taken at it."""
+    by_id = {case["case_id"]: case for case in judge_cases(connection)}
+    sets = []
+    rows = connection.execute(
+        "SELECT domain, max(generation) AS generation FROM anchor_sets GROUP BY domain"
+    ).fetchall()
+    for row in rows:
+        key = {"d": row["domain"], "g": row["generation"]}
+        members = connection.execute(
+            "SELECT case_id FROM anchor_members WHERE domain = :d AND generation = :g ORDER BY case_id", key
+        )
+        cases = [by_id[m["case_id"]] for m in members if m["case_id"] in by_id]
+        looks = connection.execute("SELECT count(*) FROM looks WHERE domain = :d AND generation = :g", key).fetchone()[
+            0
+        ]
+        sets.append(AnchorSet(row["domain"], row["generation"], cases, looks))
+    return sets
+
+
+def look(connection: Connection, anchors: AnchorSet, *, version: str, alpha: float, at: datetime) -> None:
+    """Records that a candidate was judged on the set, at which alpha; all was revealed (the verdicts' figures)."""
+    key = {"d": anchors.domain, "g": anchors.generation}
+    connection.execute(
+        """INSERT INTO looks (domain, generation, version, alpha, revealed, at)
+           VALUES (:d, :g, :version, :alpha, 'all', :at)""",
+        {**key, "version": version, "alpha": alpha, "at": rfc3339(at)},
+    )
+    connection.execute(
+        "UPDATE anchor_sets SET spent = min(alpha, spent + :alpha) WHERE domain = :d AND generation = :g",
+        {**key, "alpha": alpha},
+    )

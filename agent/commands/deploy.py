@@ -1,0 +1,70 @@
+"""fit and init: a base model, and the workspace around it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from agent.answer import Answer
+from agent.commands.later import later
+from agent.progress import progress_bar
+
+
+def fit(args: argparse.Namespace) -> Answer:
+    """Trains a base model on a labelled data folder."""
+    if args.task != "classification":
+        raise later(f"--task {args.task}")
+    if args.pretrain != "none":
+        raise later(f"--pretrain {args.pretrain}")
+    from agent.deploy import fit as fit_base
+
+    with progress_bar() as progress:
+        made = fit_base(
+            Path(args.data),
+            Path(args.out),
+            where=args.where,
+            backbone=args.backbone,
+            epochs=args.epochs,
+            seed=args.seed,
+            progress=progress,
+        )
+    measures = ", ".join(f"{name} {value:.3f}" for name, value in made["metrics"].items() if value is not None)
+    text = (
+        f"{made['out']}: {made['backbone']} trained on {made['n_train']} images in {made['seconds']:.0f} s\n"
+        f"on {made['n_judge']} images of patients that it has never seen: {measures}\n"
+        f"next: homeostat init --model {made['out']} --reference {args.data}"
+    )
+    return Answer(made, text)
+
+
+def init(args: argparse.Namespace) -> Answer:
+    """Makes a workspace around a base model."""
+    if args.external or args.outputs:
+        raise later("--external")
+    from agent.deploy import init as make
+
+    with progress_bar() as progress:
+        made = make(
+            args.workspace,
+            Path(args.model),
+            Path(args.reference),
+            where=args.where,
+            config=Path(args.config) if args.config else None,
+            progress=progress,
+        )
+    decidable = made["decidable"]
+    can = "can" if decidable["decides"] else "can't"
+    lines = [
+        f"{made['workspace']}: v0 is live",
+        f"reference: {made['reference']['n']} cases of {made['reference']['patients']} patients",
+        f"anchors: {made['anchor']['n']} cases of {made['anchor']['patients']} patients; with so many the margin "
+        f"of {decidable['plan_margin']:.0%} {can} be decided (power {decidable['power_at_plan_margin']:.2f}; "
+        f"smallest margin {decidable['smallest_margin'] or 1:.1%} at power {decidable['power']})",
+        f"memory: {made['memory']} cases",
+    ]
+    if made["unseen"] == "unknown":
+        lines.append("whom the base was trained on is unknown: anchors may hold its training patients")
+    if made["quarantined"]:
+        lines.append(f"{made['quarantined']} files can't be read: see quarantine/")
+    lines.append("next: homeostat feed DIR, then homeostat run")
+    return Answer(made, "\n".join(lines))

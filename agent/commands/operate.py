@@ -1,0 +1,156 @@
+"""run and update: the cycle, by the daemon or by hand."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from agent import registry
+from agent.answer import Answer, table
+from agent.errors import HomeostatError
+from agent.progress import progress_bar
+from agent.workspace import Workspace, exclusive
+
+PATIENCE = 2 * 3600.0  # seconds that `update` waits for a daemon to answer
+EXIT = {"candidate": 0, "approved": 0, "probation": 0, "active": 0, "held": 3}
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """The daemon; with --until-idle it works off all that is there and ends."""
+    from agent import daemon
+
+    workspace = Workspace(args.workspace)
+    workspace.config  # noqa: B018  a wrong config is told before anything starts
+    with progress_bar() as progress:
+        if args.until_idle:
+            daemon.work_off(workspace, lambda cycle: progress(*_at_work(workspace)))
+        else:
+            daemon.work(workspace)
+    value = summary(workspace)
+    text = (
+        f"{value['cases']} cases observed, {value['quarantined']} quarantined, {value['alarms']} alarms, "
+        f"{value['versions']} versions; {value['live']} is live"
+    )
+    return Answer(value, text)
+
+
+def summary(workspace: Workspace) -> dict[str, Any]:
+    """Counts of all time."""
+    with workspace.store.read() as connection:
+        connection.execute("BEGIN")
+
+        def count(query: str) -> int:
+            return int(connection.execute(query).fetchone()[0])
+
+        return {
+            "cases": count("SELECT coalesce(max(number), 0) FROM observations"),
+            "quarantined": count("SELECT count(*) FROM quarantine"),
+            "alarms": count("SELECT count(*) FROM alarms"),
+            "versions": count("SELECT count(*) FROM versions"),
+            "live": registry.live(connection)["version"],
+        }
+
+
+def _at_work(workspace: Workspace) -> tuple[str, int, int]:
+    with workspace.store.read() as connection:
+        seen = connection.execute("SELECT coalesce(max(number), 0) FROM observations").fetchone()[0]
+        pending = connection.execute(
+            "SELECT count(*) FROM cases WHERE state = 'pending' AND alias_of IS NULL"
+        ).fetchone()
+    return "observing", seen, seen + pending[0]
+
+
+def update(args: argparse.Namespace) -> Answer:
+    """Asks for an update: taken up by a running daemon, else worked off here."""
+    from agent.plan import RECIPES
+
+    workspace = Workspace(args.workspace)
+    plan = workspace.config.plan
+    if args.recipe is not None and args.recipe not in RECIPES:
+        raise HomeostatError(f"there is no recipe '{args.recipe}': there are {', '.join(RECIPES)}")
+    recipes = (args.recipe,) if args.recipe else plan.responses["undetermined"].recipes
+    if args.dry_run:
+        return _dry_run(workspace, recipes)
+    with workspace.store.read() as connection:
+        registry.live(connection)
+    version = _made(workspace, recipes)
+    with workspace.store.read() as connection:
+        state = registry.get(connection, version)["state"]
+        verdicts = [shown(row) for row in registry.verdicts(connection, version)]
+        job = connection.execute(
+            "SELECT says FROM jobs WHERE id = (SELECT job FROM versions WHERE id = ?)", (version,)
+        ).fetchone()
+    if state == "abandoned":
+        raise HomeostatError(
+            f"{version} was abandoned: {job['says'] or 'its process was stopped'}; look at 'homeostat journal'"
+        )
+    value = {"candidate": version, "verdicts": verdicts, "state": state}
+    rows = table(verdicts, ["gate", "role", "verdict", "n", "before", "after", "says"])
+    return Answer(value, f"{rows}\n{version} is {state}", exit_code=EXIT.get(state, 1))
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `verdicts` as the contract shows it."""
+    interval = None if row["low"] is None else [row["low"], row["high"]]
+    names = ("gate", "role", "verdict", "n", "before", "after")
+    return {**{name: row[name] for name in names}, "interval": interval, "margin": row["margin"],
+            "needed": row["needed"], "says": row["says"]}  # fmt: skip
+
+
+def _dry_run(workspace: Workspace, recipes: tuple[str, ...]) -> Answer:
+    from agent.material import develop_cases, new_cases, patients
+
+    with workspace.store.read() as connection:
+        new, develop = patients(new_cases(connection)), patients(develop_cases(connection))
+    value = {"candidate": None, "verdicts": [], "state": "dry-run", "recipes": list(recipes), "new_patients": new,
+             "develop_patients": develop}  # fmt: skip
+    text = f"would try {', '.join(recipes)} on {new} labelled patients, selecting on {develop}"
+    return Answer(value, text, exit_code=0 if new and develop else 3)
+
+
+def _made(workspace: Workspace, recipes: tuple[str, ...]) -> str:
+    """The version that came of a request, judged or abandoned."""
+    from agent import requests
+
+    number = requests.ask(workspace, recipes, by="update")
+    with progress_bar() as progress:
+        _work_here(workspace, progress)
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            said = requests.answer(workspace, number)
+            if said and "error" in said:
+                error = HomeostatError(str(said["error"]))
+                error.exit_code = int(str(said["exit_code"]))
+                raise error
+            if said and _settled(workspace, str(said["version"])):
+                return str(said["version"])
+            time.sleep(0.2)
+    raise HomeostatError("the daemon did not finish the update in two hours: look at 'homeostat status'")
+
+
+def _work_here(workspace: Workspace, progress: Any) -> None:
+    """Takes the request up in this process, unless a daemon holds the workspace: then that one does."""
+    from agent import jobs
+    from agent.cycle import Cycle
+
+    try:
+        with exclusive(workspace.path(".lock"), "busy"):
+            cycle = Cycle(workspace)
+            cycle.start(workspace.now())
+            try:
+                cycle.decide(workspace.now())
+                while cycle.making is not None:
+                    cycle.update(workspace.now())
+                    if cycle.making is not None and cycle.making.job is not None:
+                        jobs.pause(cycle.making.job, progress)
+            finally:
+                cycle.stop(workspace.now())
+    except HomeostatError as error:
+        if str(error) != "busy":
+            raise
+
+
+def _settled(workspace: Workspace, version: str) -> bool:
+    with workspace.store.read() as connection:
+        return registry.get(connection, version)["state"] != "training"

@@ -1,0 +1,169 @@
+"""The cycle of a deployment, one step at a time, under an injected clock. It reads as the agent's job description."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from datetime import datetime
+
+from agent import alerts, inbox, jobs, registry, requests, update, watch
+from agent.decide import Decision, Situation, decide
+from agent.detect import Detector
+from agent.errors import HomeostatError
+from agent.material import new_cases, patients
+from agent.observe import Observer
+from agent.store import Connection, journal
+from agent.workspace import Workspace, get_setting
+
+
+class Cycle:
+    """Holds what is costly to build (models, monitors, a running job); everything durable is in the store."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.observer = Observer(workspace)
+        self.detector = Detector(workspace)
+        self.making: update.Making | None = None
+        self._told = ""
+
+    def start(self, now: datetime) -> None:
+        """What a dead process left half-way is closed as abandoned, and the pointer is brought up to the store."""
+        from agent import pointer
+
+        jobs.abandon_orphans(self.workspace, at=now)
+        pointer.publish(self.workspace)
+
+    def step(self, now: datetime) -> bool:
+        """One turn of the cycle; returns whether anything was done."""
+        steps: tuple[Callable[[datetime], bool], ...] = (
+            self.take,  # source -> case, durable
+            self.observe,  # case -> answer and embedding
+            self.detect,  # ticks -> signals -> alarm
+            self.decide,  # alarm, labels, plan -> recipes, or nothing
+            self.update,  # recipes -> candidate -> verdicts
+            self.promote,  # by the plan, where it may
+            self.watch,  # probation -> active, or back
+            self.alert,  # people are told
+        )
+        return sum(step(now) for step in steps) > 0  # every step has its turn, whatever the others did
+
+    def stop(self, now: datetime) -> None:
+        """Ends a running job; its version is closed as abandoned."""
+        if self.making is not None:
+            update.abandon(self.workspace, self.making, "the agent was stopped", at=now)
+            self.making = None
+
+    def take(self, now: datetime) -> bool:
+        return self.workspace.config.intake.inbox and inbox.scan(self.workspace) > 0
+
+    def observe(self, now: datetime) -> bool:
+        return self.observer.step(now) > 0
+
+    def detect(self, now: datetime) -> bool:
+        return self.detector.step(now) > 0
+
+    def decide(self, now: datetime) -> bool:
+        """A person's request comes first, then what is held for labels, then the plan."""
+        if self.making is not None:
+            return False
+        if (asked := requests.pending(self.workspace)) is not None:
+            with requests.answered(self.workspace, asked):
+                self.making = update.begin(self.workspace, asked.recipes, by=asked.by, at=now)
+                requests.accept(self.workspace, asked, self.making.version)
+            return True
+        if (again := update.rejudge(self.workspace, at=now)) is not None:
+            self.making = again
+            return True
+        with self.workspace.store.read() as connection:
+            if _cases_wait(connection):
+                return False  # what has come already may bring labels: an update learns from all that is there
+            decision = decide(self.workspace.config.plan, situation(connection))
+        if decision.recipes:
+            self._say(decision, now)
+            self.making = update.begin(self.workspace, decision.recipes, by="homeostat", at=now)
+        return bool(decision.recipes)
+
+    def update(self, now: datetime) -> bool:
+        if self.making is None:
+            return False
+        with contextlib.suppress(jobs.JobFailed):  # journaled, and the version is closed as abandoned
+            if update.advance(self.workspace, self.making, at=now) is None:
+                return True
+        self.making = None
+        return True
+
+    def promote(self, now: datetime) -> bool:
+        """In bounded_auto a candidate that passed is approved by the plan, and cites it."""
+        plan = self.workspace.config.plan
+        if plan.mode != "bounded_auto" or self.making is not None:
+            return False
+        with self.workspace.store.read() as connection:
+            if not get_setting(connection, "automatic_promotion", True):
+                return False
+            ready = connection.execute(
+                """SELECT id, state, recipe FROM versions WHERE state IN ('candidate', 'approved')
+                   ORDER BY number DESC LIMIT 1"""
+            ).fetchone()
+        declared = {recipe for response in plan.responses.values() for recipe in response.recipes}
+        if ready is None or ready["recipe"] not in declared:
+            return False
+        by = f"plan {self.workspace.config.plan_digest[:12]}"
+        try:
+            if ready["state"] == "candidate":
+                registry.approve(self.workspace, ready["id"], by=by, reason="every required gate passed")
+            registry.promote(self.workspace, ready["id"], by=by, reason="within the plan's bounds")
+        except HomeostatError as error:
+            return self._complain("promotion_failed", str(error), now)
+        return True
+
+    def watch(self, now: datetime) -> bool:
+        return watch.step(self.workspace, now) is not None
+
+    def alert(self, now: datetime) -> bool:
+        alerts.deliver(self.workspace)
+        return False  # a channel that fails is tried again later: no reason to stay awake
+
+    def _say(self, decision: Decision, now: datetime) -> None:
+        with self.workspace.store.transaction() as connection:
+            body = {"recipes": list(decision.recipes), "says": decision.says}
+            journal.append(connection, "update_decided", at=now, by="homeostat", body=body)
+
+    def _complain(self, event: str, says: str, now: datetime) -> bool:
+        """Journals a failure once, not at every step."""
+        if says == self._told:
+            return False
+        self._told = says
+        with self.workspace.store.transaction() as connection:
+            journal.append(connection, event, at=now, by="homeostat", body={"says": says})
+        return True
+
+
+def _cases_wait(connection: Connection) -> bool:
+    row = connection.execute("SELECT 1 FROM cases WHERE state = 'pending' AND alias_of IS NULL LIMIT 1").fetchone()
+    return row is not None
+
+
+def situation(connection: Connection) -> Situation:
+    """What the plan decides on, as the store knows it."""
+    alarm = connection.execute(
+        """SELECT id, shift, opened_at FROM alarms WHERE state != 'closed' AND shift IS NOT NULL AND shift != 'far-out'
+           ORDER BY id DESC LIMIT 1"""
+    ).fetchone()
+    if alarm is None:
+        return Situation(shift=None, labelled=0, tried_with=None, waiting=False)
+    waiting = connection.execute(
+        "SELECT count(*) FROM versions WHERE state IN ('training', 'candidate', 'held', 'approved')"
+    ).fetchone()[0]
+    tried = connection.execute(
+        """SELECT v.measures FROM versions v LEFT JOIN jobs j ON j.id = v.job
+           WHERE v.created_at >= :since AND (v.state = 'rejected' OR (v.state = 'abandoned' AND j.state = 'failed'))
+           ORDER BY v.number DESC LIMIT 1""",
+        {"since": alarm["opened_at"]},
+    ).fetchone()
+    return Situation(
+        shift=alarm["shift"],
+        labelled=patients(new_cases(connection)),
+        tried_with=None if tried is None else json.loads(tried["measures"])["labelled"],
+        waiting=waiting > 0,
+    )

@@ -1,0 +1,75 @@
+"""Decide: what the plan says to do about an alarm, from what is at hand. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.plan import Plan
+
+TIE = 0.01  # develop is small: recipes within a point of the best are equal, and the cheaper one is taken
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What the decision rests on.
+
+    shift: of the open alarm, None without one. labelled: patients with labels to learn from since the change.
+    tried_with: how many of them the last refused or abandoned candidate had; None before the first try. waiting: a
+    candidate is in the making, is held, or waits for a person.
+    """
+
+    shift: str | None
+    labelled: int
+    tried_with: int | None
+    waiting: bool
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The recipes to try, cheapest first; none means that nothing is done, and `says` tells why."""
+
+    recipes: tuple[str, ...]
+    says: str
+
+
+def decide(plan: Plan, situation: Situation) -> Decision:
+    """The plan's answer; the same situation always gets the same one."""
+    if plan.mode == "observe":
+        return Decision((), "the plan only observes")
+    if situation.shift is None:
+        return Decision((), "no shift is open")
+    if situation.waiting:
+        return Decision((), "a candidate is under way")
+    response = plan.responses[situation.shift]  # type: ignore[index]
+    if not response.recipes:
+        return Decision((), f"a {situation.shift} shift is outside the plan: a person has to decide")
+    need = plan.labels.train_patients
+    if situation.tried_with is not None:
+        need = max(need, int(situation.tried_with * plan.labels.more) + 1)
+    if situation.labelled < need:
+        return Decision((), f"{need - situation.labelled} more labelled patients are needed for the next update")
+    return Decision(response.recipes, f"{situation.labelled} labelled patients since the change")
+
+
+def choose(
+    table: Mapping[str, Mapping[str, Mapping[str, float]]], before: Mapping[str, Mapping[str, float]], margin: float
+) -> str:
+    """The finalist among recipes in order of cost, by their measures on *develop*: {recipe: {domain: measures}}.
+
+    A recipe that falls in some domain by more than the plan's margin of forgetting (as a point estimate) goes behind
+    all that don't; among equals the mean over domains of balanced accuracy decides, and within a point of the best the
+    cheapest. Only the finalist is shown to the anchors.
+    """
+
+    def forgets(name: str) -> bool:
+        return any(
+            table[name][domain]["balanced_accuracy"] < before[domain]["balanced_accuracy"] - margin for domain in before
+        )
+
+    def mean(name: str) -> float:
+        return sum(m["balanced_accuracy"] for m in table[name].values()) / len(table[name])
+
+    eligible = [name for name in table if not forgets(name)] or list(table)
+    best = max(mean(name) for name in eligible)
+    return next(name for name in eligible if mean(name) >= best - TIE)

@@ -1,0 +1,267 @@
+"""fit and init: a base model with the one split, and the workspace that inherits it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent import anchors, bundle, material, pointer, registry
+from agent.config import Config, read_config, render
+from agent.datafolder import read_folder
+from agent.domains import key_of
+from agent.errors import HomeostatError
+from agent.examples import FolderExamples, StoredExamples
+from agent.intake import Intake
+from agent.observe import answers, record
+from agent.reference import open_epoch
+from agent.split import Split
+from agent.store import Connection, journal
+from agent.update import store_memory
+from agent.workspace import Workspace, put_setting, write_atomically
+
+Progress = Callable[[str, int, int], None]
+
+BY = "init"
+
+
+def fit(
+    data: Path,
+    out: Path,
+    *,
+    where: Sequence[str],
+    backbone: str | None,
+    epochs: int | None,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Draws the split over the folder's patients, trains on *train*, selects on *develop*, measures on *judge*.
+
+    Raises HomeostatError where the folder has no labels, one class, or a split part without patients.
+    """
+    import numpy as np
+
+    from monitors import Scores, balanced_accuracy
+    from strategies.base import DEFAULT_BACKBONE, DEFAULT_EPOCHS, fit_base
+
+    started = time.monotonic()
+    if out.exists() and any(out.iterdir()):
+        raise HomeostatError(f"{out} is not empty: name a new folder with --out")
+    rows = [row for row in read_folder(data, where).rows if row.label]
+    classes = sorted({row.label for row in rows if row.label})
+    if not rows:
+        raise HomeostatError(f"{data} has no labelled case to learn from: fill the column 'label' of its cases.csv")
+    if len(classes) < 2:
+        raise HomeostatError(f"{data} has one class only ({classes[0]}): a classifier needs at least two")
+    split = Split.draw({row.patient_id for row in rows}, seed)
+    parts = {name: [r for r in rows if split.assign(r.patient_id) == name] for name in ("train", "develop", "judge")}
+    for name, part in parts.items():
+        if not part:
+            raise HomeostatError(f"{data} has too few patients: none fell into the {name} split; bring more patients")
+    examples = {name: FolderExamples(part, classes) for name, part in parts.items()}
+
+    def measure(probability: Any, target: Any) -> float:
+        unit = np.arange(len(target)).astype(np.str_)
+        return float(balanced_accuracy(Scores(probability=probability, target=target, unit=unit))[0])
+
+    try:
+        made = fit_base(
+            examples["train"],
+            examples["develop"],
+            tuple(classes),
+            backbone=backbone or DEFAULT_BACKBONE,
+            epochs=epochs or DEFAULT_EPOCHS,
+            seed=seed,
+            out=out,
+            measure=measure,
+            progress=progress,
+        )
+    except ValueError as error:
+        raise HomeostatError(str(error)) from error
+    split.write(out)
+    judged = _measures(out, examples["judge"], progress)
+    return {
+        "out": str(out),
+        "backbone": made["backbone"],
+        "n_train": len(parts["train"]),
+        "n_val": len(parts["develop"]),
+        "n_judge": len(parts["judge"]),
+        "classes": classes,
+        "metrics": judged,
+        "epochs": made["epochs"],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _measures(base: Path, examples: FolderExamples, progress: Progress) -> dict[str, float | None]:
+    """The measures of a base on patients that it has never seen."""
+    from agent.measure import measures_of, scores_of
+    from strategies.predictor import Predictor
+
+    return measures_of(scores_of(Predictor.load(base), examples, progress))
+
+
+def init(
+    root: Path, base: Path, reference: Path, *, where: Sequence[str], config: Path | None, progress: Progress
+) -> dict[str, Any]:
+    """Makes a workspace in `root`; a call that dies leaves a folder without live.json, which `init` asks to be removed.
+
+    Raises HomeostatError where the base is none, the reference can't be read, or no unseen patient is in it.
+    """
+    resolved = read_config(config) if config else Config()
+    classes, task = _of_base(base)
+    read_folder(reference, where)  # a wrong folder is refused before anything is written
+    workspace = Workspace.create(root)
+    write_atomically(workspace.path("homeostat.yaml"), render(resolved).encode())
+    shutil.copytree(base, workspace.base)
+    known_split = (workspace.base / "split.json").exists()
+    if not known_split:
+        Split.draw((), resolved.plan.seed).write(workspace.base)
+    with workspace.store.transaction() as connection:
+        put_setting(connection, "classes", list(classes))
+        put_setting(connection, "task", task)
+        put_setting(connection, "unseen", "known" if known_split else "unknown")
+        journal.append(connection, "workspace_made", at=workspace.now(), by=BY, body={"task": task})
+    taken = Intake(workspace).take(reference, where=where, labels=True, origin="reference")
+    digest, base_digest = _write_v0(workspace)
+    with workspace.store.read() as connection:
+        cases = [
+            row["case_id"]
+            for row in connection.execute(
+                "SELECT case_id FROM cases WHERE origin = 'reference' AND alias_of IS NULL ORDER BY seq"
+            )
+        ]
+    if not cases:
+        raise HomeostatError(
+            f"{reference} has no readable case: see quarantine/ in {root}, then make the workspace anew"
+        )
+    seen = _observe(workspace, cases, progress)
+    with workspace.store.transaction() as connection:
+        registry.register_base(
+            connection,
+            digest=digest,
+            base_digest=base_digest,
+            plan_digest=resolved.plan_digest,
+            by=BY,
+            at=workspace.now(),
+        )
+        counts = _reference(workspace, connection, cases, seen, base_digest)
+    pointer.publish(workspace)
+    return {
+        "workspace": str(workspace.root),
+        "live": "v0",
+        "reference": counts["reference"],
+        "anchor": counts["anchor"],
+        "decidable": _decidable(resolved, counts["anchor"]["patients"]),
+        "unseen": "known" if known_split else "unknown",
+        "quarantined": taken["quarantined"],
+        "memory": counts["memory"],
+    }
+
+
+def _of_base(base: Path) -> tuple[tuple[str, ...], str]:
+    from strategies.base import read_record
+
+    try:
+        record = read_record(base)
+    except (ValueError, OSError) as error:
+        raise HomeostatError(str(error)) from error
+    return tuple(record["classes"]), record["task"]
+
+
+def _write_v0(workspace: Workspace) -> tuple[str, str]:
+    """v0 is the base alone: its bundle holds preprocessing, thresholds, an identity recalibrator and golden outputs."""
+    from strategies.model import Recalibrator, Thresholds
+    from strategies.predictor import Predictor, write_golden
+    from strategies.preprocessing import to_record
+
+    parts = workspace.path("jobs", "v0")
+    parts.mkdir(parents=True, exist_ok=True)
+    try:
+        predictor = Predictor.load(workspace.base)
+    except ValueError as error:
+        raise HomeostatError(str(error)) from error
+    Recalibrator().write(parts / "recalibrator.json")
+    Thresholds().write(parts / "thresholds.json")
+    (parts / "preprocessing.json").write_text(json.dumps(to_record(predictor.preprocessing), indent=1))
+    write_golden(predictor, parts)
+    base_digest = bundle.folder_digest(workspace.base)
+    return bundle.write(workspace, "v0", parts, {"base_digest": base_digest, "recipe": "base"}), base_digest
+
+
+def _observe(workspace: Workspace, cases: Sequence[str], progress: Progress) -> dict[str, tuple[Any, Any]]:
+    from strategies.predictor import Predictor
+
+    predictor, examples = Predictor.load(workspace.base), StoredExamples(workspace, cases)
+    batch, seen = workspace.config.model.batch, {}
+    for start in range(0, len(cases), batch):
+        chunk = range(start, min(start + batch, len(cases)))
+        scores, embedding = answers(predictor, [predictor.prepare(examples.image(i)) for i in chunk])
+        seen.update({cases[i]: (scores[j], embedding[j]) for j, i in enumerate(chunk)})
+        progress("reading the reference", chunk[-1] + 1, len(cases))
+    return seen
+
+
+def _reference(
+    workspace: Workspace,
+    connection: Connection,
+    cases: Sequence[str],
+    seen: dict[str, tuple[Any, Any]],
+    base_digest: str,
+) -> dict[str, Any]:
+    """Observations, epoch, anchors and memory of the deployed model, in the caller's transaction."""
+    from strategies.memory import balanced_by_domain
+
+    now, config = workspace.now(), workspace.config
+    sensor = f"base:{base_digest[:16]}"
+    put_setting(connection, "sensor", sensor)
+    rows = {
+        row["case_id"]: row
+        for row in connection.execute(
+            """SELECT c.case_id, c.site, c.scanner, c.patient_key, p.split FROM cases c
+               JOIN patients p ON p.patient_key = c.patient_key WHERE c.origin = 'reference'"""
+        )
+    }
+    home = sorted({key_of(rows[case], config.intake.domain_by) for case in cases} - {""})
+    put_setting(connection, "home", home)
+    for case in cases:
+        scores, embedding = seen[case]
+        record(connection, case_id=case, version="v0", role="replay", scores=scores, embedding=embedding,
+               sensor=sensor, trust="normal", at=now)  # fmt: skip
+    connection.execute(
+        "UPDATE cases SET state = 'observed', domain = 'home' WHERE origin = 'reference' AND alias_of IS NULL"
+    )
+    members = {case: "transform" if rows[case]["split"] == "train" else "calibrate" for case in cases}
+    open_epoch(connection, version="v0", sensor=sensor, members=members, at=now, by=BY)
+    anchors.open_generations(
+        connection, least=config.plan.labels.anchor_patients, alpha=config.plan.alpha, by=BY, at=now
+    )
+    anchored = [case for one in anchors.current(connection) for case in one.cases]
+    memory = store_memory(connection, "v0", material.trainable_cases(connection), workspace, balanced_by_domain)
+    return {
+        "reference": {"n": len(cases), "patients": len({rows[case]["patient_key"] for case in cases})},
+        "anchor": {"n": len(anchored), "patients": material.patients(anchored)},
+        "memory": memory,
+    }
+
+
+def _decidable(config: Config, patients: int) -> dict[str, Any]:
+    """What the gates of the plan can tell with so many anchor patients, at its power and its first look's alpha."""
+    from monitors import decidable, power, spend
+
+    alpha = spend(config.plan.alpha, 1)
+    margin = config.plan.gates["forgetting"].margin
+    smallest = decidable(patients, alpha=alpha, power=config.plan.power)
+    return {
+        "patients": patients,
+        "discordance": 0.05,
+        "alpha": alpha,
+        "power": config.plan.power,
+        "smallest_margin": round(smallest, 4) if patients else None,
+        "plan_margin": margin,
+        "power_at_plan_margin": round(power(patients, margin, alpha=alpha), 3),
+        "decides": bool(patients) and smallest <= margin,
+    }

@@ -1,0 +1,40 @@
+"""Which domain a case belongs to: anchors, memory and forgetting are kept per domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.store import Connection
+from agent.workspace import get_setting
+
+HOME = "home"
+
+
+def domain_of(case: Mapping[str, Any], *, by: Sequence[str], home: Sequence[str], episode: str | None) -> str:
+    """Home for a site and scanner that the reference had; else their names; by the open episode where unknown.
+
+    home: the values that the reference's cases had, as `key_of` writes them. episode: "since-alarm-3" while an alarm
+    of a shift is open, None otherwise.
+    """
+    key = key_of(case, by)
+    if key:
+        return HOME if key in home else key
+    return episode or HOME
+
+
+def key_of(case: Mapping[str, Any], by: Sequence[str]) -> str:
+    return "/".join(str(case[column]) for column in by if case[column])
+
+
+def episode_name(connection: Connection) -> str | None:
+    """The domain of cases without a site or scanner of their own while a shift goes on; None outside of one."""
+    row = connection.execute(
+        """SELECT id FROM alarms WHERE state != 'closed' AND shift IS NOT NULL AND shift != 'far-out'
+           ORDER BY id DESC LIMIT 1"""
+    ).fetchone()
+    return f"since-alarm-{row['id']}" if row else None
+
+
+def home_keys(connection: Connection) -> list[str]:
+    return get_setting(connection, "home", [])

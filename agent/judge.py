@@ -1,0 +1,176 @@
+"""Judge: the gates of the plan over what the candidate, the live and the original version say of the anchors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from agent.anchors import AnchorSet
+from agent.domains import HOME
+from agent.plan import GateRule, Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from monitors.protocols import Burden, Gate, Judgement, Scores
+
+GAIN_ALPHA = 0.05  # at each look the full level: a false gain does no harm that the other gates would not see
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchored:
+    """One anchor set with what three versions say of its cases, and the alpha that this look may spend."""
+
+    anchors: AnchorSet
+    target: NDArray[np.integer]
+    original: NDArray[np.floating]
+    live: NDArray[np.floating]
+    candidate: NDArray[np.floating]
+    groups: Mapping[str, NDArray[np.str_]]
+    alpha: float
+
+    def scores(self, probability: NDArray[np.floating]) -> Scores:
+        import numpy as np
+
+        from monitors import Scores
+
+        unit = np.array([case["patient"] for case in self.anchors.cases], np.str_)
+        return Scores(probability=probability, target=self.target, unit=unit)
+
+
+@dataclass(frozen=True)
+class Named:
+    """A judgement under a name that tells gate, domain and what it was compared with; and its role in the plan."""
+
+    gate: str
+    role: str
+    judgement: Judgement
+
+
+def judge(plan: Plan, anchored: Sequence[Anchored], learnt: Sequence[str]) -> list[Named]:
+    """Every gate of the plan. `learnt`: the domains that the candidate learnt from; gain is asked of those."""
+    return [*_gain(plan, anchored, learnt), *_per_domain(plan, anchored), *_subgroups(plan, anchored)]
+
+
+def outcome(verdicts: Sequence[Named]) -> str:
+    """The state that follows: every required gate must pass (an intersection-union test needs no correction)."""
+    from monitors import Verdict
+
+    required = [named.judgement.verdict for named in verdicts if named.role == "require"]
+    if Verdict.FAIL in required:
+        return "rejected"
+    return "held" if Verdict.INSUFFICIENT in required else "candidate"
+
+
+def _gain(plan: Plan, anchored: Sequence[Anchored], learnt: Sequence[str]) -> Iterator[Named]:
+    """Home counts only where nothing else was learnt: a model that was made for home can't gain there by much."""
+    from monitors import Gain
+
+    rule = plan.gates["gain"]
+    away = [domain for domain in learnt if domain != HOME] or list(learnt)
+    for domain in away:
+        found = [a for a in anchored if a.anchors.domain == domain]
+        gate = Gain(margin=rule.margin, alpha=GAIN_ALPHA)
+        if found:
+            judged = gate.judge(found[0].scores(found[0].live), found[0].scores(found[0].candidate))
+        else:
+            judged = _no_anchors(gate, domain, rule, plan.labels.anchor_patients)
+        yield Named(f"gain:{domain}", rule.role, judged)
+
+
+def _per_domain(plan: Plan, anchored: Sequence[Anchored]) -> Iterator[Named]:
+    from monitors import Calibration, Forgetting, NegativeFlips
+
+    for one in anchored:
+        domain, after = one.anchors.domain, one.scores(one.candidate)
+        for against, before in (("original", one.original), ("live", one.live)):
+            rule = plan.gates["forgetting"]
+            gate: Gate = Forgetting(margin=rule.margin, burden=_burden(rule), alpha=one.alpha)
+            yield Named(f"forgetting:{domain}:{against}", rule.role, gate.judge(one.scores(before), after))
+        for name, kind in (("calibration", Calibration), ("negative_flips", NegativeFlips)):
+            rule = plan.gates[name]
+            gate = kind(margin=rule.margin, burden=_burden(rule), alpha=one.alpha)
+            yield Named(f"{name}:{domain}", rule.role, gate.judge(one.scores(one.live), after))
+
+
+def _subgroups(plan: Plan, anchored: Sequence[Anchored]) -> Iterator[Named]:
+    """Each column over all domains together: a group is a group wherever it was imaged."""
+    import numpy as np
+
+    from monitors import Scores, WorstSubgroup
+
+    rule = plan.gates["worst_subgroup"]
+    if not anchored:
+        return
+
+    def together(part: str) -> Scores:
+        records = [one.scores(getattr(one, part)) for one in anchored]
+        return Scores(
+            probability=np.concatenate([r.probability for r in records]),
+            target=np.concatenate([r.target for r in records]),
+            unit=np.concatenate([r.unit for r in records]),
+        )
+
+    before, after = together("live"), together("candidate")
+    for column in anchored[0].groups:
+        groups = np.concatenate([one.groups[column] for one in anchored])
+        if len(np.unique(groups)) < 2:
+            continue
+        gate = WorstSubgroup(
+            groups,
+            margin=rule.margin,
+            burden=_burden(rule),
+            alpha=min(one.alpha for one in anchored),
+            min_n=plan.min_group,
+        )
+        yield Named(f"worst_subgroup:{column}", rule.role, gate.judge(before, after))
+
+
+def _no_anchors(gate: Gate, domain: str, rule: GateRule, least: int) -> Judgement:
+    from monitors import Judgement, Verdict
+
+    return Judgement(
+        gate=gate.name,
+        verdict=Verdict.INSUFFICIENT,
+        n=0,
+        before=None,
+        after=None,
+        interval=None,
+        margin=rule.margin,
+        needed=least,
+        says=f"{domain} has no anchor set yet: {least} labelled patients of the judge split open one.",
+    )
+
+
+def _burden(rule: GateRule) -> Burden:
+    from monitors import Burden
+
+    return Burden(rule.burden)
+
+
+def age_band(age: Any) -> str:
+    """Decades of twenty years, as radiology reports use them; unknown stays unknown."""
+    try:
+        years = int(float(str(age).rstrip("Yy")))
+    except ValueError:
+        return ""
+    return f"{years // 20 * 20}-{years // 20 * 20 + 19}"
+
+
+def as_dict(named: Named) -> dict[str, Any]:
+    """A verdict as the contract shows it."""
+    j = named.judgement
+    return {
+        "gate": named.gate,
+        "role": named.role,
+        "verdict": str(j.verdict),
+        "n": j.n,
+        "before": j.before,
+        "after": j.after,
+        "interval": list(j.interval) if j.interval else None,
+        "margin": j.margin,
+        "needed": j.needed,
+        "says": j.says,
+    }

@@ -1,0 +1,95 @@
+"""What an update learns from and is judged on, as the store knows it: never one patient on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agent.episodes import FAR_OUT
+from agent.store import Connection
+
+MOST_NEW = 4000  # an update learns from the latest so many cases
+MOST_REFERENCE = 2000  # and a reference epoch holds the latest so many
+
+_LABELLED = """
+    SELECT c.case_id AS case_id, i.uri AS uri, i.media_type AS media_type, l.value AS label,
+           c.patient_key AS patient, c.domain AS domain
+    FROM cases c
+    JOIN inputs i ON i.case_id = c.case_id AND i.role = 'image'
+    JOIN labels l ON l.case_id = c.case_id AND l.kind = 'class'
+    JOIN patients p ON p.patient_key = c.patient_key
+    WHERE c.state = 'observed' AND c.alias_of IS NULL AND c.domain != :far_out
+"""
+
+Case = dict[str, Any]  # case_id, uri, media_type, label, patient, domain
+
+
+def onset(connection: Connection) -> int:
+    """Number of the first case after the latest change that was alarmed; 1 where none ever was."""
+    row = connection.execute(
+        """SELECT coalesce(since_case, opened_at_case) AS since FROM alarms
+           WHERE shift IS NOT NULL AND shift != 'far-out' ORDER BY id DESC LIMIT 1"""
+    ).fetchone()
+    return row["since"] if row else 1
+
+
+def new_cases(connection: Connection) -> list[Case]:
+    """Labelled cases of training patients, observed since the onset; the latest MOST_NEW."""
+    return _cases(
+        connection,
+        _LABELLED
+        + """AND p.split = 'train' AND c.case_id IN
+             (SELECT case_id FROM observations WHERE role = 'live' AND number >= :onset)
+             ORDER BY c.seq DESC LIMIT :most""",
+        onset=onset(connection),
+        most=MOST_NEW,
+    )
+
+
+def develop_cases(connection: Connection) -> list[Case]:
+    """Every labelled case of the patients that select; the latest MOST_NEW."""
+    return _cases(connection, _LABELLED + "AND p.split = 'develop' ORDER BY c.seq DESC LIMIT :most", most=MOST_NEW)
+
+
+def memory_cases(connection: Connection, version: str) -> list[Case]:
+    """The rehearsal sample that stands with a version."""
+    return _cases(
+        connection,
+        _LABELLED + "AND c.case_id IN (SELECT case_id FROM memory WHERE version = :version) ORDER BY c.seq",
+        version=version,
+    )
+
+
+def trainable_cases(connection: Connection) -> list[Case]:
+    """Every labelled case of training patients, reference and feed."""
+    return _cases(connection, _LABELLED + "AND p.split = 'train' ORDER BY c.seq")
+
+
+def judge_cases(connection: Connection) -> list[Case]:
+    """Every labelled case of the patients that judge."""
+    return _cases(connection, _LABELLED + "AND p.split = 'judge' ORDER BY c.seq")
+
+
+def reference_cases(connection: Connection) -> list[Case]:
+    """Cases since the onset, labelled or not, with the patient's split: the next version is watched against them."""
+    return _cases(
+        connection,
+        """SELECT c.case_id AS case_id, i.uri AS uri, i.media_type AS media_type, NULL AS label,
+                  c.patient_key AS patient, c.domain AS domain, p.split AS split
+           FROM observations o
+           JOIN cases c ON c.case_id = o.case_id
+           JOIN inputs i ON i.case_id = c.case_id AND i.role = 'image'
+           JOIN patients p ON p.patient_key = c.patient_key
+           WHERE o.role = 'live' AND o.number >= :onset AND c.domain != :far_out
+           ORDER BY o.number DESC LIMIT :most""",
+        onset=onset(connection),
+        most=MOST_REFERENCE,
+    )
+
+
+def patients(cases: Sequence[Case]) -> int:
+    return len({case["patient"] for case in cases})
+
+
+def _cases(connection: Connection, statement: str, **values: Any) -> list[Case]:
+    return [dict(row) for row in connection.execute(statement, {"far_out": FAR_OUT, **values})]

@@ -1,0 +1,104 @@
+"""Reference epochs: the approved cases that the stream is compared with, one epoch per version approved on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from agent.clock import parse_time, rfc3339
+from agent.errors import HomeostatError
+from agent.store import Connection, insert, journal
+
+if TYPE_CHECKING:
+    from monitors.protocols import Batch, Reference
+
+
+def open_epoch(
+    connection: Connection, *, version: str, sensor: str, members: Mapping[str, str], at: datetime, by: str
+) -> int:
+    """Opens the epoch of `version` over `members` (case id -> "transform" or "calibrate"). Returns its number."""
+    epoch = connection.execute("SELECT coalesce(max(epoch), 0) + 1 FROM reference_epochs").fetchone()[0]
+    insert(connection, "reference_epochs", epoch=epoch, version=version, sensor=sensor, opened_at=rfc3339(at))
+    connection.executemany(
+        "INSERT INTO reference_members (epoch, case_id, part) VALUES (?, ?, ?)",
+        [(epoch, case, part) for case, part in sorted(members.items())],
+    )
+    parts = list(members.values())
+    body = {"epoch": epoch, "version": version, **{part: parts.count(part) for part in ("transform", "calibrate")}}
+    journal.append(connection, "reference_opened", at=at, by=by, body=body)
+    return epoch
+
+
+def epoch_of(connection: Connection, version: str) -> tuple[int, str]:
+    """(epoch, version it belongs to): the version's own, else that of its nearest ancestor that has one."""
+    name: str | None = version
+    while name is not None:
+        found = connection.execute(
+            "SELECT epoch FROM reference_epochs WHERE version = :v ORDER BY epoch DESC LIMIT 1", {"v": name}
+        ).fetchone()
+        if found:
+            return found["epoch"], name
+        row = connection.execute("SELECT parent FROM versions WHERE id = :v", {"v": name}).fetchone()
+        name = row["parent"] if row else None
+    raise HomeostatError(
+        f"version {version} has no reference to be watched against: make the workspace anew with 'init'"
+    )
+
+
+ROWS = """
+    SELECT o.number, o.case_id, o.scores, o.embedding, o.version, o.sensor, c.patient_key, c.acquired_at, c.facts
+    FROM observations o JOIN cases c ON c.case_id = o.case_id
+"""
+
+
+def read_reference(connection: Connection, epoch: int, version: str) -> Reference:
+    """What `version` said and the sensor saw of the epoch's cases, both parts."""
+    from monitors.protocols import Reference
+
+    parts = {}
+    for part in ("transform", "calibrate"):
+        rows = connection.execute(
+            ROWS
+            + """JOIN reference_members m ON m.case_id = o.case_id AND m.epoch = :epoch AND m.part = :part
+                 WHERE o.version = :version GROUP BY o.case_id ORDER BY c.acquired_at, c.seq""",
+            {"epoch": epoch, "part": part, "version": version},
+        ).fetchall()
+        parts[part] = batch_of(rows)
+    return Reference(**parts)
+
+
+def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan")) -> Batch:
+    """The monitors' record of observed rows (columns of ROWS); reference rows get the numbers 1..n."""
+    import numpy as np
+
+    from monitors.protocols import Batch
+
+    def matrix(column: str) -> Any:
+        return np.stack([np.frombuffer(row[column], "<f4") for row in rows]) if rows else np.zeros((0, 0), np.float32)
+
+    return Batch(
+        index=np.array([row["number"] or i for i, row in enumerate(rows, 1)], np.int64),
+        unit=np.array([row["patient_key"] for row in rows], np.str_),
+        stratum=np.full(len(rows), "all", np.str_),
+        time=np.array([_seconds(row["acquired_at"]) for row in rows], np.float64),
+        outputs=matrix("scores"),
+        embedding=matrix("embedding"),
+        version=rows[0]["version"] if rows else "",
+        sensor=rows[0]["sensor"] if rows else "",
+        tick_time=tick_time,
+    )
+
+
+def _seconds(acquired_at: str | None) -> float:
+    return float("nan") if acquired_at is None else parse_time(acquired_at).timestamp()
+
+
+def observed_rows(connection: Connection, numbers: Iterable[int]) -> list[Mapping[str, Any]]:
+    """Rows of the live observations with these numbers, in order; the numbers are consecutive."""
+    wanted = sorted(numbers)
+    if not wanted:
+        return []
+    return connection.execute(
+        ROWS + "WHERE o.number BETWEEN :first AND :last ORDER BY o.number", {"first": wanted[0], "last": wanted[-1]}
+    ).fetchall()

@@ -1,0 +1,337 @@
+"""Update: from a decision to a judged candidate, by way of two jobs; the live model is untouched.
+
+Nothing here is durable but what the store says: a process that dies in between leaves a version in state training,
+which the next start closes as abandoned.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from agent import anchors, bundle, jobs, material, registry
+from agent.clock import rfc3339
+from agent.errors import HomeostatError, NotEnoughEvidence
+from agent.judge import Anchored, Named, age_band, as_dict, judge, outcome
+from agent.observe import record
+from agent.reference import open_epoch
+from agent.store import Connection, insert, journal
+from agent.workspace import Workspace, get_setting
+
+FORM_OF_JOB = ("uri", "media_type", "label", "patient", "domain")
+
+
+@dataclass
+class Making:
+    """One candidate in the making: first its training job, then the job that shows it to the anchors.
+
+    `trained` is the first job's result, empty while it trains; a held version judged again starts at the second.
+    """
+
+    version: str
+    job: jobs.Job | None
+    learnt: tuple[str, ...]
+    labelled: int
+    tried: tuple[str, ...]
+    trained: dict[str, Any] = field(default_factory=dict)
+    parts: Path | None = None
+    anchored: Sequence[anchors.AnchorSet] = ()
+    shown: Sequence[material.Case] = ()
+    reference: Sequence[material.Case] = ()
+
+
+def begin(workspace: Workspace, recipes: Sequence[str], *, by: str, at: datetime) -> Making:
+    """Registers the next version and starts its training. Raises NotEnoughEvidence without labels to learn from."""
+    config = workspace.config
+    with workspace.store.read() as connection:
+        live = registry.live(connection)["version"]
+        new = material.new_cases(connection)
+        memory = material.memory_cases(connection, live)
+        develop = material.develop_cases(connection)
+        classes = get_setting(connection, "classes")
+    if not new or not develop:
+        whose = "training" if not new else "develop"
+        raise NotEnoughEvidence(
+            f"no labelled case of a {whose} patient has come since the change: "
+            "bring labels with 'homeostat labels import FILE'"
+        )
+    spec = {
+        "base": "base",
+        "live": _folder_of(live),
+        "recipes": list(recipes),
+        "new": _for_job(new),
+        "memory": _for_job(memory),
+        "develop": _for_job(develop),
+        "classes": classes,
+        "seed": config.plan.seed,
+        "batch": config.model.batch,
+        "margin": config.plan.gates["forgetting"].margin,
+    }
+    job = jobs.start(workspace, "train", spec, config.plan.limits, at=at)
+    with workspace.store.transaction() as connection:
+        version = registry.create(
+            connection, recipe="+".join(recipes), parent=live, job=job.id, plan_digest=config.plan_digest, by=by, at=at
+        )
+        domains = sorted({case["domain"] for case in new})
+        measures = {"labelled": material.patients(new), "domains": domains}
+        _measured(connection, version, measures)
+    return Making(
+        version=version,
+        job=job,
+        learnt=tuple(domains),
+        labelled=material.patients(new),
+        tried=tuple(recipes),
+    )
+
+
+def rejudge(workspace: Workspace, *, at: datetime) -> Making | None:
+    """Shows a held version to the anchors again, once labels have opened a generation that it has not seen."""
+    config = workspace.config
+    with workspace.store.read() as connection:
+        held = connection.execute("SELECT * FROM versions WHERE state = 'held' ORDER BY number DESC LIMIT 1").fetchone()
+        if held is None:
+            return None
+    with workspace.store.transaction() as connection:
+        anchors.open_generations(
+            connection, least=config.plan.labels.anchor_patients, alpha=config.plan.alpha, by="homeostat", at=at
+        )
+        seen = {
+            (row["domain"], row["generation"])
+            for row in connection.execute("SELECT domain, generation FROM looks WHERE version = ?", (held["id"],))
+        }
+        if all((one.domain, one.generation) in seen for one in anchors.current(connection)):
+            return None
+    measures = json.loads(held["measures"])
+    trained = json.loads(workspace.path("versions", held["id"], "version.json").read_text())
+    making = Making(
+        version=held["id"],
+        job=None,
+        learnt=tuple(measures["domains"]),
+        labelled=measures["labelled"],
+        tried=(held["recipe"],),
+        trained={"finalist": held["recipe"], "made": trained["made"], "develop": trained["develop"]},
+        parts=workspace.path("versions", held["id"]),
+    )
+    _show(workspace, making, at)
+    return making
+
+
+def advance(workspace: Workspace, making: Making, *, at: datetime) -> str | None:
+    """Looks after the running job; the state of the version once it is judged, None until then. Raises JobFailed."""
+    assert making.job is not None
+    try:
+        result = jobs.poll(workspace, making.job, at=at)
+        if result is None:
+            return None
+        if not making.trained:
+            making.trained, making.parts = result, making.job.folder / "candidate"
+            _show(workspace, making, at)
+            return None
+        return _judge(workspace, making, at)
+    except HomeostatError as error:
+        abandon(workspace, making, str(error), at=at)
+        raise
+
+
+def abandon(workspace: Workspace, making: Making, reason: str, *, at: datetime) -> None:
+    """Ends the job and closes its version as abandoned."""
+    if making.job is not None:
+        jobs.kill(making.job)
+    with workspace.store.transaction() as connection:
+        if registry.get(connection, making.version)["state"] == "training":
+            registry.move(connection, making.version, "abandoned", by="homeostat", reason=reason, at=at)
+
+
+def _show(workspace: Workspace, making: Making, at: datetime) -> None:
+    """Starts the job in which candidate, live and original answer the anchors' and the reference's cases."""
+    config = workspace.config
+    with workspace.store.transaction() as connection:
+        anchors.open_generations(
+            connection, least=config.plan.labels.anchor_patients, alpha=config.plan.alpha, by="homeostat", at=at
+        )
+        making.anchored = anchors.current(connection)
+        making.reference = material.reference_cases(connection)
+        live = registry.live(connection)["version"]
+        classes = get_setting(connection, "classes")
+    by_id = {c["case_id"]: c for c in [*making.reference, *(c for a in making.anchored for c in a.cases)]}
+    making.shown = list(by_id.values())
+    assert making.parts is not None
+    candidate = making.parts.relative_to(workspace.root).as_posix()
+    versions = {"v0": None, live: _folder_of(live), making.version: candidate}
+    spec = {"base": "base", "versions": versions, "cases": _for_job(making.shown), "classes": classes,
+            "batch": config.model.batch}  # fmt: skip
+    making.job = jobs.start(workspace, "infer", spec, config.plan.limits, at=at)
+
+
+def _judge(workspace: Workspace, making: Making, at: datetime) -> str:
+    """Verdicts, bundle, and all that stands with the version, in one transaction."""
+    import numpy as np
+
+    assert making.job is not None and making.parts is not None
+    outputs = dict(np.load(making.job.folder / "outputs.npz", allow_pickle=False))
+    with workspace.store.read() as connection:
+        live = registry.live(connection)["version"]
+        anchored = anchor_records(workspace, connection, making, outputs, live)
+    verdicts = judge(workspace.config.plan, anchored, making.learnt)
+    state = outcome(verdicts)
+    again = making.parts.parent == workspace.path("versions")
+    if not again:
+        digest = bundle.write(workspace, making.version, making.parts, _facts(workspace, making, live))
+    bundle.record_verdicts(workspace, making.version, [as_dict(named) for named in verdicts])
+    with workspace.store.transaction() as connection:
+        if again:
+            registry.move(connection, making.version, "candidate", by="homeostat", reason="judged again", at=at)
+        else:
+            finalist = making.trained["finalist"]
+            connection.execute("UPDATE versions SET recipe = ? WHERE id = ?", (finalist, making.version))
+            _measured(connection, making.version, {"develop": making.trained["develop"]})
+            reason = f"trained by {finalist} on {making.labelled} labelled patients"
+            registry.complete(connection, making.version, digest=digest, by="homeostat", reason=reason, at=at)
+        _keep(workspace, connection, making, outputs, at)
+        write_verdicts(connection, making.version, verdicts, at)
+        for one in anchored:
+            anchors.look(connection, one.anchors, version=making.version, alpha=one.alpha, at=at)
+        if state != "candidate":
+            failed = [n for n in verdicts if n.role == "require" and n.judgement.verdict != "PASS"]
+            registry.move(connection, making.version, state, by="homeostat", reason=failed[0].judgement.says, at=at)
+    return state
+
+
+def anchor_records(
+    workspace: Workspace, connection: Connection, making: Making, outputs: Mapping[str, Any], live: str
+) -> list[Anchored]:
+    """Per anchor set: targets, and what the original, live and candidate said of its cases."""
+    import numpy as np
+
+    from monitors import spend
+
+    position = {case["case_id"]: i for i, case in enumerate(making.shown)}
+    classes = {name: i for i, name in enumerate(get_setting(connection, "classes"))}
+    records = []
+    for one in making.anchored:
+        rows = np.array([position[case["case_id"]] for case in one.cases], np.int64)
+        records.append(
+            Anchored(
+                anchors=one,
+                target=np.array([classes[case["label"]] for case in one.cases], np.int64),
+                original=outputs["scores_v0"][rows],
+                live=outputs[f"scores_{live}"][rows],
+                candidate=outputs[f"scores_{making.version}"][rows],
+                groups=_groups(connection, one.cases, workspace.config.monitors.subgroups),
+                alpha=spend(workspace.config.plan.alpha, one.looks + 1),
+            )
+        )
+    return records
+
+
+def write_verdicts(connection: Connection, version: str, verdicts: Sequence[Named], at: datetime) -> None:
+    """Replaces a version's verdicts by these, and journals them."""
+    connection.execute("DELETE FROM verdicts WHERE version = :id", {"id": version})
+    for named in verdicts:
+        j = named.judgement
+        low, high = j.interval or (None, None)
+        insert(connection, "verdicts", version=version, gate=named.gate, role=named.role, verdict=str(j.verdict), n=j.n,
+               before=j.before, after=j.after, low=low, high=high, margin=j.margin, needed=j.needed, says=j.says,
+               at=rfc3339(at))  # fmt: skip
+    says = {named.gate: str(named.judgement.verdict) for named in verdicts}
+    journal.append(connection, "version_judged", at=at, by="homeostat", body={"version": version, "verdicts": says})
+
+
+def _keep(
+    workspace: Workspace, connection: Connection, making: Making, outputs: Mapping[str, Any], at: datetime
+) -> None:
+    """What the candidate said of the reference-to-be, its epoch, its rehearsal sample: promotion then only flips."""
+    from strategies.memory import balanced_by_domain
+
+    sensor = get_setting(connection, "sensor")
+    reference = {case["case_id"] for case in making.reference}
+    for i, case in enumerate(making.shown):
+        if case["case_id"] in reference:
+            record(connection, case_id=case["case_id"], version=making.version, role="replay",
+                   scores=outputs[f"scores_{making.version}"][i], embedding=outputs["embedding"][i], sensor=sensor,
+                   trust="normal", at=at)  # fmt: skip
+    members = {case["case_id"]: "transform" if case["split"] == "train" else "calibrate" for case in making.reference}
+    if members:
+        open_epoch(connection, version=making.version, sensor=sensor, members=members, at=at, by="homeostat")
+    store_memory(connection, making.version, material.trainable_cases(connection), workspace, balanced_by_domain)
+
+
+def store_memory(
+    connection: Connection, version: str, cases: Sequence[material.Case], workspace: Workspace, policy: Any
+) -> int:
+    """Chooses and stores the rehearsal sample that stands with a version; returns its size."""
+    config = workspace.config
+    columns = {name: [case[name] for case in cases] for name in ("case_id", "domain", "label", "patient")}
+    kept = set(
+        policy(
+            columns["case_id"],
+            columns["domain"],
+            columns["label"],
+            columns["patient"],
+            config.memory.size,
+            config.plan.seed,
+        )
+    )
+    connection.execute("DELETE FROM memory WHERE version = ?", (version,))
+    connection.executemany(
+        "INSERT INTO memory (version, case_id, domain) VALUES (?, ?, ?)",
+        [(version, case["case_id"], case["domain"]) for case in cases if case["case_id"] in kept],
+    )
+    return len(kept)
+
+
+def _facts(workspace: Workspace, making: Making, live: str) -> dict[str, Any]:
+    with workspace.store.read() as connection:
+        base = registry.get(connection, "v0")["base_digest"]
+    assert making.parts is not None
+    spec = (making.parts.parent / "job.json").read_bytes()
+    return {
+        "parent": live,
+        "recipe": making.trained["finalist"],
+        "tried": list(making.tried),
+        "base_digest": base,
+        "plan_digest": workspace.config.plan_digest,
+        "made": making.trained["made"],
+        "develop": making.trained["develop"],
+        "data": {
+            "job_spec": sha256(spec).hexdigest(),
+            "labelled_patients": making.labelled,
+            "domains": list(making.learnt),
+            "anchors": [one.name for one in making.anchored],
+        },
+    }
+
+
+def _groups(connection: Connection, cases: Sequence[material.Case], columns: Sequence[str]) -> dict[str, Any]:
+    import numpy as np
+
+    rows = {}
+    for case in cases:
+        row = connection.execute("SELECT scanner, facts FROM cases WHERE case_id = ?", (case["case_id"],)).fetchone()
+        rows[case["case_id"]] = {"scanner": row["scanner"], **json.loads(row["facts"])}
+    groups = {}
+    for column in columns:
+        values = [rows[case["case_id"]].get(column) or "" for case in cases]
+        groups[column] = np.array([age_band(v) if column == "age" else str(v) for v in values], np.str_)
+    return groups
+
+
+def _measured(connection: Connection, version: str, facts: Mapping[str, Any]) -> None:
+    """Adds to what is known of a version beside its verdicts."""
+    row = connection.execute("SELECT measures FROM versions WHERE id = ?", (version,)).fetchone()
+    known = {**json.loads(row["measures"] or "{}"), **facts}
+    connection.execute("UPDATE versions SET measures = ? WHERE id = ?", (json.dumps(known), version))
+
+
+def _folder_of(version: str) -> str | None:
+    """Where the parts of a version lie, relative to the workspace; v0 is the base alone."""
+    return None if version == "v0" else f"versions/{version}"
+
+
+def _for_job(cases: Sequence[material.Case]) -> list[dict[str, Any]]:
+    return [{name: case[name] for name in FORM_OF_JOB} for case in cases]

@@ -1,0 +1,92 @@
+"""Watch: probation of a promoted version. Harm that labels show, or outputs that need no assumption, roll it back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from agent import registry
+from agent.store import Connection
+from agent.workspace import Workspace, get_setting, put_setting
+
+COLLAPSE_WINDOW = 50  # latest answers in which a collapse is looked for
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A guard that calls for a rollback; `reason` goes into the record."""
+
+    guard: str
+    reason: str
+
+
+def step(workspace: Workspace, now: datetime) -> str | None:
+    """Rolls back, confirms, or goes on watching; answers "rolled_back", "active", or None."""
+    with workspace.store.read() as connection:
+        probation = get_setting(connection, "probation")
+        if not probation:
+            return None
+        trip = _broken_outputs(connection, probation) or _harm(connection, workspace, probation)
+        seen = connection.execute(
+            "SELECT count(*) FROM observations WHERE role = 'live' AND version = :v AND number > :since",
+            {"v": probation["version"], "since": probation["since"]},
+        ).fetchone()[0]
+    if trip:
+        registry.rollback(workspace, probation["previous"], by="homeostat", reason=f"{trip.guard}: {trip.reason}")
+        return "rolled_back"
+    if seen < workspace.config.plan.probation.cases:
+        return None
+    with workspace.store.transaction() as connection:
+        reason = f"{seen} cases on probation without a guard tripping"
+        registry.move(connection, probation["version"], "active", by="homeostat", reason=reason, at=now)
+        put_setting(connection, "probation", None)
+    return "active"
+
+
+def _broken_outputs(connection: Connection, probation: dict[str, Any]) -> Trip | None:
+    import numpy as np
+
+    from monitors import collapse
+
+    rows = connection.execute(
+        """SELECT l.scores AS live, s.scores AS shadow FROM observations l
+           JOIN observations s ON s.case_id = l.case_id AND s.role = 'shadow' AND s.version = :previous
+           WHERE l.role = 'live' AND l.version = :version AND l.number > :since ORDER BY l.number DESC LIMIT :n""",
+        {**probation, "n": COLLAPSE_WINDOW},
+    ).fetchall()
+    if not rows:
+        return None
+    live, shadow = (np.stack([np.frombuffer(row[who], "<f4") for row in rows]) for who in ("live", "shadow"))
+    says = collapse(live, shadow)
+    return Trip("outputs", says) if says else None
+
+
+def _harm(connection: Connection, workspace: Workspace, probation: dict[str, Any]) -> Trip | None:
+    """The promoted version against its predecessor on the same labelled patients, in the order of their labels."""
+    import numpy as np
+
+    from monitors import PairedHarm
+
+    classes = {name: i for i, name in enumerate(get_setting(connection, "classes"))}
+    rows = connection.execute(
+        """SELECT l.scores AS live, s.scores AS shadow, labels.value AS label, c.patient_key AS patient
+           FROM observations l JOIN cases c ON c.case_id = l.case_id
+           JOIN observations s ON s.case_id = l.case_id AND s.role = 'shadow' AND s.version = :previous
+           JOIN labels ON labels.case_id = l.case_id AND labels.kind = 'class'
+           WHERE l.role = 'live' AND l.version = :version AND l.number > :since ORDER BY labels.id""",
+        probation,
+    ).fetchall()
+    right: dict[str, list[tuple[bool, bool]]] = {}
+    for row in rows:
+        target = classes[row["label"]]
+        pair = tuple(int(np.frombuffer(row[who], "<f4").argmax()) == target for who in ("shadow", "live"))
+        right.setdefault(row["patient"], []).append(pair)  # type: ignore[arg-type]
+    if not right:
+        return None
+    evidence = PairedHarm(alpha=workspace.config.plan.probation.alpha)
+    before, after = np.array([np.mean(pairs, axis=0) for pairs in right.values()]).T
+    evidence.update(before, after)
+    if not evidence.harmful:
+        return None
+    return Trip("labels", f"on {len(right)} labelled patients it is worse than {probation['previous']}")

@@ -1,0 +1,148 @@
+"""The worker of one job, `python -m agent.worker FOLDER`: no store, no network; `job.json` in, `result.json` out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.decide import choose
+from agent.observe import answers
+from agent.workspace import write_atomically
+
+Spec = Mapping[str, Any]
+
+
+def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
+    """Runs every recipe of the spec, measures each on *develop*, and leaves the finalist in `candidate/`."""
+    import numpy as np
+
+    from monitors import Scores, balanced_accuracy, brier
+    from strategies.predictor import Predictor
+    from strategies.recipes import RECIPES, run
+
+    classes = tuple(spec["classes"])
+    new, memory, develop = (ListedExamples(root, spec[part], classes) for part in ("new", "memory", "develop"))
+    live_parts = root / spec["live"] if spec["live"] else None
+    base = root / spec["base"]
+
+    def recall(probability: Any, target: Any) -> float:
+        return float(balanced_accuracy(Scores(probability=probability, target=target, unit=target.astype(str)))[0])
+
+    def measured(parts: Path | None) -> dict[str, dict[str, float]]:
+        scores = _infer(Predictor.load(base, parts), develop, spec["batch"])[0]
+        by_domain = {}
+        for domain in sorted(set(develop.domain)):
+            rows = develop.domain == domain
+            record = Scores(probability=scores[rows], target=develop.label[rows], unit=develop.patient[rows])
+            by_domain[str(domain)] = {
+                "balanced_accuracy": float(balanced_accuracy(record)[0]),
+                "brier": float(brier(record)[0]),
+                "n": int(rows.sum()),
+            }
+        return by_domain
+
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    made: dict[str, Any] = {}
+    for position, name in enumerate(spec["recipes"]):
+        out = folder / "recipes" / name
+        shutil.rmtree(out, ignore_errors=True)
+
+        def tell(what: str, done: int, of: int, at: str = f"{name} ({position + 1}/{len(spec['recipes'])})") -> None:
+            said = {"what": f"{at}: {what}", "done": done, "of": of}
+            write_atomically(folder / "progress.json", json.dumps(said).encode())
+
+        candidate = run(
+            RECIPES[name],
+            base=base,
+            live_parts=live_parts,
+            new=new,
+            memory=memory,
+            develop=develop,
+            out=out,
+            seed=spec["seed"],
+            measure=recall,
+            progress=tell,
+        )
+        made[name] = dict(candidate.made)
+        table[name] = measured(out)
+    before = measured(live_parts)
+    finalist = choose(table, before, spec["margin"])
+    shutil.rmtree(folder / "candidate", ignore_errors=True)
+    shutil.copytree(folder / "recipes" / finalist, folder / "candidate")
+    assert np.isfinite([m["balanced_accuracy"] for m in table[finalist].values()]).any()
+    return {"finalist": finalist, "develop": table, "before": before, "made": made[finalist]}
+
+
+def infer(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
+    """What each named version says of each case, and what the pinned sensor sees: `outputs.npz`."""
+    import numpy as np
+
+    from strategies.predictor import Predictor
+
+    cases = ListedExamples(root, spec["cases"], tuple(spec["classes"]))
+    arrays = {}
+    for version, parts in spec["versions"].items():
+        predictor = Predictor.load(root / spec["base"], root / parts if parts else None)
+        arrays[f"scores_{version}"], arrays["embedding"] = _infer(predictor, cases, spec["batch"])
+    with (folder / "outputs.npz").open("wb") as file:
+        np.savez(file, **arrays)
+    return {"outputs": "outputs.npz", "n": len(cases)}
+
+
+def _infer(predictor: Any, cases: ListedExamples, batch: int) -> tuple[Any, Any]:
+    import numpy as np
+
+    scores, embedding = [], []
+    for start in range(0, len(cases), batch):
+        tensors = [predictor.prepare(cases.image(i)) for i in range(start, min(start + batch, len(cases)))]
+        said, seen = answers(predictor, tensors)
+        scores.append(said)
+        embedding.append(seen)
+    return np.concatenate(scores), np.concatenate(embedding)
+
+
+class ListedExamples:
+    """The cases that a job's spec lists; their images lie in the workspace's objects."""
+
+    def __init__(self, root: Path, entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
+        import numpy as np
+
+        number = {name: i for i, name in enumerate(classes)}
+        self._files = [(root / entry["uri"], entry["media_type"]) for entry in entries]
+        self.label = np.array([number.get(entry["label"], -1) for entry in entries], np.int64)
+        self.patient = np.array([entry["patient"] for entry in entries], np.str_)
+        self.domain = np.array([entry["domain"] for entry in entries], np.str_)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def image(self, i: int) -> Any:
+        from agent.images import read_image
+
+        return read_image(*self._files[i])
+
+
+KINDS: dict[str, Callable[[Spec, Path, Path], dict[str, Any]]] = {"train": train, "infer": infer}
+
+
+def main(folder: Path) -> int:
+    """Exit code 0 with a result, 1 with a reason in `result.json`; anything else is a crash."""
+    spec = json.loads((folder / "job.json").read_text())
+    import torch
+
+    torch.set_num_threads(spec["threads"])
+    try:
+        result = KINDS[spec["kind"]](spec, folder, folder.parent.parent)
+    except (ValueError, OSError, MemoryError) as error:
+        write_atomically(folder / "result.json", json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
+        raise
+    write_atomically(folder / "result.json", json.dumps(result).encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
