@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import file_digest, sha256
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from agent.errors import HomeostatError
@@ -59,28 +58,6 @@ def write(workspace: Workspace, version: str, parts: Path, facts: Mapping[str, A
             f"{version} can't be written ({error.strerror}): check the disk of {workspace.root}"
         ) from error
     return digest_
-
-
-def write_base(workspace: Workspace, facts: Mapping[str, Any]) -> tuple[str, str]:
-    """Writes the bundle of v0, which is base/ as it stands; returns its digest and that of the base.
-
-    It holds no weights: the base's preprocessing, corrections of the outputs that change nothing, golden outputs, and
-    the base's digest. Raises ValueError where base/ is no base.
-    """
-    from strategies.model import Recalibrator, Thresholds
-    from strategies.predictor import Predictor, write_golden
-    from strategies.preprocessing import to_record
-
-    base_digest = folder_digest(workspace.base)
-    predictor = Predictor.load(workspace.base)
-    with TemporaryDirectory(dir=workspace.path("jobs")) as name:
-        parts = Path(name)
-        _write(parts / "preprocessing.json", json.dumps(to_record(predictor.preprocessing), indent=2) + "\n")
-        Recalibrator().write(parts / "recalibrator.json")
-        Thresholds().write(parts / "thresholds.json")
-        write_golden(predictor, parts)
-        digest_ = write(workspace, "v0", parts, {"parent": None, "recipe": "base", "base_digest": base_digest, **facts})
-    return digest_, base_digest
 
 
 def digest(folder: Path) -> str:

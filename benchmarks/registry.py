@@ -54,8 +54,15 @@ def filled(root: Path, size: int) -> Workspace:
         at = workspace.now()
         registry.register_base(connection, digest="", base_digest="base", plan_digest="", by="bench", at=at)
         for generation in range(1, size):
-            made = {"recipe": "lora_rehearsal", "parent": f"v{generation - 1}", "job": None, "plan_digest": ""}
-            version = registry.create(connection, **made, by="bench", at=at)
+            version = registry.create(
+                connection,
+                recipe="lora_rehearsal",
+                parent=f"v{generation - 1}",
+                job=None,
+                plan_digest="",
+                by="bench",
+                at=at,
+            )
             registry.complete(connection, version, digest=digests.get(version, ""), at=at, **BY)
             registry.move(connection, version, "approved", at=at, **BY)
             registry.activate(connection, version, how="promote", at=at, expected=generation, **BY)

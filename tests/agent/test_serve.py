@@ -39,8 +39,8 @@ def origin(tmp_path_factory):
     torch.manual_seed(0)
     backbone = load_backbone("mobilenet_v3_small", pretrained=False)
     write_base(Classifier(backbone, torch.nn.Linear(backbone.width, 3), CLASSES), workspace.base, {})
-    digest, base_digest = bundle.write_base(workspace, {"plan_digest": "plan"})
-    at = workspace.now()
+    base_digest, at = bundle.folder_digest(workspace.base), workspace.now()
+    digest = write_version(workspace, "v0", Recalibrator(), {})
     with workspace.store.transaction() as connection:
         registry.register_base(
             connection, digest=digest, base_digest=base_digest, plan_digest="plan", by="ana", at=workspace.now()
@@ -48,18 +48,24 @@ def origin(tmp_path_factory):
         version = registry.create(
             connection, recipe="linear_probe", parent="v0", job=None, plan_digest="plan", by="agent", at=at
         )
-    parts = workspace.path("jobs", "parts")
-    parts.mkdir()
-    save_file(torch.nn.Linear(backbone.width, 3).state_dict(), parts / "head.safetensors")
-    Recalibrator(temperature=0.5).write(parts / "recalibrator.json")
-    write_golden(Predictor.load(workspace.base, parts), parts)
-    digest = bundle.write(workspace, version, parts, {"parent": "v0", "base_digest": base_digest})
+    head = torch.nn.Linear(backbone.width, 3).state_dict()
+    digest = write_version(workspace, version, Recalibrator(temperature=0.5), head)
     with workspace.store.transaction() as connection:
         registry.complete(connection, version, digest=digest, at=at, **WHO)
         registry.move(connection, version, "approved", at=at, **WHO)
     registry.promote(workspace, version, **WHO)
     workspace.store.close()
     return workspace.root
+
+
+def write_version(workspace, version, recalibrator, head) -> str:
+    parts = workspace.path("jobs", version)
+    parts.mkdir()
+    if head:
+        save_file(head, parts / "head.safetensors")
+    recalibrator.write(parts / "recalibrator.json")
+    write_golden(Predictor.load(workspace.base, parts), parts)
+    return bundle.write(workspace, version, parts, {"base_digest": bundle.folder_digest(workspace.base)})
 
 
 @pytest.fixture
