@@ -1,4 +1,4 @@
-"""Which cases are rehearsed: a pure function of what is there, so that a crash, a retry or another order changes nothing."""
+"""Which cases are rehearsed: a pure function of what is there, so a crash, a retry or another order changes nothing."""
 
 from __future__ import annotations
 

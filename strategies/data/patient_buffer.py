@@ -1,4 +1,4 @@
-"""Avalanche's storage policy for rehearsal, made aware of patients and domains. Importing this imports avalanche (6 s)."""
+"""Avalanche's storage policy for rehearsal, made aware of patients and domains. Importing it takes 6 s."""
 
 from __future__ import annotations
 

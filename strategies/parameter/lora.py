@@ -12,7 +12,7 @@ from strategies.model import Classifier
 
 
 class LoRA:
-    """h = W x + (alpha / r) B A x on every linear and pointwise layer; B starts at zero, so a fresh adapter changes nothing.
+    """h = W x + (alpha / r) B A x on each linear and pointwise layer; B starts at zero, so a fresh one changes nothing.
 
     The base's weights and the statistics of its batch norms stay as they are: an adapter can't carry them (peft keeps
     no buffers). The head moves too and is a file of its own, because heads in `modules_to_save` have been lost on

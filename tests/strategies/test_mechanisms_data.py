@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+
 from strategies.data import NewCases, Rehearsal
 
 

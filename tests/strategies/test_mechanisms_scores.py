@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from strategies.model import Recalibrator
 from strategies.objective import CrossEntropy
 from strategies.representation import Recalibrate

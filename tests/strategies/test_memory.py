@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from strategies.memory import balanced_by_domain
 
 CASE = st.tuples(st.sampled_from("ABC"), st.sampled_from("xyz"), st.integers(0, 15))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from strategies.base import Chosen, fit_base, load_base
 from strategies.parameter import LoRA
 from strategies.predictor import Predictor, check_golden
@@ -60,7 +61,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def go(base: Path, out: Path, recipe: Recipe, *, live: Path | None = None, seed: int = 0, epochs: int = 1):  # noqa: ANN201
+def go(base: Path, out: Path, recipe: Recipe, *, live: Path | None = None, seed: int = 0, epochs: int = 1):
     return run(
         recipe,
         base=base,
@@ -81,7 +82,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_every_recipe_makes_a_version_that_loads(base: Path, tmp_path: Path, name: str) -> None:
-    """The parts that a recipe names are all that lies in the folder; they load, and answer as the golden outputs say."""
+    """The parts that a recipe names are all that its folder holds; they load, and answer as the golden outputs say."""
     before = digests(base)
     candidate = go(base, tmp_path / "out", ALL[name])
     assert sorted(candidate.parts.values()) == sorted(file.name for file in candidate.folder.iterdir())
@@ -90,7 +91,9 @@ def test_every_recipe_makes_a_version_that_loads(base: Path, tmp_path: Path, nam
     assert digests(base) == before
     assert candidate.recipe == name
     assert candidate.made["seconds"] > 0
-    assert (candidate.made["epochs"], candidate.made["trainable_parameters"] > 0) == ((0, False) if name == "recalibrate" else (1, True))
+    assert (candidate.made["epochs"], candidate.made["trainable_parameters"] > 0) == (
+        (0, False) if name == "recalibrate" else (1, True)
+    )
     assert json.dumps(candidate.made)
 
 
@@ -130,7 +133,8 @@ def test_an_adapter_opens_with_plain_peft(base: Path, tmp_path: Path) -> None:
 def test_same_seed_same_bytes(base: Path, tmp_path: Path) -> None:
     """A training that is repeated gives the same files to the byte; another seed gives others."""
     one, two, other = (
-        digests(go(base, tmp_path / f"{i}", RECIPES["lora_rehearsal"], seed=seed).folder) for i, seed in enumerate((3, 3, 4))
+        digests(go(base, tmp_path / f"{i}", RECIPES["lora_rehearsal"], seed=seed).folder)
+        for i, seed in enumerate((3, 3, 4))
     )
     assert one == two
     assert one["adapter_model.safetensors"] != other["adapter_model.safetensors"]
@@ -145,7 +149,11 @@ def test_recalibration_keeps_what_the_live_version_learnt(base: Path, tmp_path: 
     files = digests(live.folder)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert digests(again.folder)[name] == digests(probe.folder)[name] == files[name]
-    assert digests(again.folder)["head.safetensors"] == files["head.safetensors"] != digests(probe.folder)["head.safetensors"]
+    assert (
+        digests(again.folder)["head.safetensors"]
+        == files["head.safetensors"]
+        != digests(probe.folder)["head.safetensors"]
+    )
     assert digests(deeper.folder) == files
     assert [one.made["started_from"] for one in (again, probe, deeper)] == ["live", "live", "base"]
 
@@ -153,7 +161,11 @@ def test_recalibration_keeps_what_the_live_version_learnt(base: Path, tmp_path: 
 def test_training_that_diverges_ends_with_one_sentence(base: Path, tmp_path: Path) -> None:
     """A learning rate beyond all bounds is a ValueError that says what happened, not a candidate of NaN."""
     stage = RECIPES["lora_rehearsal"].stages[0]
-    wild = Recipe(name="wild", risk=9, stages=(Stage(parameter=LoRA(learning_rate=1e6), objective=stage.objective, data=stage.data, epochs=4),))
+    wild = Recipe(
+        name="wild",
+        risk=9,
+        stages=(Stage(parameter=LoRA(learning_rate=1e6), objective=stage.objective, data=stage.data, epochs=4),),
+    )
     with pytest.raises(ValueError, match="diverged"):
         go(base, tmp_path / "out", wild, epochs=4)
 
@@ -161,7 +173,10 @@ def test_training_that_diverges_ends_with_one_sentence(base: Path, tmp_path: Pat
 def test_what_can_not_be_learnt_from_is_refused(base: Path, tmp_path: Path) -> None:
     """No new case, no develop case, a case without a label, a folder that is taken: each is one sentence."""
     new, develop = Shapes.of("new", 4), Shapes.of("home", 4)
-    nothing, unknown = Chosen(new, np.arange(0)), Shapes(np.array([0, -1]), np.array(["a1", "a2"]), np.array(["new"] * 2))
+    nothing, unknown = (
+        Chosen(new, np.arange(0)),
+        Shapes(np.array([0, -1]), np.array(["a1", "a2"]), np.array(["new"] * 2)),
+    )
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
     for says, changed in {
