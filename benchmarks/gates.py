@@ -1,4 +1,4 @@
-"""`homeostat bench gates`: the gates' paired bootstrap beside a scikit-learn loop, and the gates on others' histories."""
+"""`homeostat bench gates`: the paired bootstrap beside a scikit-learn loop, and the gates on others' histories."""
 
 from __future__ import annotations
 

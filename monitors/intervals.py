@@ -9,7 +9,7 @@ import numpy as np
 
 from monitors.alpha import quantile
 from monitors.bootstrap import paired
-from monitors.measures import Measure
+from monitors.measures import Measure, balanced_accuracy
 from monitors.protocols import Burden, Scores, Verdict
 
 POWER = 0.8
@@ -39,8 +39,9 @@ class Change:
 def paired_change(measure: Measure, before: Scores, after: Scores, *, better: int, resamples: int, seed: int) -> Change:
     """`better` is 1 where larger is better, -1 where smaller is.
 
-    The error is the bootstrap's over patients, and beside it that of the one discordant patient per class who has not
-    been seen yet (Agresti and Min 2005 add such cells), so that few patients without a difference prove little.
+    The error is the bootstrap's over patients, and beside it that of the one discordant patient (per class, where
+    classes count alike) who has not been seen yet: Agresti and Min (2005) add such cells, so that few patients without
+    a difference prove little.
     Cases without a label are left out. Raises ValueError where the two are not of the same cases.
     """
     before, after = labelled(before), labelled(after)
@@ -49,8 +50,10 @@ def paired_change(measure: Measure, before: Scores, after: Scores, *, better: in
         return Change(before=math.nan, after=math.nan, change=math.nan, error=math.inf, n=0)
     was, now = paired(measure, before, after, resamples, seed)
     differences = better * (now - was)
-    _, per_class = np.unique(before.target, return_counts=True)
-    unseen = np.sum((len(before) / (n * per_class)) ** 2) / len(per_class) ** 2
+    counts = (
+        np.unique(before.target, return_counts=True)[1] if measure is balanced_accuracy else np.array([len(before)])
+    )
+    unseen = np.sum((len(before) / (n * counts)) ** 2) / len(counts) ** 2
     start, end = float(measure(before, None)[0]), float(measure(after, None)[0])
     return Change(
         before=start,

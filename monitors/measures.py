@@ -160,11 +160,11 @@ def _events(scores: Scores) -> tuple[Float, Float]:
 
 
 def _logistic(scores: Scores, weights: Float | None, steps: int = 25) -> Float:
-    """[B, 2] intercept and slope, by Newton's method from (0, 1); NaN where the outcomes are all alike."""
+    """[B, 2] intercept and slope, by Newton's method from (0, 0); NaN where the outcomes are all alike."""
     w = np.asarray(_weights(scores, weights), dtype=np.float64)
     odds, happened = _events(scores)
     design = np.column_stack([np.ones(len(odds)), odds])
-    found = np.tile([0.0, 1.0], (len(w), 1))
+    found = np.zeros((len(w), 2))
     for _ in range(steps):
         p = 1.0 / (1.0 + np.exp(-np.clip(found @ design.T, -30, 30)))
         gradient = (w * (happened - p)) @ design

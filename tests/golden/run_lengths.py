@@ -1,6 +1,6 @@
 """Prints how many ticks pass, on average, to a false alarm of all monitors together, over what was promised.
 
-    python tests/golden/run_lengths.py [--references 20] [--streams 2]
+    python tests/golden/run_lengths.py [--references 20] [--streams 1]
 
 Each reference is new; each stream of unchanged cases is watched until the family rule alarms. The ratio must not lie
 below 1 by more than its error; the theorem allows it to lie above. The figures stand in docs/false-alarms.md.
@@ -16,14 +16,16 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "monitors"), str(Path(__file__).parents[2])]
 
-from streams import MONDAY, batch, reference, see
+from streams import MONDAY, batch, reference, see  # noqa: E402
 
-from monitors import default_monitors, family
+from monitors import default_monitors, family  # noqa: E402
 
 PATIENCE = 12
 
 
-def run_length(rng: np.random.Generator, n: int, promised: float, daily: bool, several: bool, seed: int) -> tuple[int, bool]:
+def run_length(
+    rng: np.random.Generator, n: int, promised: float, daily: bool, several: bool, seed: int
+) -> tuple[int, bool]:
     """(ticks watched, whether the family alarmed) on one reference and one stream without a change."""
     monitors = default_monitors(promised, seed=seed, timed=daily)
     fixed = reference(rng, n, days=120 if daily else 0)
@@ -63,11 +65,14 @@ def ratio(n: int, promised: float, references: int, streams: int, daily: bool = 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--references", type=int, default=20)
-    arguments.add_argument("--streams", type=int, default=2)
+    arguments.add_argument("--streams", type=int, default=1)
     arguments = arguments.parse_args()
     print("reference  ticks promised  kind                     realised/promised  error  alarms")
-    rows = [(n, c, {}) for c in (40, 100, 365) for n in (20, 166, 415)]
-    rows += [(166, 100, {"several": True}), (166, 100, {"daily": True})]
+    rows = [(166, 100, {}), (415, 100, {}), (166, 100, {"several": True}), (166, 100, {"daily": True})]
+    rows += [(166, 365, {}), (20, 40, {}), (166, 40, {})]
     for n, c, kind in rows:
         value, error, alarms = ratio(n, c, arguments.references, arguments.streams, **kind)
-        print(f"{n:9d}  {c:14d}  {'+'.join(kind) or 'ten cases a tick':23s}  {value:17.2f}  {error:5.2f}  {alarms:6d}", flush=True)
+        print(
+            f"{n:9d}  {c:14d}  {'+'.join(kind) or 'ten cases a tick':23s}  {value:17.2f}  {error:5.2f}  {alarms:6d}",
+            flush=True,
+        )

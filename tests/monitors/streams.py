@@ -12,9 +12,9 @@ MIX = np.random.default_rng(5).standard_normal((DIMENSION, DIMENSION)) / 2
 
 
 def see(rng: np.random.Generator, n: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """(embeddings [n, 16], softmax outputs [n, 3]) of n patients; `shift` moves every coordinate."""
+    """(embeddings [n, 16], softmax outputs [n, 3]) of n patients; `shift` moves every second coordinate."""
     label = rng.integers(0, 3, n)
-    x = rng.standard_normal((n, DIMENSION)) @ MIX + 3.0 * np.eye(DIMENSION)[label] + shift
+    x = rng.standard_normal((n, DIMENSION)) @ MIX + 3.0 * np.eye(DIMENSION)[label] + shift * (np.arange(DIMENSION) % 2)
     odds = np.exp(1.5 * x[:, :3] - 1.5 * x[:, :3].max(axis=1, keepdims=True))
     return x, odds / odds.sum(axis=1, keepdims=True)
 
@@ -50,7 +50,8 @@ def reference(rng: np.random.Generator, n: int = 166, transform: int = 200, days
     """n calibration patients, over so many days up to Monday, 5 January 1970 where `days` is given."""
     time = None if not days else np.sort(MONDAY - days * 86_400.0 + rng.uniform(0, days * 86_400.0, n))
     return Reference(
-        transform=batch(*see(rng, transform), start=-1_000_000), calibrate=batch(*see(rng, n), start=-500_000, time=time)
+        transform=batch(*see(rng, transform), start=-1_000_000),
+        calibrate=batch(*see(rng, n), start=-500_000, time=time),
     )
 
 

@@ -1,0 +1,127 @@
+"""All default monitors together: the false-alarm budget holds on unchanged streams, and changes are found."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monitors import Batch, Monitor, Signal, default_monitors, family
+
+sys.path.append(str(Path(__file__).parents[1] / "golden"))
+
+from run_lengths import ratio
+from streams import batch, reference, see, silent_day
+
+
+def watching(promised: float, n: int = 166, seed: int = 0, days: int = 0, timed: bool = True) -> list[Monitor]:
+    monitors = default_monitors(promised, seed=seed, timed=timed)
+    fixed = reference(np.random.default_rng((seed, 9)), n, days=days)
+    for monitor in monitors:
+        monitor.fit(fixed)
+    return monitors
+
+
+def read(monitors: list[Monitor], tick: Batch, promised: float) -> Signal:
+    return family([monitor.update(tick) for monitor in monitors], None, promised)
+
+
+def alarmed(signal: Signal) -> bool:
+    return signal.log_e >= signal.threshold
+
+
+def test_the_budget_holds_over_many_references() -> None:
+    """Twenty small references: the realised run length of all monitors together is what was promised, or longer."""
+    value, error, alarms = ratio(60, 12, references=20, streams=1)
+
+    assert alarms >= 15
+    assert value + 2 * error >= 1.0
+    assert value - 2 * error <= 3.0
+
+
+def test_the_budget_holds_with_several_images_per_patient_and_a_weekly_cycle() -> None:
+    """Three images of each patient, days of the week with other volumes: no more alarms than promised."""
+    several, daily = (ratio(60, 12, references=12, streams=1, **kind) for kind in ({"several": True}, {"daily": True}))
+
+    assert several[0] + 2 * several[1] >= 1.0
+    assert daily[0] + 2 * daily[1] >= 1.0
+
+
+@pytest.mark.parametrize("n", [20, 83, 166])
+def test_another_hospital_is_noticed_within_forty_cases(n: int) -> None:
+    """At one false alarm a year, with four monitors sharing it, a gross change alarms within 4 ticks of 10 cases."""
+    promised, delays, false = 365.0, [], 0
+    for seed in range(5):
+        rng, monitors = np.random.default_rng(seed), watching(promised, n, seed)
+        false += sum(alarmed(read(monitors, batch(*see(rng, 10), start=1 + 10 * t), promised)) for t in range(15))
+        for t in range(15, 25):
+            if alarmed(read(monitors, batch(*see(rng, 10, shift=2.0), start=1 + 10 * t), promised)):
+                delays.append(10 * (t - 14))
+                break
+
+    assert false == 0
+    assert (len(delays), max(delays) <= 40) == (5, True)
+
+
+def test_a_stream_that_starts_changed_is_noticed() -> None:
+    """The charts learn nothing from the stream that they could mistake a change for."""
+    rng, monitors = np.random.default_rng(0), watching(365.0)
+
+    assert any(alarmed(read(monitors, batch(*see(rng, 10, 2.0), start=1 + 10 * t), 365.0)) for t in range(4))
+
+
+def test_the_onset_is_dated_to_the_change() -> None:
+    """`since` names a case near the 151st, the first of the new site."""
+    rng, monitors = np.random.default_rng(1), watching(365.0)
+    for t in range(18):
+        signal = read(monitors, batch(*see(rng, 10, 2.0 * (t >= 15)), start=1 + 10 * t), 365.0)
+
+    assert signal.since is not None
+    assert 131 <= signal.since <= 161
+
+
+def test_a_creep_is_caught() -> None:
+    """A slow ramp is not normalised away by a pool that goes along with the stream."""
+    rng, monitors, caught = np.random.default_rng(2), watching(365.0, timed=False), None
+    for t in range(120):
+        signal = read(monitors, batch(*see(rng, 10, 0.02 * max(t - 20, 0)), start=1 + 10 * t), 365.0)
+        if alarmed(signal):
+            caught = t
+            break
+
+    assert caught is not None
+    assert caught > 20
+
+
+def test_a_feed_that_stops_is_an_alarm() -> None:
+    """No data must not look like no drift: silent days after a regular reference alarm within two weeks."""
+    monitors = watching(365.0, n=900, days=90)
+    quiet = None
+    for day in range(14):
+        if alarmed(read(monitors, silent_day(day), 365.0)):
+            quiet = day
+            break
+
+    assert quiet is not None
+
+
+def test_a_small_reference_says_what_it_cannot_promise() -> None:
+    """Twelve reference patients are watched with, and the evidence tells that power is not promised."""
+    monitors = watching(365.0, n=12)
+    rng = np.random.default_rng(0)
+    readings = [m.update(batch(*see(rng, 10))) for m in monitors if m.name != "volume"]
+
+    assert all("power is not promised with 12 reference patients" in str(s.evidence["guarantee"]) for s in readings)
+
+
+def test_cases_go_by_and_the_state_stays_as_large() -> None:
+    """Whatever the number of cases, no array of any monitor's state grows past the pool's capacity."""
+    rng, monitors = np.random.default_rng(0), watching(365.0, n=1000)
+    sizes = []
+    for t in range(40):
+        read(monitors, batch(*see(rng, 50), start=1 + 50 * t), 365.0)
+        sizes.append(sum(a.nbytes for m in monitors for a in m.state().values()))
+
+    assert max(sizes[10:]) <= 1.02 * sizes[9]
