@@ -136,6 +136,6 @@ def load(root: Path, now: Pointer) -> Predictor:
     try:
         predictor = Predictor.load(root / "base", folder)
         check_golden(predictor, folder)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise HomeostatError(f"{now.version} is not served: {error}") from error
     return predictor

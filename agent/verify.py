@@ -1,7 +1,7 @@
 """Verify: does everything that a workspace holds still agree with everything else in it. Changes nothing.
 
-Each check is one function that yields problems; `CHECKS` is all of them. Where things lie is told relative to the
-workspace, which may have been copied or moved.
+Each check is one function that yields problems; `CHECKS` are those of one snapshot of the store. Where things lie is
+told relative to the workspace, which may have been copied or moved.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ def problems(workspace: Workspace) -> list[dict[str, str]]:
             for check in CHECKS:
                 try:
                     found += check(workspace, connection)
+                except HomeostatError as error:
+                    found.append(Problem(str(error), "homeostat.db"))
                 except (ValueError, KeyError, TypeError) as error:
                     found.append(Problem(f"the store holds what was never written so: {error}", "homeostat.db"))
+        found += _pointer(workspace)
     except HomeostatError as error:
         found.append(Problem(str(error), "homeostat.db"))
     return [{"what": problem.what, "where": problem.where} for problem in found]
@@ -146,13 +149,22 @@ def _activations(_: Workspace, connection: Connection) -> Iterator[Problem]:
         )
 
 
-def _pointer(workspace: Workspace, connection: Connection) -> Iterator[Problem]:
-    """live.json says what the store says, or what it said one activation ago: a crash came before it was renewed."""
+def _pointer(workspace: Workspace) -> Iterator[Problem]:
+    """live.json says what the store says, or what it said one activation ago: a crash came before it was renewed.
+
+    The file is read before the store, so that a promotion in between doesn't make it look ahead.
+    """
     try:
         said = pointer.read(workspace.path(pointer.NAME))
     except HomeostatError as error:
         yield Problem(str(error), pointer.NAME)
         return
+    with workspace.store.read() as connection:
+        connection.execute("BEGIN")
+        yield from _pointed(said, connection)
+
+
+def _pointed(said: pointer.Pointer, connection: Connection) -> Iterator[Problem]:
     past = {row["generation"]: row for row in registry.activations(connection)[-2:]}
     row = past.get(said.generation)
     if row is None:
@@ -186,7 +198,6 @@ CHECKS: tuple[Callable[[Workspace, Connection], Iterator[Problem]], ...] = (
     _verdicts,
     _registered,
     _activations,
-    _pointer,
     _inputs,
 )
 

@@ -52,19 +52,19 @@ def show(args: argparse.Namespace) -> Answer:
 def approve(args: argparse.Namespace) -> Answer:
     """Lets a judged candidate be promoted; exit 3 while it is held."""
     workspace = Workspace(args.workspace)
-    version = registry.approve(workspace, args.version, by=args.by, reason=args.reason)
+    version = registry.approve(workspace, args.version, **_signed(args))
     return _decided(version, "approved", f"{version} is approved: 'homeostat promote {version}' makes it live")
 
 
 def reject(args: argparse.Namespace) -> Answer:
     """Refuses a candidate for good."""
-    version = registry.reject(Workspace(args.workspace), args.version, by=args.by, reason=args.reason)
+    version = registry.reject(Workspace(args.workspace), args.version, **_signed(args))
     return _decided(version, "rejected", f"{version} is rejected for good; it is kept")
 
 
 def promote(args: argparse.Namespace) -> Answer:
     """Makes an approved version live, on probation."""
-    done = registry.promote(Workspace(args.workspace), args.version, by=args.by, reason=args.reason)
+    done = registry.promote(Workspace(args.workspace), args.version, **_signed(args))
     says = f"{done.now} is live instead of {done.before}, on probation; 'homeostat rollback' takes it back"
     return _decided(done.now, "probation", says)
 
@@ -72,7 +72,7 @@ def promote(args: argparse.Namespace) -> Answer:
 def rollback(args: argparse.Namespace) -> Answer:
     """Live goes back; automatic promotion pauses until `resume`."""
     started = time.perf_counter()
-    done = registry.rollback(Workspace(args.workspace), args.to, by=args.by, reason=args.reason)
+    done = registry.rollback(Workspace(args.workspace), args.to, **_signed(args))
     value = {"from": done.before, "to": done.now, "seconds": round(time.perf_counter() - started, 6)}
     return Answer(
         value, f"{done.now} is live again instead of {done.before}; automatic promotion pauses until 'homeostat resume'"
@@ -100,6 +100,14 @@ def history(args: argparse.Namespace) -> Answer:
         value = [row for row in value if row["from"] <= at and (row["to"] is None or at < row["to"])]
     columns = ["version", "from", "to", "how", "by", "reason"]
     return Answer(value, lambda: table(value, columns) if value else "nothing was live then")
+
+
+def _signed(args: argparse.Namespace) -> dict[str, str]:
+    """Who decides and why: an empty name or reason would be a hole in the record."""
+    signed = {"by": args.by.strip(), "reason": args.reason.strip()}
+    if not all(signed.values()):
+        raise HomeostatError("a decision needs a name and a reason: --by NAME --reason TEXT, neither of them empty")
+    return signed
 
 
 def _time(text: str) -> str:

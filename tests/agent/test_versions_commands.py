@@ -102,6 +102,14 @@ def test_decisions_against_the_state_are_answered_with_no(workspace, told, make,
     assert state(workspace, version) == before
 
 
+@pytest.mark.parametrize("signed", [["--by", " ", "--reason", "worse"], ["--by", "ana", "--reason", ""]])
+def test_an_unsigned_decision_is_a_wrong_call(workspace, told, signed):
+    """A name and a reason are part of the record: an empty one is refused, and nothing changes."""
+    version = promoted(workspace)
+    code, _, said = told("rollback", *signed)
+    assert (code, "needs a name and a reason" in said, live(workspace)) == (2, True, version)
+
+
 def test_a_refused_version_is_not_approved(workspace, told):
     """Once rejected, always rejected."""
     version = candidate(workspace)
