@@ -48,7 +48,7 @@ class Detector:
                WHERE state = 'pending' AND acquired_at IS NOT NULL"""
         )
         last = connection.execute(
-            "SELECT time FROM signals WHERE monitor = 'family' AND time IS NOT NULL ORDER BY tick DESC LIMIT 1"
+            "SELECT time FROM signals WHERE time IS NOT NULL ORDER BY tick DESC LIMIT 1"
         ).fetchone()
         return closed_ticks(
             [(row["number"], day_of(row["acquired_at"])) for row in rows],
