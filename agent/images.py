@@ -88,6 +88,8 @@ def read_image(path: Path, kind: str | None = None) -> NDArray[np.float32]:
         image = _READERS[kind](path)
     except HomeostatError:
         raise
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        raise Unreadable(f"the file can't be opened ({error.strerror})") from None
     except MemoryError:
         raise Unreadable("the image does not fit in memory") from None
     except Exception as error:  # decoders raise what they like; whatever it is, the file is not an image to us

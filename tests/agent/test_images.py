@@ -155,6 +155,8 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(Unreadable, match=says):
             read_image(path)
+    with pytest.raises(Unreadable, match="No such file"):
+        read_image(tmp_path / "gone.png")
 
 
 def test_a_volume_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
