@@ -15,9 +15,16 @@ T = TypeVar("T")
 
 
 def keep(workspace: Workspace) -> None:
-    """Sets the space aside, unless it is already. Raises OSError where there is none."""
-    if not workspace.path(NAME).is_file():
+    """Sets the space aside, unless it is already. Raises DiskFull where there is none."""
+    if workspace.path(NAME).is_file():
+        return
+    try:
         write_atomically(workspace.path(NAME), bytes(SIZE))
+    except OSError as error:
+        raise DiskFull(
+            f"{workspace.root} lacks the {SIZE >> 20} MiB that a way back may need ({error.strerror}): "
+            "make room, then promote"
+        ) from error
 
 
 def spending(workspace: Workspace, act: Callable[[], T]) -> T:

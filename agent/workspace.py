@@ -65,26 +65,34 @@ class Workspace:
 
 
 def get_setting(connection: Connection, key: str, default: Any = None) -> Any:
+    """The value of a setting, or `default`."""
     found = connection.execute("SELECT value FROM settings WHERE key = :key", {"key": key}).fetchone()
     return default if found is None else json.loads(found["value"])
 
 
 def put_setting(connection: Connection, key: str, value: Any) -> None:
-    connection.execute("REPLACE INTO settings (key, value) VALUES (:key, :value)", {"key": key, "value": json.dumps(value)})
+    connection.execute(
+        "REPLACE INTO settings (key, value) VALUES (:key, :value)", {"key": key, "value": json.dumps(value)}
+    )
 
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Temp file beside it, fsync, rename, fsync of the folder: after a crash the old bytes or the new, never a mix."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk, half a file is what the next attempt lacks
+        raise
     fsync_folder(path.parent)
 
 
 def fsync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

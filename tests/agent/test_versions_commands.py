@@ -208,8 +208,8 @@ def in_a_file_system_of_its_own(script: str, *arguments: object) -> subprocess.C
 
 
 def test_rollback_works_on_a_full_disk(workspace, tmp_path):
-    """With not one byte free, the space kept back at promotion is enough for the way back."""
-    promoted(workspace)
+    """With not one byte free, the space kept back at promotion is enough; nothing is promoted without such space."""
+    promoted(workspace), approved(workspace)
     workspace.store.close()
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -219,7 +219,11 @@ def test_rollback_works_on_a_full_disk(workspace, tmp_path):
         cat /dev/zero > "$2/fill" 2> /dev/null || true
         "$PYTHON" -m agent.cli approve v1 --by a --reason b --workspace "$2/site" || echo "first: $?"
         "$PYTHON" -m agent.cli rollback --json --by a --reason b --workspace "$2/site"
-        cat "$2/site/live.json"; rm "$2/fill"
+        cat "$2/site/live.json"
+        rm "$2/fill"; head -c 800000 /dev/zero > "$2/spare"
+        cat /dev/zero > "$2/fill" 2> /dev/null || true; rm "$2/spare"
+        "$PYTHON" -m agent.cli promote v2 --by a --reason b --workspace "$2/site" || echo "second: $?"
+        ls -A "$2/site" | grep tmp || echo "nothing left behind"; rm "$2/fill"
         "$PYTHON" -m agent.cli verify --workspace "$2/site"
         """,
         workspace.root,
@@ -227,6 +231,9 @@ def test_rollback_works_on_a_full_disk(workspace, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "first: 2" in done.stdout
+    assert "second: 2" in done.stdout
+    assert "a way back may need" in done.stderr
+    assert "nothing left behind" in done.stdout
     assert "free space" in done.stderr
     assert '"to": "v0"' in done.stdout
     assert '"version": "v0"' in done.stdout
