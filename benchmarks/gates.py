@@ -23,8 +23,8 @@ def bench(data: Path | None, seed: int, input: Path | None, full: bool) -> dict[
     rightly by the incumbent and by the k-th candidate; patient [n], group [n]. Rows then answer {"file", "promoted"}.
     """
     if input is not None:
-        rows = [{"file": file.name, "promoted": promoted(file, seed)} for file in sorted(input.glob("*.npz"))]
-        return {"name": "gates", "rows": rows, "ratios": {}}
+        histories = [{"file": file.name, "promoted": promoted(file, seed)} for file in sorted(input.glob("*.npz"))]
+        return {"name": "gates", "rows": histories, "ratios": {}}
     before, after = _two_models(seed)
     ours = _seconds(lambda: paired_all([ece, accuracy, auroc], before, after, RESAMPLES, seed))
     timed = RESAMPLES if full else LOOP

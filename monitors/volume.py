@@ -13,14 +13,17 @@ from monitors.state import check_version, joined, part
 
 DAY = 86_400.0
 CAPACITY = 1024
+SETTLED = 60
+"""Days from which a feed that stops is told of within a week or two."""
 
 
 class CaseVolume:
     """Counts per day, ranked among the past days of their kind (Monday to Friday, Saturday and Sunday; UTC).
 
     A day's statistic is the distance of its count, on the square-root scale of counts, from the median of all days of
-    its kind, itself included; its rank gives the p-value (theorem, under exchangeability of days of one kind). Only
-    ticks with a `tick_time` are read: an empty one is a silent day, a tick that is a count of cases says nothing.
+    its kind, itself included; its rank gives the p-value (theorem, under exchangeability of days of one kind). The past
+    days are the stream's own: a reference is a sample of patients, and its counts say nothing of the feed's. Only ticks
+    with a `tick_time` are read: an empty one is a silent day, a tick that is a count of cases says nothing.
 
     `statistic` is today's count less the usual one, in square roots; `threshold` belongs to `log_e`.
     """
@@ -32,13 +35,9 @@ class CaseVolume:
         self.seed = seed
 
     def fit(self, reference: Reference) -> None:
-        """Reads `time` of the calibration part; days between its first and its last without a case count as silent."""
-        time = reference.calibrate.time
-        days = np.floor(time[~np.isnan(time)] / DAY).astype(np.int64)
-        every = np.arange(days.min(), days.max() + 1) if len(days) else np.array([], dtype=np.int64)
-        self.counts = np.array([np.sum(days == day) for day in every], dtype=float)[-CAPACITY:]
-        self.weekend = _weekend(every)[-CAPACITY:]
-        self.reference = len(self.counts)
+        """Begins with no past days; nothing of the reference is read."""
+        self.counts = np.array([], dtype=float)
+        self.weekend = np.array([], dtype=bool)
         self.tick = 0
         self.cases = 0
         self.unusual = 0.0
@@ -57,7 +56,7 @@ class CaseVolume:
             threshold=float(np.log(self.run_length)),
             n=len(batch),
             since=self.detector.since,
-            evidence={"guarantee": self._guarantee(), "reference": self.reference},
+            evidence={"guarantee": self._guarantee(), "days": len(self.counts)},
         )
 
     def state(self) -> dict[str, NDArray]:
@@ -92,10 +91,10 @@ class CaseVolume:
             self.counts, self.weekend = self.counts[kept], self.weekend[kept]
 
     def _guarantee(self) -> str:
-        if not self.reference:
-            return "nothing: the reference has no times"
+        if not len(self.counts):
+            return "nothing: no tick was a day"
         promise = "theorem, under exchangeability of days of one kind"
-        return promise if self.reference >= 60 else f"{promise}; slow, with {self.reference} reference days"
+        return promise if len(self.counts) >= SETTLED else f"{promise}; slow, with {len(self.counts)} days seen"
 
 
 def _weekend(day: Float | NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -21,7 +21,7 @@ EVERY = pytest.mark.parametrize("kind", MONITORS, ids=lambda kind: kind.__name__
 
 def fitted(kind: type, n: int = 100) -> Monitor:
     monitor = kind(seed=3)
-    monitor.fit(reference(np.random.default_rng(0), n, days=60))
+    monitor.fit(reference(np.random.default_rng(0), n))
     return monitor
 
 
@@ -126,12 +126,16 @@ def test_a_reference_of_twenty_cases_is_watched_with(kind: type) -> None:
 
 @EVERY
 def test_gross_change_is_read_as_more_evidence_than_none(kind: type) -> None:
-    """Five ticks of another world, five times as many cases a day: each monitor sees what it is for."""
+    """After 40 common days, five of another world with eight times the cases: each monitor sees what it is for."""
     rng, calm, changed = np.random.default_rng(7), fitted(kind, 400), fitted(kind, 400)
-    for t in range(5):
+    for tick in ticks(40):
+        common = dataclasses.replace(tick, outputs=see(rng, 10)[1], embedding=see(rng, 10)[0])
+        calm.update(common)
+        changed.update(common)
+    for t in range(40, 45):
         day = 86_400.0 * (4 + t)
-        quiet = calm.update(batch(*see(rng, 7), start=1 + 7 * t, tick_time=day))
-        loud = changed.update(batch(*see(rng, 60, 3.0), start=1 + 60 * t, tick_time=day))
+        quiet = calm.update(batch(*see(rng, 10), start=1 + 10 * t, tick_time=day))
+        loud = changed.update(batch(*see(rng, 80, 3.0), start=1 + 80 * t, tick_time=day))
 
     assert loud.log_e > quiet.log_e + 2
 

@@ -46,12 +46,10 @@ def batch(
     )
 
 
-def reference(rng: np.random.Generator, n: int = 166, transform: int = 200, days: int = 0) -> Reference:
-    """n calibration patients, over so many days up to Monday, 5 January 1970 where `days` is given."""
-    time = None if not days else np.sort(MONDAY - days * 86_400.0 + rng.uniform(0, days * 86_400.0, n))
+def reference(rng: np.random.Generator, n: int = 166, transform: int = 200) -> Reference:
+    """n calibration patients, and the others that transforms are learnt from."""
     return Reference(
-        transform=batch(*see(rng, transform), start=-1_000_000),
-        calibrate=batch(*see(rng, n), start=-500_000, time=time),
+        transform=batch(*see(rng, transform), start=-1_000_000), calibrate=batch(*see(rng, n), start=-500_000)
     )
 
 

