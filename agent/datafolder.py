@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import file_digest
 from pathlib import Path
 
 from agent.clock import parse_time, rfc3339
@@ -80,6 +81,19 @@ def read_folder(path: Path, where: Sequence[str] = ()) -> Folder:
             raise HomeostatError(f"{path} has no case with {' and '.join(where)}: look at the values in its columns")
         raise HomeostatError(f"{path} holds no case: {LIST} has no lines" if listed.is_file() else _no_images(path))
     return folder
+
+
+def sharing_bytes(rows: Sequence[Row]) -> list[set[str]]:
+    """Groups of raw patient ids with an image file in common; only files of one size are read. Raises OSError."""
+    by_size: dict[int, list[Row]] = {}
+    for row in rows:
+        by_size.setdefault(row.file.stat().st_size, []).append(row)
+    patients: dict[bytes, set[str]] = {}
+    for alike in by_size.values():
+        for row in alike if len({row.patient_id for row in alike}) > 1 else ():
+            with row.file.open("rb") as file:
+                patients.setdefault(file_digest(file, "sha256").digest(), set()).add(row.patient_id)
+    return [group for group in patients.values() if len(group) > 1]
 
 
 # --where ------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -30,20 +30,26 @@ class Split:
     recorded: Mapping[str, str]
 
     @classmethod
-    def draw(cls, raw_ids: Iterable[str], seed: int) -> Split:
+    def draw(cls, raw_ids: Iterable[str], seed: int, *, together: Iterable[Collection[str]] = ()) -> Split:
         """Gives the patients out by the rank of their keyed hash: 50, 20 and 30 %, each rounded to a whole patient.
 
-        The salt comes of the seed and of the ids, so the same call gives the same split, and no two hospitals share
-        a salt. Draw it from no ids for a base that is not ours: then every patient is a later one.
+        Patients of one group of `together` share a part (who has an image in common is likely the same person), and
+        count as one. The salt comes of the seed and of the ids, so the same call gives the same split, and no two
+        hospitals share a salt. Draw it from no ids for a base that is not ours: then every patient is a later one.
         """
         patients = sorted(set(raw_ids))
         salt = sha256(json.dumps([FORMAT, seed, patients]).encode()).digest()
-        ranked = sorted(_hash(salt, patient) for patient in patients)
+        groups = {patient: {_hash(salt, patient)} for patient in patients}
+        for alike in together:
+            joined = set().union(*(groups[patient] for patient in alike))
+            members = [patient for patient in patients if groups[patient] & joined]
+            groups.update(dict.fromkeys(members, joined))
+        ranked = sorted({min(group): group for group in groups.values()}.items())
         recorded, begin, percent = {}, 0, 0
         for part, share in SHARES.items():
             percent += share
             end = (percent * len(ranked) + 50) // 100
-            recorded.update(dict.fromkeys(ranked[begin:end], part))
+            recorded.update({hashed: part for _, group in ranked[begin:end] for hashed in group})
             begin = end
         return cls(salt, recorded)
 

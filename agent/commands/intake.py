@@ -9,6 +9,7 @@ from pathlib import Path
 from agent.answer import Answer
 from agent.commands.later import later
 from agent.errors import HomeostatError
+from agent.progress import progress_bar
 from agent.workspace import Workspace
 
 SENTENCES = 20  # refusals that are told; the rest is counted
@@ -18,10 +19,13 @@ def feed(args: argparse.Namespace) -> Answer:
     """Hands a data folder to the intake."""
     from agent.intake import Intake
 
-    told = _Teller()
-    intake = Intake(Workspace(args.workspace), progress=_progress, tell=told)
-    counts = intake.take(Path(args.dir), args.where, labels=not args.no_labels)
-    told.close("quarantine/ has the rest")
+    told = _Told()
+    try:
+        with progress_bar() as progress:
+            intake = Intake(Workspace(args.workspace), progress=progress, tell=told)
+            counts = intake.take(Path(args.dir), args.where, labels=not args.no_labels)
+    finally:
+        told.print("quarantine/ has the rest")
     says = f"{counts['accepted']} accepted, {counts['duplicates']} duplicates, {counts['quarantined']} quarantined"
     more = {"labels": "labels joined", "unknown_classes": "of unknown classes left out", "conflicts": "in conflict"}
     extra = [f"{counts[name]} {what}" for name, what in more.items() if counts[name]]
@@ -36,29 +40,27 @@ def labels(args: argparse.Namespace) -> Answer:
         raise later("labels wanted")
     if args.file is None:
         raise HomeostatError("'labels import' needs the CSV file with the columns case_id and label")
-    told = _Teller()
+    told = _Told()
     counts = import_labels(Workspace(args.workspace), Path(args.file), tell=told)
-    told.close("the counts have the rest")
+    told.print("the counts have the rest")
     says = f"{counts['joined']} joined, {counts['unknown']} of unknown cases, {counts['conflicts']} in conflict"
     return Answer(counts, says + (f", {counts['refused']} lines refused" if counts["refused"] else ""))
 
 
-class _Teller:
-    """Says the first sentences on standard error, and how many more there were."""
+class _Told:
+    """What was refused: the first sentences, kept until the progress bar is gone, and a count of the rest."""
 
     def __init__(self) -> None:
         self.n = 0
+        self.first: list[str] = []
 
     def __call__(self, sentence: str) -> None:
         self.n += 1
         if self.n <= SENTENCES:
+            self.first.append(sentence)
+
+    def print(self, where_the_rest_is: str) -> None:
+        for sentence in self.first:
             print(f"homeostat: {sentence}", file=sys.stderr)
-
-    def close(self, where: str) -> None:
         if self.n > SENTENCES:
-            print(f"homeostat: and {self.n - SENTENCES} more; {where}", file=sys.stderr)
-
-
-def _progress(what: str, done: int, of: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{what}: {done} of {of}", end="\n" if done == of else "", file=sys.stderr, flush=True)
+            print(f"homeostat: and {self.n - SENTENCES} more; {where_the_rest_is}", file=sys.stderr)

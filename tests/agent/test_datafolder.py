@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from taking import write_dicom, write_list, write_png
 
-from agent.datafolder import Condition, fulfils, read_csv, read_folder
+from agent.datafolder import Condition, fulfils, read_csv, read_folder, sharing_bytes
 from agent.errors import HomeostatError
 
 
@@ -139,6 +139,15 @@ def test_without_a_list_every_image_is_a_case(tmp_path: Path) -> None:
     assert [row.case_id for row in read_folder(tmp_path).rows] == ["a/x.png", "broken.png", "no_suffix"]
 
 
+def test_patients_with_the_same_file_are_found(tmp_path: Path) -> None:
+    """By bytes and not by name or size: the split of `fit` must not part them."""
+    text = "file,patient_id\n0.png,a\n1.png,b\n2.png,b\n3.png,c\n4.png,d\n"
+    listed(tmp_path, text, images=5)
+    (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes())
+    (tmp_path / "3.png").write_bytes(bytes(reversed((tmp_path / "4.png").read_bytes())))
+    assert sharing_bytes(read_folder(tmp_path).rows) == [{"a", "b"}]
+
+
 def test_dicom_tags_fill_absent_columns_only(tmp_path: Path) -> None:
     """Site, scanner, time, sex, age and patient come of the header where the list has no such column."""
     tags = {
@@ -165,6 +174,7 @@ CONDITIONS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(CELLS, CONDITIONS)
 def test_where_means_any_of_one_column_and_all_of_different_ones(
     cells: dict[str, str], conditions: list[tuple[str, bool, str]]
@@ -207,7 +217,7 @@ def test_where_takes_part_of_a_folder_and_names_what_it_does_not_know(tmp_path: 
 CELL = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=12)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(st.lists(st.tuples(CELL, CELL), max_size=8))
 def test_what_csv_writes_is_read_back(tmp_path: Path, table: list[tuple[str, str]]) -> None:
     """Quoting, line breaks in cells, any character: every record comes back with its first line's number."""
@@ -226,7 +236,7 @@ def test_what_csv_writes_is_read_back(tmp_path: Path, table: list[tuple[str, str
     assert list(records) == expected
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 @given(st.text(alphabet='ab,;"\n\r ', max_size=60))
 def test_any_text_is_read_or_refused_line_by_line(tmp_path: Path, text: str) -> None:
     """No text makes the parser fail or stop, and the good line at the end is always reached."""

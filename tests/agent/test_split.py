@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import HomeostatError
@@ -16,6 +16,7 @@ from agent.split import SHARES, Split
 IDS = st.sets(st.text(max_size=20), max_size=120)
 
 
+@settings(deadline=None)
 @given(IDS, st.integers(0, 99))
 def test_shares_are_exact_to_a_patient(ids: set[str], seed: int) -> None:
     """Each boundary between parts lies where the shares put it, rounded to a whole patient."""
@@ -27,6 +28,7 @@ def test_shares_are_exact_to_a_patient(ids: set[str], seed: int) -> None:
         assert abs(end - percent * len(ids) / 100) <= 0.5
 
 
+@settings(deadline=None)
 @given(IDS, st.lists(st.text(max_size=20), max_size=50), st.integers(0, 9))
 def test_a_patient_is_in_one_part_for_ever(ids: set[str], later: list[str], seed: int) -> None:
     """Order and repetition of the ids don't matter, and a split that was written says the same when read."""
@@ -36,6 +38,18 @@ def test_a_patient_is_in_one_part_for_ever(ids: set[str], later: list[str], seed
         assert split.assign(raw) == again.assign(raw) in SHARES
         assert split.trained_on(raw) == (raw in ids and split.assign(raw) == "train")
         assert split.knows(raw) == (raw in ids)
+
+
+@settings(deadline=None)
+@given(IDS.filter(bool), st.data())
+def test_patients_with_an_image_in_common_share_a_part(ids: set[str], data: st.DataObject) -> None:
+    """Through any chain of groups; everybody is still given a part, and no groups is no change."""
+    groups = data.draw(st.lists(st.sets(st.sampled_from(sorted(ids)), min_size=1, max_size=4), max_size=6))
+    split = Split.draw(ids, 0, together=groups)
+    for group in groups:
+        assert len({split.assign(raw) for raw in group}) == 1
+    assert all(split.knows(raw) for raw in ids)
+    assert Split.draw(ids, 0, together=[{raw} for raw in ids]) == Split.draw(ids, 0)
 
 
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
