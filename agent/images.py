@@ -86,7 +86,7 @@ def read_image(path: Path, kind: str | None = None) -> NDArray[np.float32]:
         if size > MOST_FILE_BYTES:
             raise Unreadable(f"the file has {size:,} bytes, and more than {MOST_FILE_BYTES:,} are not taken")
         image = _READERS[kind](path)
-    except HomeostatError:
+    except (HomeostatError, ImportError):  # a library that is not there is no fault of the file
         raise
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise Unreadable(f"the file can't be opened ({error.strerror})") from None

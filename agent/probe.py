@@ -15,9 +15,12 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from agent.errors import HomeostatError
 from agent.images import Unreadable, read_image
 
 CPU_SECONDS = 20  # for one file; the largest that are taken need about two
+READY = "ready\n"
+INCOMPLETE = 70  # exit code: the fault is ours
 MEMORY = 4 * 2**30  # bytes of address space; numpy and the decoders take half a gigabyte of it
 
 
@@ -28,7 +31,10 @@ class Probe:
         self._process: subprocess.Popen[str] | None = None
 
     def why_unreadable(self, path: Path, kind: str) -> str:
-        """One sentence, or "" where the file is an image."""
+        """One sentence, or "" where the file is an image.
+
+        Raises HomeostatError where it is not the file that is at fault, but this installation.
+        """
         process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps([str(path), kind]) + "\n")
@@ -36,6 +42,8 @@ class Probe:
         if answer := process.stdout.readline():
             return str(json.loads(answer))
         self.close()
+        if process.returncode == INCOMPLETE:
+            raise HomeostatError("a library that reads images is missing or broken: 'homeostat doctor' says which")
         if process.returncode == -signal.SIGPROF:
             return f"the file could not be decoded within {CPU_SECONDS} seconds of computing"
         return "the file made its decoder fail"
@@ -60,11 +68,18 @@ class Probe:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != READY:
+            self.close()
+            raise HomeostatError(
+                "the process that decodes images does not start: 'homeostat doctor' says what is missing"
+            )
         return self._process
 
 
 def main() -> None:
     """Answers one line per line, until the other side closes or dies. The kernel ends it where a file asks too much."""
+    print(READY, end="", flush=True)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the patient's image
     for line in sys.stdin:
@@ -75,6 +90,8 @@ def main() -> None:
             reason = ""
         except Unreadable as error:
             reason = str(error)
+        except ImportError:
+            sys.exit(INCOMPLETE)
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(reason), flush=True)
 

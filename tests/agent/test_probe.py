@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from taking import write_png
 
 from agent import probe
+from agent.errors import HomeostatError
 from agent.probe import Probe
 
 
@@ -22,28 +25,49 @@ def test_it_answers_for_one_file_after_the_other(tmp_path: Path) -> None:
         assert asked.why_unreadable(good, "image/png") == ""
 
 
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Replaces the program by one whose JPEG decoder runs the given statement: native code can't be broken."""
+
+    def replace(statement: str, before: str = "") -> None:
+        (tmp_path / "stand_in.py").write_text(
+            f"{before}\nfrom agent import images, probe\n"
+            f"probe.CPU_SECONDS = 0.3\ndef broken(path):\n    {statement}\n"
+            "images._READERS['image/jpeg'] = broken\nprobe.main()\n"
+        )
+        real = subprocess.Popen
+        program = [sys.executable, str(tmp_path / "stand_in.py")]
+        monkeypatch.setattr(probe, "CPU_SECONDS", 0.3)
+        monkeypatch.setattr(probe.subprocess, "Popen", lambda _, **options: real(program, **options))
+
+    return replace
+
+
 @pytest.mark.parametrize(
     ("decoder", "says"),
     [
         ("while True: pass", "within 0.3 seconds"),
         ("import os; os.abort()", "made its decoder fail"),
+        ("import os; os._exit(1)", "made its decoder fail"),
         ("bytearray(2**40)", "memory"),
     ],
 )
 def test_a_decoder_that_spins_dies_or_eats_memory_costs_one_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoder: str, says: str
+    tmp_path: Path, stand_in: Callable[..., None], decoder: str, says: str
 ) -> None:
-    """The next file is asked of a fresh process. A broken decoder stands in for native code."""
-    (tmp_path / "stand_in.py").write_text(
-        "from agent import images, probe\n"
-        f"probe.CPU_SECONDS = 0.3\ndef broken(path):\n    {decoder}\n"
-        "images._READERS['image/jpeg'] = broken\nprobe.main()\n"
-    )
-    stand_in = [sys.executable, str(tmp_path / "stand_in.py")]
-    real = probe.subprocess.Popen
-    monkeypatch.setattr(probe, "CPU_SECONDS", 0.3)
-    monkeypatch.setattr(probe.subprocess, "Popen", lambda _, **options: real(stand_in, **options))
+    """The next file is asked of a fresh process."""
+    stand_in(decoder)
     good = write_png(tmp_path / "good.png", 1)
     with Probe() as asked:
         assert says in asked.why_unreadable(good, "image/jpeg")
         assert asked.why_unreadable(good, "image/png") == ""
+
+
+@pytest.mark.parametrize(("decoder", "before"), [("import nowhere", ""), ("pass", "raise SystemExit(1)")])
+def test_a_broken_installation_is_no_fault_of_the_files(
+    tmp_path: Path, stand_in: Callable[..., None], decoder: str, before: str
+) -> None:
+    """Otherwise every case would end in quarantine: it is an error instead, and nothing is taken in."""
+    stand_in(decoder, before)
+    with Probe() as asked, pytest.raises(HomeostatError, match="doctor"):
+        asked.why_unreadable(write_png(tmp_path / "x.png", 1), "image/jpeg")
