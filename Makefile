@@ -13,7 +13,7 @@ help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## the whole story on generated images, in minutes
-	.venv/bin/homeostat demo --keep demo-workspace
+	.venv/bin/homeostat demo
 
 test: $(READY) ## the everyday tests
 	.venv/bin/pytest -m "not slow and not bench"

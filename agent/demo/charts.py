@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from agent.demo.record import Band, GateRow, Line, Mark, Panel, Timeline
+from agent.demo.record import Band, GateRow, Line, Mark, Panel, Reading, Timeline
 
 LETTER = 6.4  # mean width of a letter at 12 px, for placing what can't be measured here
 
@@ -39,7 +39,7 @@ def timeline(story: Timeline, width: int) -> str:
     left, right, top, height, row = (46, 14, 44, 190, 46) if width < 500 else (58, 20, 40, 210, 46)
     bottom = top + height
     threshold = story.threshold / math.log(10)
-    decades = [reading.log_e / math.log(10) for reading in story.readings]
+    decades = [_decades(reading) for run in story.runs for reading in run]
     highest = math.ceil(max([threshold + 0.8, *(min(d, threshold + 3) for d in decades)]))
     x = Scale(0, max(story.cases, 1), left, width - right)
     y = Scale(-1, highest, bottom, top)
@@ -54,14 +54,15 @@ def timeline(story: Timeline, width: int) -> str:
     budget = f"alarm at {math.exp(story.threshold):.0f}"
     parts.append(_text(left + 6, y(threshold) - 6, budget, "note bad-text halo"))
 
-    points = [(x(r.case), y.clipped(d)) for r, d in zip(story.readings, decades, strict=True)]
-    if points:
+    for run in story.runs:
+        points = [(x(reading.case), y.clipped(_decades(reading))) for reading in run]
         area = [(points[0][0], y(-1)), *points, (points[-1][0], y(-1))]
         parts.append(f'<polygon class="evidence-area" points="{_points(area)}"/>')
         parts.append(f'<polyline class="evidence" points="{_points(points)}"/>')
     parts.append(_flag(x(story.change.case), top - 14, story.change.name, width, "note strong halo"))
     if story.alarm is not None:
-        at = next((d for r, d in zip(story.readings, decades, strict=True) if r.case >= story.alarm.case), threshold)
+        readings = [reading for run in story.runs for reading in run]
+        at = next((_decades(r) for r in readings if r.case >= story.alarm.case), threshold)
         cx, cy = x(story.alarm.case), y.clipped(at)
         parts.append(f'<circle class="alarm-ring" cx="{cx}" cy="{cy}" r="11"/>')
         parts.append(f'<circle class="alarm-dot" cx="{cx}" cy="{cy}" r="5"/>')
@@ -168,6 +169,10 @@ def interval(row: GateRow, reach: float, width: int = 190) -> str:
     return _svg(
         width, 26, f"interval from {row.low:+.3f} to {row.high:+.3f}, margin {row.margin:.3f}", parts, "interval"
     )
+
+
+def _decades(reading: Reading) -> float:
+    return reading.log_e / math.log(10)
 
 
 # pieces ---------------------------------------------------------------------------------------------------------------

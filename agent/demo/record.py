@@ -90,11 +90,14 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """The stream: evidence against its threshold, the natural logarithm of the budget in ticks, and what held."""
+    """The stream: evidence against its threshold, the natural logarithm of the budget in ticks, and what held.
+
+    Between two runs of readings an alarm was open, and its evidence was not counted on.
+    """
 
     cases: int
     threshold: float
-    readings: tuple[Reading, ...]
+    runs: tuple[tuple[Reading, ...], ...]
     change: Mark
     alarm: Mark | None
     marks: tuple[Mark, ...]

@@ -56,7 +56,7 @@ A = Scanner(
 )  # fmt: skip
 B = Scanner(
     name="B", manufacturer="Meridian Medical", model="Vela 15", institution="Hillside Clinic",
-    blur=1.0, gamma=1.7, bias=0.14, noise=0.035,
+    blur=1.0, gamma=1.7, bias=0.12, noise=0.025,
 )  # fmt: skip
 
 
@@ -154,23 +154,25 @@ class Head:
         angle = np.arctan2(y, x)
         edge = np.full_like(x, self.lesion_radius * rng.uniform(0.85, 1.1))
         for lobe in (2, 3, 5):
-            edge = edge * (1 + rng.normal(0, 0.05) * np.cos(lobe * angle + rng.uniform(0, 6)))
+            edge = edge * (1 + rng.normal(0, 0.1 / lobe) * np.cos(lobe * angle + rng.uniform(0, 6)))
         inside = np.hypot(x, y) / edge
         oedema = rng.uniform(0.0, 0.3) * _step(1.6 - inside, 0.3)
         core = _step(1 - inside, 0.08)
         texture = 0.05 * _smooth_noise(size, size / 40, rng)
-        level = {"cyst": rng.uniform(0.22, 0.42), "ring": rng.uniform(0.28, 0.5), "solid": rng.uniform(0.68, 0.9)}[kind]
+        level = {"cyst": rng.uniform(0.14, 0.3), "ring": rng.uniform(0.3, 0.5), "solid": rng.uniform(0.74, 0.95)}[kind]
         image = image * (1 - oedema)
         image = image * (1 - core) + (level + texture) * core
         if kind == "ring":
-            rim = np.exp(-(((inside - 0.9) / rng.uniform(0.11, 0.17)) ** 2))
-            image = image * (1 - rim) + rng.uniform(0.66, 0.9) * rim
+            rim = np.exp(-(((inside - 0.9) / rng.uniform(0.14, 0.22)) ** 2))
+            image = image * (1 - rim) + rng.uniform(0.74, 0.95) * rim
         return image
 
 
 def _smooth_noise(size: int, length: float, rng: np.random.Generator) -> Image:
-    """A Gaussian field of unit variance, correlated over about `length` pixels."""
-    field = gaussian_filter(rng.normal(0, 1, (size, size)), length / 2, mode="wrap")
+    """A periodic Gaussian field of unit variance, correlated over about `length` pixels."""
+    waves = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
+    blur = np.exp(-((np.pi * length * waves) ** 2) / 2)  # a Gaussian of deviation length / 2, in frequencies
+    field = np.fft.irfft2(np.fft.rfft2(rng.normal(0, 1, (size, size))) * blur, s=(size, size))
     return (field - field.mean()) / field.std()
 
 
@@ -184,16 +186,20 @@ def _band(radius: Image, inner: float, outer: float, size: int) -> Image:
 
 
 def _working_times(patients: int, per_day: int, start: datetime, rng: np.random.Generator) -> list[datetime]:
-    """Times of acquisition in order: Monday to Friday, 8 to 17 o'clock, a near-constant number a day."""
+    """Times of acquisition in order: Monday to Friday, 8 to 17 o'clock, about as many on each day."""
+    days = max(1, round(patients / per_day))
+    ends = np.rint(np.linspace(0, patients, days + 1)).astype(int)
+    ends[1:-1] += rng.integers(-1, 2, days - 1)  # one patient more or less, and never a nearly empty last day
+    ends = np.maximum.accumulate(ends)
     times: list[datetime] = []
     day = start.replace(hour=0, minute=0, second=0, microsecond=0)
-    while len(times) < patients:
-        if day.weekday() < 5:
-            count = max(1, per_day + int(rng.integers(-2, 3)))
-            seconds = np.sort(rng.choice(9 * 3600, size=count, replace=False))
-            times += [day + timedelta(hours=8, seconds=int(s)) for s in seconds]
+    for count in np.diff(ends):
+        while day.weekday() > 4:
+            day += timedelta(days=1)
+        seconds = np.sort(rng.choice(9 * 3600, size=int(count), replace=False))
+        times += [day + timedelta(hours=8, seconds=int(s)) for s in seconds]
         day += timedelta(days=1)
-    return times[:patients]
+    return times
 
 
 def _patient_and_study(patient: str, scanner: Scanner, at: datetime, rng: np.random.Generator) -> Dataset:

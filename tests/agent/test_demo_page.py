@@ -47,7 +47,7 @@ def told(**changes: object) -> Story:
         timeline=Timeline(
             cases=200,
             threshold=math.log(365),
-            readings=(Reading(case=100, log_e=0.0), Reading(case=150, log_e=9.0)),
+            runs=((Reading(case=100, log_e=0.0), Reading(case=150, log_e=9.0)),),
             change=Mark(case=130, name="scanner B arrives"),
             alarm=Mark(case=150, name="alarm at case 150"),
             marks=(Mark(case=180, name="v1 promoted", tone=Tone.OURS),),
@@ -128,7 +128,7 @@ def test_a_text_with_markup_is_shown_and_not_obeyed() -> None:
 def test_a_story_without_an_alarm_or_verdicts_still_makes_a_page() -> None:
     """What did not happen leaves no hole: the page of a half-told story opens too."""
     story = told(candidates=(), figures=(), steps=())
-    html = page(replace(story, timeline=replace(story.timeline, alarm=None, readings=(), marks=())))
+    html = page(replace(story, timeline=replace(story.timeline, alarm=None, runs=(), marks=())))
     parser = Balance()
     parser.feed(html)
     assert parser.open == [] and "no alarm" in html
