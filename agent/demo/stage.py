@@ -76,16 +76,13 @@ class Stage:
             process = subprocess.Popen(
                 self._line(words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=_environment()
             )
-            try:
-                deadline = time.monotonic() + PATIENCE
-                while self.live() != version:
-                    if process.poll() is not None or time.monotonic() > deadline:
-                        said = process.communicate()[1].decode().strip() if process.poll() is not None else "no answer"
-                        raise HomeostatError(f"the promotion of {version} did not come to its middle: {said}")
-                    time.sleep(0.002)
-            finally:
-                process.kill()
-                process.communicate()
+            deadline = time.monotonic() + PATIENCE
+            while self.live() != version and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.002)
+            process.kill()
+            said = process.communicate()[1].decode().strip()
+        if self.live() != version:
+            raise HomeostatError(f"the promotion of {version} did not come to its middle: {said or 'no answer'}")
         return process.returncode
 
     def live(self) -> str:

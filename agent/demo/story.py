@@ -89,8 +89,8 @@ class Play:
         yield Step(
             step="init",
             title="It is deployed as v0",
-            says=f"{made['reference']['n']} approved cases are the reference of every monitor, {made['anchor']['n']} of them, "
-            f"of unseen patients, the anchors: a loss of {decidable['smallest_margin'] or 1:.1%} can be told from so many.",
+            says=f"{made['reference']['n']} approved cases are every monitor's reference, {made['anchor']['n']} of them, "
+            f"of unseen patients, the anchors: enough to tell a loss of {decidable['smallest_margin'] or 1:.1%}.",
             command="homeostat init --model base --reference home",
             facts={"live": made["live"], "anchor": made["anchor"], "decidable": decidable},
         )
@@ -273,7 +273,7 @@ class Play:
         yield Step(
             step="flipped-byte",
             title="One flipped byte",
-            says=f"In {path.name} of {self.found.promoted}: verify finds it ({problems}), a service that starts refuses "
+            says=f"In {path.name} of {self.found.promoted}: verify finds it ({problems}), a starting service refuses "
             f"it, the one that runs goes on with {goes_on}. Restored from its copy, everything verifies.",
             command="homeostat verify",
             trial=True,
