@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from agent import episodes, registry
-from agent.reference import batch_of, epoch_of, observed_rows, read_reference
+from agent.reference import batch_of, epoch_of, observed_rows, read_approved, read_reference
 from agent.store import Connection, insert, journal
 from agent.ticks import LIVE, Tick, closed_ticks, day_of
 from agent.trust import set_trust
@@ -64,27 +64,42 @@ class Detector:
         with self.workspace.store.read() as connection:
             self._fit(connection)
             batch = batch_of(observed_rows(connection, tick.numbers), tick.start)
-            masked = episodes.open_kinds(connection)
         signals = [self._read(monitor, batch) for monitor in self._monitors]
         heard = [signal for signal in signals if signal is not None]
         budget = self.workspace.config.monitors.false_alarms.ticks
-        free = [signal for signal in heard if episodes.kind_of(signal.monitor) not in masked]
+        with self.workspace.store.read() as connection:
+            free = [s for s in heard if episodes.heard(connection, s.monitor, s.statistic)]
         rule = family(free, ticks_per_false_alarm=budget) if free else None
-        with self.workspace.store.transaction() as connection:
-            number = connection.execute("SELECT coalesce(max(tick), 0) + 1 FROM signals").fetchone()[0]
-            if tick.numbers:
-                connection.execute(
-                    "UPDATE observations SET tick = :tick WHERE number BETWEEN :first AND :last",
-                    {"tick": number, "first": tick.numbers[0], "last": tick.numbers[-1]},
-                )
-            at_case = connection.execute(
-                "SELECT coalesce(max(number), 0) FROM observations WHERE tick IS NOT NULL"
-            ).fetchone()[0]
-            for signal in [*heard, *([rule] if rule else [])]:
-                self._record(connection, signal, number, at_case, tick.day)
-            self._save(connection)
-            if rule is not None and rule.log_e >= rule.threshold - ROUNDING:
-                self._alarm(connection, free, rule, at_case, now)
+        try:
+            with self.workspace.store.transaction() as connection:
+                self._commit(connection, tick, heard, rule, free, now)
+        except BaseException:
+            self._fitted = None  # the monitors have read a tick that the store has not
+            raise
+
+    def _commit(
+        self,
+        connection: Connection,
+        tick: Tick,
+        heard: list[Signal],
+        rule: Signal | None,
+        free: list[Signal],
+        now: datetime,
+    ) -> None:
+        number = connection.execute("SELECT coalesce(max(tick), 0) + 1 FROM signals").fetchone()[0]
+        if tick.numbers:
+            connection.execute(
+                "UPDATE observations SET tick = :tick WHERE number BETWEEN :first AND :last",
+                {"tick": number, "first": tick.numbers[0], "last": tick.numbers[-1]},
+            )
+        at_case = connection.execute(
+            "SELECT coalesce(max(number), 0) FROM observations WHERE tick IS NOT NULL"
+        ).fetchone()[0]
+        for signal in [*heard, *([rule] if rule else [])]:
+            self._record(connection, signal, number, at_case, tick.day)
+        self._save(connection)
+        if rule is not None and rule.log_e >= rule.threshold - ROUNDING:
+            self._alarm(connection, free, rule, at_case, now)
 
     def _read(self, monitor: Monitor, batch: Batch) -> Signal | None:
         """A monitor that raises is told of and passed over; the others go on."""
@@ -112,8 +127,7 @@ class Detector:
 
     def _alarm(self, connection: Connection, signals: list[Signal], rule: Signal, at_case: int, now: datetime) -> None:
         driver = max(signals, key=lambda signal: signal.log_e)
-        kind = episodes.kind_of(driver.monitor)
-        shift = {episodes.FAR_OUT: "far-out", episodes.VOLUME: None}.get(kind, "undetermined")
+        shift = episodes.shift_of(driver.monitor, driver.statistic)
         evidence = {**driver.evidence, "log_e": {signal.monitor: round(signal.log_e, 3) for signal in signals}}
         episodes.open_alarm(
             connection,
@@ -142,11 +156,11 @@ class Detector:
         ended = connection.execute("SELECT count(*) FROM alarms WHERE state = 'closed'").fetchone()[0]
         if self._fitted == (live, epoch, ended):
             return
-        reference = read_reference(connection, epoch, said_by)
+        reference, approved = read_reference(connection, epoch, said_by), read_approved(connection, live)
         config = self.workspace.config
         self._monitors = default_monitors(config.monitors.false_alarms.ticks, seed=config.plan.seed)
         for monitor in self._monitors:
-            monitor.fit(reference)
+            monitor.fit(approved if monitor.name == episodes.FAR_OUT else reference)
         stored: dict[str, dict[str, Any]] = {}
         self._saved = {}
         for row in connection.execute("SELECT monitor, key, value FROM monitor_state WHERE epoch = :e", {"e": epoch}):

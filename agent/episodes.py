@@ -13,16 +13,30 @@ from agent.store import Connection, insert, journal
 SHIFT, FAR_OUT, VOLUME = "shift", "far-out", "volume"
 
 
-def kind_of(monitor: str) -> str:
-    return monitor if monitor in (FAR_OUT, VOLUME) else SHIFT
+MOSTLY = 0.5  # share of far-out cases in a tick from which on the episode is one of far-out cases
+
+
+def kind_of(shift: str | None) -> str:
+    """The kind of an episode, by what the alarm says of the shift."""
+    return {None: VOLUME, FAR_OUT: FAR_OUT}.get(shift, SHIFT)
+
+
+def shift_of(monitor: str, statistic: float) -> str | None:
+    """What an alarm of this monitor says of the shift, before anything has told its cause."""
+    if monitor == VOLUME:
+        return None
+    return FAR_OUT if monitor == FAR_OUT and statistic >= MOSTLY else "undetermined"
 
 
 def open_alarms(connection: Connection) -> list[Mapping[str, Any]]:
     return connection.execute("SELECT * FROM alarms WHERE state != 'closed' ORDER BY id").fetchall()
 
 
-def open_kinds(connection: Connection) -> set[str]:
-    return {kind_of(alarm["monitor"]) for alarm in open_alarms(connection)}
+def heard(connection: Connection, monitor: str, statistic: float) -> bool:
+    """Whether the monitor may open an episode: none of its kind is open, and none that it opened itself."""
+    alarms = open_alarms(connection)
+    kinds = {kind_of(alarm["shift"]) for alarm in alarms}
+    return kind_of(shift_of(monitor, statistic)) not in kinds and monitor not in {alarm["monitor"] for alarm in alarms}
 
 
 def open_alarm(
@@ -66,16 +80,13 @@ def open_alarm(
 
 
 def close_alarms(connection: Connection, kinds: set[str], *, because: str, by: str, at: datetime) -> list[int]:
-    """Closes the open episodes of these kinds and restarts their charts. Returns the ids of those closed."""
-    ended = [alarm["id"] for alarm in open_alarms(connection) if kind_of(alarm["monitor"]) in kinds]
+    """Closes the open episodes of these kinds and restarts all charts. Returns the ids of those closed."""
+    ended = [alarm["id"] for alarm in open_alarms(connection) if kind_of(alarm["shift"]) in kinds]
     for alarm in ended:
         connection.execute(
             "UPDATE alarms SET state = 'closed', closed_at = :at, closed_because = :because WHERE id = :id",
             {"at": rfc3339(at), "because": because, "id": alarm},
         )
         journal.append(connection, "alarm_closed", at=at, by=by, body={"alarm": alarm, "because": because})
-    monitors = {row["monitor"] for row in connection.execute("SELECT DISTINCT monitor FROM monitor_state")}
-    for monitor in monitors:
-        if kind_of(monitor) in kinds:
-            connection.execute("DELETE FROM monitor_state WHERE monitor = :monitor", {"monitor": monitor})
+    connection.execute("DELETE FROM monitor_state")
     return ended

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from agent.episodes import FAR_OUT
 from agent.store import Connection
 
 MOST_NEW = 4000  # an update learns from the latest so many cases
@@ -18,7 +18,7 @@ _LABELLED = """
     JOIN inputs i ON i.case_id = c.case_id AND i.role = 'image'
     JOIN labels l ON l.case_id = c.case_id AND l.kind = 'class'
     JOIN patients p ON p.patient_key = c.patient_key
-    WHERE c.state = 'observed' AND c.alias_of IS NULL AND c.domain != :far_out
+    WHERE c.state = 'observed' AND c.alias_of IS NULL
 """
 
 Case = dict[str, Any]  # case_id, uri, media_type, label, patient, domain
@@ -70,8 +70,12 @@ def judge_cases(connection: Connection) -> list[Case]:
     return _cases(connection, _LABELLED + "AND p.split = 'judge' ORDER BY c.seq")
 
 
-def reference_cases(connection: Connection) -> list[Case]:
-    """Cases since the onset, labelled or not, with the patient's split: the next version is watched against them."""
+def reference_cases(connection: Connection, learnt: Sequence[str]) -> list[Case]:
+    """Cases since the onset, labelled or not, with the patient's split: the next version is watched against them.
+
+    A case that was too far out for an answer is left aside, unless its domain is one of the `learnt`, which people
+    labelled: then the domain is new, and not of another modality or anatomy.
+    """
     return _cases(
         connection,
         """SELECT c.case_id AS case_id, i.uri AS uri, i.media_type AS media_type, NULL AS label,
@@ -80,10 +84,12 @@ def reference_cases(connection: Connection) -> list[Case]:
            JOIN cases c ON c.case_id = o.case_id
            JOIN inputs i ON i.case_id = c.case_id AND i.role = 'image'
            JOIN patients p ON p.patient_key = c.patient_key
-           WHERE o.role = 'live' AND o.number >= :onset AND c.domain != :far_out
+           WHERE o.role = 'live' AND o.number >= :onset
+             AND (o.abstained = 0 OR c.domain IN (SELECT value FROM json_each(:learnt)))
            ORDER BY o.number DESC LIMIT :most""",
         onset=onset(connection),
         most=MOST_REFERENCE,
+        learnt=json.dumps(list(learnt)),
     )
 
 
@@ -92,4 +98,4 @@ def patients(cases: Sequence[Case]) -> int:
 
 
 def _cases(connection: Connection, statement: str, **values: Any) -> list[Case]:
-    return [dict(row) for row in connection.execute(statement, {"far_out": FAR_OUT, **values})]
+    return [dict(row) for row in connection.execute(statement, values)]

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from agent import registry
 from agent.clock import rfc3339
 from agent.domains import domain_of, episode_name, home_keys
-from agent.episodes import FAR_OUT
 from agent.errors import HomeostatError
 from agent.examples import StoredExamples
 from agent.pointer import Pointer
-from agent.reference import epoch_of, read_reference
+from agent.reference import read_approved
 from agent.serve import load
 from agent.store import Connection, journal
 from agent.ticks import CASES_PER_TICK, day_of
@@ -97,7 +96,7 @@ class Observer:
                 continue
             finite = bool(np.isfinite(readings[live][i][0]).all())
             far = bool(self._guard[1].far(np.asarray(readings[live][i][1])[None])[0])
-            domain = FAR_OUT if far else domain_of(case, by=by, home=home, episode=episode)
+            domain = domain_of(case, by=by, home=home, episode=episode)
             connection.execute(
                 "UPDATE cases SET state = 'observed', domain = :domain WHERE case_id = :id",
                 {"domain": domain, "id": case["case_id"]},
@@ -136,10 +135,9 @@ class FarOutGuard:
     def __init__(self, workspace: Workspace, version: str) -> None:
         from monitors import FarOut
 
+        self._monitor = FarOut()
         with workspace.store.read() as connection:
-            self.epoch, said_by = epoch_of(connection, version)
-            self._monitor = FarOut()
-            self._monitor.fit(read_reference(connection, self.epoch, said_by))
+            self._monitor.fit(read_approved(connection, version))
 
     def far(self, embedding: NDArray[np.floating]) -> NDArray[np.bool_]:
         """[n, d] of the pinned sensor -> [n]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,29 @@ ROWS = """
     SELECT o.number, o.case_id, o.scores, o.embedding, o.version, o.sensor, c.patient_key, c.acquired_at, c.facts
     FROM observations o JOIN cases c ON c.case_id = o.case_id
 """
+
+
+def read_approved(connection: Connection, version: str) -> Reference:
+    """The cases that the version or any of its ancestors was approved on: what is not far from them is not far out."""
+    from monitors.protocols import Reference
+
+    chain, name = [], version
+    while name is not None:
+        chain.append(name)
+        row = connection.execute("SELECT parent FROM versions WHERE id = :v", {"v": name}).fetchone()
+        name = row["parent"] if row else None
+    parts = {}
+    for part in ("transform", "calibrate"):
+        rows = connection.execute(
+            ROWS
+            + """WHERE o.case_id IN (
+                     SELECT m.case_id FROM reference_members m JOIN reference_epochs e ON e.epoch = m.epoch
+                     WHERE m.part = :part AND e.version IN (SELECT value FROM json_each(:chain)))
+                 GROUP BY o.case_id ORDER BY c.acquired_at, c.seq""",
+            {"part": part, "chain": json.dumps(chain)},
+        ).fetchall()
+        parts[part] = batch_of(rows)
+    return Reference(**parts)
 
 
 def read_reference(connection: Connection, epoch: int, version: str) -> Reference:

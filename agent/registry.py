@@ -225,7 +225,9 @@ def _after_promotion(connection: Connection, version: str, before: str, by: str,
     """Probation begins, the shift that led here is dealt with, and answers may be trusted again."""
     seen = connection.execute("SELECT COALESCE(MAX(number), 0) AS n FROM observations").fetchone()["n"]
     put_setting(connection, "probation", {"version": version, "previous": before, "since": seen})
-    episodes.close_alarms(connection, {episodes.SHIFT}, because=f"{version} was promoted", by=by, at=at)
+    episodes.close_alarms(
+        connection, {episodes.SHIFT, episodes.FAR_OUT}, because=f"{version} was promoted", by=by, at=at
+    )
     set_trust(connection, NORMAL, by=by, reason=f"{version} was promoted", at=at)
 
 
@@ -233,7 +235,9 @@ def _after_rollback(connection: Connection, version: str, before: str, by: str, 
     """The plan promotes nothing until a person resumes it; the charts start anew on the older version's reference."""
     put_setting(connection, "automatic_promotion", False)
     put_setting(connection, "probation", None)
-    episodes.close_alarms(connection, {episodes.SHIFT}, because=f"{before} was rolled back", by=by, at=at)
+    episodes.close_alarms(
+        connection, {episodes.SHIFT, episodes.FAR_OUT}, because=f"{before} was rolled back", by=by, at=at
+    )
     set_trust(connection, CAUTION, by=by, reason=f"{before} was rolled back", at=at)
 
 

@@ -155,7 +155,7 @@ def _show(workspace: Workspace, making: Making, at: datetime) -> None:
             connection, least=config.plan.labels.anchor_patients, alpha=config.plan.alpha, by="homeostat", at=at
         )
         making.anchored = anchors.current(connection)
-        making.reference = material.reference_cases(connection)
+        making.reference = material.reference_cases(connection, making.learnt)
         live = registry.live(connection)["version"]
         classes = get_setting(connection, "classes")
     by_id = {c["case_id"]: c for c in [*making.reference, *(c for a in making.anchored for c in a.cases)]}

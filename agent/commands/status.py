@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from agent import registry
+from agent import episodes, registry
 from agent.answer import Answer, table
 from agent.clock import rfc3339
 from agent.errors import HomeostatError, Refused
@@ -166,6 +166,8 @@ def _stand(args: argparse.Namespace, event: str, trust: str) -> Answer:
         set_trust(connection, trust, by=args.by, reason=args.reason, at=at)
         if trust == NORMAL:
             put_setting(connection, "automatic_promotion", True)
+            ended = {episodes.SHIFT, episodes.FAR_OUT}  # a shift that goes on opens a new episode within a few ticks
+            episodes.close_alarms(connection, ended, because=f"resumed: {args.reason}", by=args.by, at=at)
         value = {"state": deployment_state(connection), "trust": trust}
     publish(workspace)
     return Answer(value, f"trust is {trust} since {rfc3339(at)}; the deployment is {value['state']}")
