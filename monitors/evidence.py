@@ -52,9 +52,10 @@ class EDetector:
 
     @property
     def since(self) -> int | None:
-        """The index of the first case after the onset that contributes most to the evidence."""
-        best = int(np.argmax(self._since_onset))
-        return int(self._onset[best]) if self._since_onset[best] >= ONSET_SHOWN else None
+        """The index of the first case after the onset that contributes most to the evidence; of the calibrators' onsets
+        that are within ten to one of the best, the latest."""
+        best = float(self._since_onset.max())
+        return int(self._onset[self._since_onset >= best - ONSET_SHOWN].max()) if best >= ONSET_SHOWN else None
 
     def state(self) -> dict[str, NDArray]:
         return {"log": self._log, "since_onset": self._since_onset, "onset": self._onset}
