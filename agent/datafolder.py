@@ -298,13 +298,20 @@ def image_files(root: Path) -> list[Path]:
             file = Path(folder, name)
             if name.startswith(".") or file.is_symlink() or not file.is_file():
                 continue
-            if file.name.lower().endswith(IMAGE_SUFFIXES) or media_type(file):
+            if file.name.lower().endswith(IMAGE_SUFFIXES) or _sniffed(file):
                 found.append(file)
     return sorted(found)
 
 
+def _sniffed(file: Path) -> str:
+    try:
+        return media_type(file)
+    except OSError:
+        return "unknown"  # to be refused by whoever opens it, with the reason
+
+
 def _tags(file: Path, wanted: Sequence[str]) -> dict[str, str]:
-    if not wanted or media_type(file) != "application/dicom":
+    if not wanted or _sniffed(file) != "application/dicom":
         return {}
     facts = dicom_facts(file)
     return {name: facts[name] for name in (*wanted, "study") if name in facts}

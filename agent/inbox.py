@@ -7,9 +7,11 @@ after its cases are committed, and only if it is still what was read; after a cr
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -30,15 +32,23 @@ GONE = ".taken-"
 def scan(workspace: Workspace, *, progress: Progress = lambda what, done, of: None) -> int:
     """Takes what has settled; returns how many cases and refusals that were, or 1 where something still settles.
 
-    Raises HomeostatError where the workspace can't be written.
+    Raises HomeostatError where the inbox or the workspace can't be read or written.
     """
+    try:
+        return _scan(workspace, Intake(workspace, progress=progress))
+    except OSError as error:
+        raise HomeostatError(
+            f"{workspace.path('inbox')} can't be worked off ({error.strerror}): check its permissions and its disk"
+        ) from error
+
+
+def _scan(workspace: Workspace, intake: Intake) -> int:
     inbox = workspace.path("inbox")
     for half_removed in inbox.glob(f"{GONE}*"):
         shutil.rmtree(half_removed)
     entries = [Entry.look(path) for path in _offered(inbox)]
     now = _file_system_time(inbox)
     settled = [entry for entry in entries if entry.files and abs(now - entry.changed) >= SETTLED]
-    intake = Intake(workspace, progress=progress)
     done = 0
     loose = [entry for entry in settled if entry.path.is_file()]
     if loose:
@@ -64,7 +74,7 @@ class Entry:
 
     @classmethod
     def look(cls, path: Path) -> Entry:
-        stats = [(file, file.lstat()) for file in _files(path)]
+        stats = list(_stats(path))
         seen = tuple((str(file), stat.st_size, stat.st_ctime_ns) for file, stat in stats)
         return cls(path, seen, max((stat.st_ctime for _, stat in stats), default=0.0))
 
@@ -124,7 +134,15 @@ def _offered(inbox: Path) -> Iterator[Path]:
 
 
 def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    if path.is_file():
+        return [path]
+    return sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+
+
+def _stats(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    for file in _files(path):
+        with suppress(FileNotFoundError):  # renamed since it was listed: the next look finds it under its new name
+            yield file, file.lstat()
 
 
 def _file_system_time(folder: Path) -> float:

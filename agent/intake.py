@@ -39,7 +39,11 @@ Tell = Callable[[str], None]
 
 @dataclass
 class Staged:
-    """A case on its way in. `reason` is why it is refused, if it is; `name` what it is called in quarantine."""
+    """A case on its way in.
+
+    copy: its bytes in the workspace, None where they are there already or could not be had. reason: why it is refused,
+    if it is. name: what it is called in quarantine.
+    """
 
     row: Row
     copy: Path | None
@@ -86,9 +90,9 @@ class Intake:
         ]
         done = 0
         try:
-            with self._alone():
-                refused = [self._refused_line(folder.root / LIST, r.line, r.reason) for r in folder.refused]
-                self._commit(refused, labels, origin, total)
+            if folder.refused:
+                with self._alone():
+                    self._commit(self._refused_lines(folder), labels, origin, total)
             with Probe() as probe:
                 for rows in batches:
                     with self._alone():
@@ -137,7 +141,10 @@ class Intake:
             case.reason = f"{place}its case id belongs to another image already"
             return case
         case.media_type = known.media_type(case.digest)
-        if not case.media_type:
+        if case.media_type:
+            case.copy = None
+            copy.unlink()
+        else:
             case.media_type = media_type(copy)
             if wrong := probe.why_unreadable(copy, case.media_type):
                 case.reason = f"{place}{wrong}"
@@ -145,27 +152,34 @@ class Intake:
         known.add(case)
         return case
 
-    def _refused_line(self, listed: Path, line: int, reason: str) -> Staged:
-        digest = sha256(listed.read_bytes() + str(line).encode()).hexdigest()
-        row = Row(file=listed.with_name(f"{LIST}-line-{line}-{digest[:8]}"), case_id="", patient_id="", line=line)
-        return Staged(row, None, digest, reason=reason)
+    def _refused_lines(self, folder: Folder) -> list[Staged]:
+        listed = folder.root / LIST
+        name, digest = quarantine.keep_lines(self.workspace, listed, [refusal.reason for refusal in folder.refused])
+        return [
+            Staged(
+                Row(file=listed, case_id="", patient_id="", line=refusal.line),
+                copy=None,
+                digest=f"{digest}:{refusal.line}",
+                reason=refusal.reason,
+                name=name,
+            )
+            for refusal in folder.refused
+        ]
 
     # second step: rename by content ---------------------------------------------------------------------------------
 
     def _place(self, case: Staged) -> Path | None:
         """Gives the copy its lasting name and returns the folder that changed."""
-        target = self.workspace.path(_uri(case.digest))
-        if case.copy is not None and (case.reason or not target.exists()):
+        if case.copy is not None:
             with case.copy.open("rb") as file:
                 os.fsync(file.fileno())
-        if case.reason:
+        if case.reason and not case.name:
             case.name = quarantine.keep(self.workspace, case.row.file.name, case.reason, case.digest, case.copy)
-        elif case.copy is not None and not target.exists():
+        elif case.copy is not None:
+            target = self.workspace.path(_uri(case.digest))
             target.parent.mkdir(exist_ok=True)
             case.copy.replace(target)
             return target.parent
-        elif case.copy is not None:
-            case.copy.unlink()
         return None
 
     # third step: one transaction ------------------------------------------------------------------------------------

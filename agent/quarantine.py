@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 from agent.clock import rfc3339
 from agent.store import Connection
@@ -28,8 +30,17 @@ def keep(workspace: Workspace, name: str, reason: str, digest: str, file: Path |
     content = {"name": name, "reason": reason, "digest": digest, "at": rfc3339(workspace.now())}
     if file is not None:
         file.replace(there)
-    write_atomically(there.with_name(f"{name}.reason.json"), (json.dumps(content, ensure_ascii=False) + "\n").encode())
+    write_atomically(there.with_name(f"{name}.reason.json"), _json(content))
     return name
+
+
+def keep_lines(workspace: Workspace, listed: Path, reasons: Sequence[str]) -> tuple[str, str]:
+    """Writes one reason file for all refused lines of a list, which have no file of their own; (name, digest)."""
+    digest = _digest(listed)
+    name = f"{safe_name(listed.name)}-{digest[:8]}"
+    content = {"name": name, "reason": f"{len(reasons)} of its lines are no cases", "lines": reasons, "digest": digest}
+    write_atomically(workspace.path("quarantine", f"{name}.reason.json"), _json(content))
+    return name, digest
 
 
 def record(connection: Connection, name: str, reason: str, digest: str, at: datetime) -> bool:
@@ -47,6 +58,10 @@ def safe_name(name: str) -> str:
     """A file name made of letters, digits and -_. that neither hides, nor climbs, nor is too long."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name).lstrip(".-")
     return plain[-LONGEST_NAME:].lstrip(".-") or "unnamed"
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, ensure_ascii=False) + "\n").encode()
 
 
 def _digest(path: Path) -> str:
