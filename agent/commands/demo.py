@@ -82,10 +82,11 @@ class Teller:
 
     def __call__(self, step: Step) -> None:
         from rich.markup import escape
+        from rich.padding import Padding
 
         self.number += 1
-        mark = "[red]✗[/red]" if step.trial else "[green]✓[/green]"
+        mark = "[red]![/red]" if step.trial else "[green]✓[/green]"
         self.console.print(
             f"{mark} [bold]{self.number:2d}. {escape(step.title)}[/bold] [dim]{step.seconds:.1f} s[/dim]"
         )
-        self.console.print(f"      {escape(step.says)}")
+        self.console.print(Padding(escape(step.says), (0, 0, 0, 6)))

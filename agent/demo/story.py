@@ -89,7 +89,7 @@ class Play:
         yield Step(
             step="init",
             title="It is deployed as v0",
-            says=f"{made['reference']['n']} approved cases are every monitor's reference, {made['anchor']['n']} of them, "
+            says=f"{made['reference']['n']} approved cases are the monitors' reference, {made['anchor']['n']} of them, "
             f"of unseen patients, the anchors: enough to tell a loss of {decidable['smallest_margin'] or 1:.1%}.",
             command="homeostat init --model base --reference home",
             facts={"live": made["live"], "anchor": made["anchor"], "decidable": decidable},

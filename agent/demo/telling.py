@@ -230,8 +230,8 @@ def _measured_on(play: Play) -> str:
     n = {side: len(set(play.scores("v0", side).unit)) for side in ("home", "new")}
     return (
         f"Balanced accuracy on {n['home']} patients of {play.cast.home_name} and {n['new']} of {play.cast.new_name}, "
-        "whom no model has learnt from and no gate has looked at: the model left as it was, naive fine-tuning, and what "
-        "the agent made live. The drill of the rollback is left out."
+        "whom no model has learnt from and no gate has looked at: the model left as it was, naive fine-tuning, "
+        "and what the agent made live. The drill of the rollback is left out."
     )
 
 
