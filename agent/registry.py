@@ -290,14 +290,20 @@ def promote(workspace: Workspace, name: str, *, by: str, reason: str) -> Activat
     """
     with workspace.store.read() as connection:
         version = resolve(connection, name)
-        seen = live(connection)["generation"]
-        state = get(connection, version)["state"]
+        now = live(connection)
+        row = get(connection, version)
+        state = row["state"]
         if state in ("candidate", "held"):
             _evidence(connection, version)
             raise Refused(f"{version} is not approved: 'homeostat approve {version}' lets it be promoted")
+        if state == "approved" and row["parent"] != now["version"]:
+            raise Refused(
+                f"{version} was judged against {row['parent']}, and {now['version']} is live: "
+                "ask for an update from what is live with 'homeostat update'"
+            )
     _check(workspace, version)
     reserve.keep(workspace)
-    done = _commit(workspace, version, "promote", by, reason, seen)
+    done = _commit(workspace, version, "promote", by, reason, now["generation"])
     pointer.publish(workspace)
     return done
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from agent import registry
+from agent.errors import Refused
 from agent.store import Connection
 from agent.workspace import Workspace, get_setting, put_setting
 
@@ -33,7 +34,7 @@ def step(workspace: Workspace, now: datetime) -> str | None:
             {"v": probation["version"], "since": probation["since"]},
         ).fetchone()[0]
     if trip:
-        registry.rollback(workspace, probation["previous"], by="homeostat", reason=f"{trip.guard}: {trip.reason}")
+        _roll_back(workspace, probation["previous"], f"{trip.guard}: {trip.reason}")
         return "rolled_back"
     if seen < workspace.config.plan.probation.cases:
         return None
@@ -42,6 +43,16 @@ def step(workspace: Workspace, now: datetime) -> str | None:
         registry.move(connection, probation["version"], "active", by="homeostat", reason=reason, at=now)
         put_setting(connection, "probation", None)
     return "active"
+
+
+def _roll_back(workspace: Workspace, previous: str, reason: str) -> None:
+    """To the version before; where its files are damaged, to the model as deployed."""
+    try:
+        registry.rollback(workspace, previous, by="homeostat", reason=reason)
+    except Refused as error:
+        if previous == "v0":
+            raise
+        registry.rollback(workspace, "v0", by="homeostat", reason=f"{reason}; {error}")
 
 
 def _broken_outputs(connection: Connection, probation: dict[str, Any]) -> Trip | None:

@@ -209,7 +209,7 @@ def in_a_file_system_of_its_own(script: str, *arguments: object) -> subprocess.C
 
 def test_rollback_works_on_a_full_disk(workspace, tmp_path):
     """With not one byte free, the space kept back at promotion is enough; nothing is promoted without such space."""
-    promoted(workspace), approved(workspace)
+    approved(workspace), promoted(workspace)
     workspace.store.close()
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -217,12 +217,12 @@ def test_rollback_works_on_a_full_disk(workspace, tmp_path):
         """
         mount -t tmpfs -o size=6m tmpfs "$2"; cp -r "$1" "$2/site"
         cat /dev/zero > "$2/fill" 2> /dev/null || true
-        "$PYTHON" -m agent.cli approve v1 --by a --reason b --workspace "$2/site" || echo "first: $?"
+        "$PYTHON" -m agent.cli approve v2 --by a --reason b --workspace "$2/site" || echo "first: $?"
         "$PYTHON" -m agent.cli rollback --json --by a --reason b --workspace "$2/site"
         cat "$2/site/live.json"
         rm "$2/fill"; head -c 800000 /dev/zero > "$2/spare"
         cat /dev/zero > "$2/fill" 2> /dev/null || true; rm "$2/spare"
-        "$PYTHON" -m agent.cli promote v2 --by a --reason b --workspace "$2/site" || echo "second: $?"
+        "$PYTHON" -m agent.cli promote v1 --by a --reason b --workspace "$2/site" || echo "second: $?"
         ls -A "$2/site" | grep tmp || echo "nothing left behind"; rm "$2/fill"
         "$PYTHON" -m agent.cli verify --workspace "$2/site"
         """,
