@@ -26,7 +26,7 @@ class Detector:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._fitted: tuple[str, int, int] | None = None  # version, epoch, last closed alarm
+        self._fitted: tuple[str, int, int, bool] | None = None  # version, epoch, closed alarms, whether times are known
         self._monitors: list[Monitor] = []
         self._saved: dict[tuple[str, str], bytes] = {}
 
@@ -69,7 +69,7 @@ class Detector:
         budget = self.workspace.config.monitors.false_alarms.ticks
         with self.workspace.store.read() as connection:
             free = [s for s in heard if episodes.heard(connection, s.monitor, s.statistic)]
-        rule = family(free, ticks_per_false_alarm=budget) if free else None
+        rule = family(free, [1 / len(self._monitors)] * len(free), budget) if free else None
         try:
             with self.workspace.store.transaction() as connection:
                 self._commit(connection, tick, heard, rule, free, now)
@@ -154,11 +154,12 @@ class Detector:
         live = registry.live(connection)["version"]
         epoch, said_by = epoch_of(connection, live)
         ended = connection.execute("SELECT count(*) FROM alarms WHERE state = 'closed'").fetchone()[0]
-        if self._fitted == (live, epoch, ended):
+        timed = _has_times(connection)
+        if self._fitted == (live, epoch, ended, timed):
             return
         reference, approved = read_reference(connection, epoch, said_by), read_approved(connection, live)
         config = self.workspace.config
-        self._monitors = default_monitors(config.monitors.false_alarms.ticks, seed=config.plan.seed)
+        self._monitors = default_monitors(config.monitors.false_alarms.ticks, config.plan.seed, timed)
         for monitor in self._monitors:
             monitor.fit(approved if monitor.name == episodes.FAR_OUT else reference)
         stored: dict[str, dict[str, Any]] = {}
@@ -169,7 +170,7 @@ class Detector:
         for monitor in self._monitors:
             if monitor.name in stored:
                 monitor.restore(stored[monitor.name])
-        self._fitted = (live, epoch, ended)
+        self._fitted = (live, epoch, ended, timed)
 
     def _save(self, connection: Connection) -> None:
         """Writes the arrays that changed since the last tick."""
@@ -184,6 +185,12 @@ class Detector:
                         (self._fitted[1], monitor.name, key, value),
                     )
                     self._saved[monitor.name, key] = digest
+
+
+def _has_times(connection: Connection) -> bool:
+    """Whether the feed tells when its cases were acquired: without times the case volume can't be judged."""
+    row = connection.execute("SELECT 1 FROM cases WHERE origin = 'feed' AND acquired_at IS NOT NULL LIMIT 1").fetchone()
+    return row is not None
 
 
 def _feed_is_live(connection: Connection) -> bool:

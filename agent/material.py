@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from agent.reference import epoch_of
 from agent.store import Connection
 
 MOST_NEW = 4000  # an update learns from the latest so many cases
 MOST_REFERENCE = 2000  # and a reference epoch holds the latest so many
+LEAST_REFERENCE = 20  # patients to rank among; with fewer, the former reference stays in force beside them
 
 _LABELLED = """
     SELECT c.case_id AS case_id, i.uri AS uri, i.media_type AS media_type, l.value AS label,
@@ -90,6 +92,22 @@ def reference_cases(connection: Connection, learnt: Sequence[str]) -> list[Case]
         onset=onset(connection),
         most=MOST_REFERENCE,
         learnt=json.dumps(list(learnt)),
+    )
+
+
+def epoch_cases(connection: Connection, version: str) -> list[Case]:
+    """The cases that a version is watched against: its own epoch's, else its nearest ancestor's."""
+    epoch, _ = epoch_of(connection, version)
+    return _cases(
+        connection,
+        """SELECT c.case_id AS case_id, i.uri AS uri, i.media_type AS media_type, NULL AS label,
+                  c.patient_key AS patient, c.domain AS domain, p.split AS split
+           FROM reference_members m
+           JOIN cases c ON c.case_id = m.case_id
+           JOIN inputs i ON i.case_id = c.case_id AND i.role = 'image'
+           JOIN patients p ON p.patient_key = c.patient_key
+           WHERE m.epoch = :epoch""",
+        epoch=epoch,
     )
 
 

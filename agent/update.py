@@ -155,8 +155,8 @@ def _show(workspace: Workspace, making: Making, at: datetime) -> None:
             connection, least=config.plan.labels.anchor_patients, alpha=config.plan.alpha, by="homeostat", at=at
         )
         making.anchored = anchors.current(connection)
-        making.reference = material.reference_cases(connection, making.learnt)
         live = registry.live(connection)["version"]
+        making.reference = _reference_to_be(connection, live, making.learnt)
         classes = get_setting(connection, "classes")
     by_id = {c["case_id"]: c for c in [*making.reference, *(c for a in making.anchored for c in a.cases)]}
     making.shown = list(by_id.values())
@@ -166,6 +166,15 @@ def _show(workspace: Workspace, making: Making, at: datetime) -> None:
     spec = {"base": "base", "versions": versions, "cases": _for_job(making.shown), "classes": classes,
             "batch": config.model.batch}  # fmt: skip
     making.job = jobs.start(workspace, "infer", spec, config.plan.limits, at=at)
+
+
+def _reference_to_be(connection: Connection, live: str, learnt: Sequence[str]) -> list[material.Case]:
+    """What came since the change; too little of it is taken together with what the live version is watched against."""
+    since = material.reference_cases(connection, learnt)
+    parts = [material.patients([c for c in since if (c["split"] == "train") == taught]) for taught in (True, False)]
+    if min(parts) >= material.LEAST_REFERENCE:
+        return since
+    return list({case["case_id"]: case for case in [*material.epoch_cases(connection, live), *since]}.values())
 
 
 def _judge(workspace: Workspace, making: Making, at: datetime) -> str:

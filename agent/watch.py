@@ -96,8 +96,9 @@ def _harm(connection: Connection, workspace: Workspace, probation: dict[str, Any
     if not right:
         return None
     evidence = PairedHarm(alpha=workspace.config.plan.probation.alpha)
-    before, after = np.array([np.mean(pairs, axis=0) for pairs in right.values()]).T
-    evidence.update(before, after)
+    for pairs in right.values():
+        previous, promoted = np.mean(pairs, axis=0)
+        evidence.update(promoted, previous)
     if not evidence.harmful:
         return None
     return Trip("labels", f"on {len(right)} labelled patients it is worse than {probation['previous']}")
