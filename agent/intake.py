@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -88,15 +88,16 @@ class Intake:
         batches: list[Sequence[Row]] = [
             folder.rows[i : i + CASES_AT_ONCE] for i in range(0, len(folder.rows), CASES_AT_ONCE)
         ]
+        write = partial(self._commit, split=self.split, labels=labels, origin=origin, total=total)
         done = 0
         try:
             if folder.refused:
                 with self._alone():
-                    self._commit(self._refused_lines(folder), labels, origin, total)
+                    write(self._refused_lines(folder))
             with Probe() as probe:
                 for rows in batches:
                     with self._alone():
-                        self._commit(self._staged(rows, probe), labels, origin, total)
+                        write(self._staged(rows, probe))
                     done += len(rows)
                     self.progress("cases taken in", done, len(folder.rows))
         except OSError as error:
@@ -184,7 +185,9 @@ class Intake:
 
     # third step: one transaction ------------------------------------------------------------------------------------
 
-    def _commit(self, staged: Sequence[Staged], labels: bool, origin: str, total: dict[str, int]) -> None:
+    def _commit(
+        self, staged: Sequence[Staged], *, split: Split, labels: bool, origin: str, total: dict[str, int]
+    ) -> None:
         changed = {self._place(case) for case in staged} - {None}
         for folder in changed:
             assert folder is not None
@@ -192,7 +195,7 @@ class Intake:
         if changed:
             fsync_folder(self.workspace.path("objects"))
         with self.workspace.store.transaction() as connection:
-            writer = _Writer(connection, self.workspace, self.split, origin)
+            writer = _Writer(connection, self.workspace, split, origin)
             for case in staged:
                 writer.refuse(case) if case.reason else writer.accept(case, labels)
             writer.report()
