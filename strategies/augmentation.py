@@ -1,4 +1,4 @@
-"""Random views of training images that a medical image survives: pose, framing, light; never what tells classes apart."""
+"""Random views of training images, of a kind that a medical image survives: pose, framing and light."""
 
 from __future__ import annotations
 

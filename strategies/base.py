@@ -55,7 +55,7 @@ def fit_base(
     _check(train_examples, known, classes)
     torch.manual_seed(seed)
     origin = load_backbone(backbone, pretrained=pretrained)
-    origin = replace(origin, preprocessing=replace(origin.preprocessing, scale=_scale(train_examples, known[0])))
+    origin = origin.fed(replace(origin.preprocessing, scale=_scale(train_examples, known[0])))
     model = Classifier(origin, nn.Linear(origin.width, len(classes)), classes)
     parts = [Chosen(part, rows) for part, rows in zip((train_examples, develop), known, strict=True)]
     images = [Pixels(part, origin.preprocessing, progress=progress) for part in parts]
@@ -89,12 +89,13 @@ def fit_base(
 def import_base(spec: str, classes: Sequence[str], out: Path, *, size: int | None = None) -> str:
     """Writes the base folder `out` from a foreign classifier with the head it came with; answers with its digest.
 
-    `size` is the side in pixels that it was trained at, where the files don't say it (torchvision's don't). Raises ValueError where `spec` holds no head, or one of another number of classes.
+    `size` is the side in pixels that it was trained at, where the files don't say it (torchvision's don't).
+    Raises ValueError where `spec` holds no head, or one of another number of classes.
     """
     family = family_of(spec)
     origin, head = family.load(spec), family.head(spec)
     if size is not None:
-        origin = replace(origin, preprocessing=replace(origin.preprocessing, size=size))
+        origin = origin.fed(replace(origin.preprocessing, size=size))
     first, *_, last = [layer for layer in head.modules() if isinstance(layer, nn.Linear)] * 2
     if first.in_features != origin.width:
         raise ValueError(
@@ -136,9 +137,9 @@ def write_base(model: Classifier, out: Path, made: dict[str, Any]) -> None:
 
 
 def load_base(folder: Path) -> Classifier:
-    """The classifier of a base folder, in eval mode. Raises ValueError where a file is missing, broken or of another model."""
+    """The classifier of a base folder, in eval mode. Raises ValueError where a file is missing, broken or another's."""
     record = read_record(folder)
-    origin = replace(load_backbone(str(folder)), preprocessing=from_record(record["preprocessing"]))
+    origin = load_backbone(str(folder)).fed(from_record(record["preprocessing"]))
     head = head_from(record["head"], read_weights(folder / "head.safetensors"))
     return Classifier(origin, head, record["classes"]).eval()
 

@@ -84,9 +84,9 @@ def _linear(weights: dict[str, torch.Tensor], prefix: str) -> nn.Linear:
 
 @dataclass(frozen=True)
 class Recalibrator:
-    """probabilities = softmax(logits / temperature + bias): temperature scaling (Guo and others 2017) with a bias vector.
+    """probabilities = softmax(logits / temperature + bias).
 
-    bias [k] moves the classes' priors; empty means none.
+    Temperature scaling (Guo and others 2017) with a bias vector: bias [k] moves the classes' priors; empty means none.
     """
 
     temperature: float = 1.0

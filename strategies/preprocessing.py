@@ -27,7 +27,7 @@ def apply(preprocessing: Preprocessing, image: NDArray[np.float32]) -> torch.Ten
 
 
 def pixels(preprocessing: Preprocessing, image: NDArray[np.float32]) -> torch.Tensor:
-    """[h, w] or [h, w, 3] -> uint8 [3, size, size]: scaled to 0..1, resized with antialiasing, rounded to 256 levels."""
+    """[h, w] or [h, w, 3] -> uint8 [3, size, size]: scaled to 0..1, resized with antialiasing, 256 levels."""
     array = np.asarray(image, dtype=np.float32)
     if array.ndim == 2:
         array = array[..., None]
@@ -84,7 +84,7 @@ def from_record(record: dict[str, Any]) -> Preprocessing:
 
 
 class Pixels:
-    """The examples' images after `pixels`, read once each while they fit in `limit` bytes, and read again beyond that."""
+    """The examples' images after `pixels`, kept while they fit in `limit` bytes, and read each time beyond that."""
 
     def __init__(
         self,

@@ -90,9 +90,20 @@ class Family(Protocol):
 class Backbone(Protocol):
     """A loaded encoder, framework details hidden."""
 
-    module: nn.Module
-    width: int  # d
-    preprocessing: Preprocessing
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def width(self) -> int:
+        """d, the number of pooled features."""
+        ...
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+    def fed(self, preprocessing: Preprocessing) -> Backbone:
+        """The same encoder behind another preprocessing."""
+        ...
 
     def split(self, cut: int) -> tuple[nn.Module, nn.Module]:
         """(prefix, suffix) with suffix(prefix(x)) == module(x); the prefix holds the first `cut` blocks."""

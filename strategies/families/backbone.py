@@ -7,7 +7,7 @@ the one that runs, and no weight has two names.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,6 +43,10 @@ class ChainedBackbone:
     width: int
     preprocessing: Preprocessing
     write: Callable[[nn.Module, Preprocessing, Path], None]
+
+    def fed(self, preprocessing: Preprocessing) -> ChainedBackbone:
+        """The same encoder behind another preprocessing."""
+        return replace(self, preprocessing=preprocessing)
 
     def split(self, cut: int) -> tuple[nn.Module, nn.Module]:
         """(prefix, suffix), the prefix with the first `cut` blocks. Raises ValueError where there are fewer."""

@@ -58,7 +58,7 @@ LAYOUTS: dict[type[nn.Module], Layout] = {
 
 
 class TorchvisionFamily:
-    """`mobilenet_v3_small`, `resnet18:weights.npz`, `weights.safetensors`, or a folder whose config.json says torchvision."""
+    """`mobilenet_v3_small`, `resnet18:weights.npz`, `weights.safetensors`, or a folder that `save` wrote."""
 
     name = "torchvision"
 
@@ -145,7 +145,7 @@ def _encoder_of(network: nn.Module) -> nn.Module:
 
 
 def _architecture(file: Path, tensors: dict[str, torch.Tensor]) -> str:
-    """The architecture whose tensors, but for the head's, have just these names and shapes; the file's name is a hint."""
+    """The architecture whose tensors, but for the head's, have these names and shapes; the file's name is a hint."""
     stem, modules = _letters(file.stem), {kind.__module__ for kind in LAYOUTS}
     names = [name for name in _names() if models.get_model_builder(name).__module__ in modules]
     for name in sorted(names, key=lambda name: -len(name) if _letters(name) in stem else 0):

@@ -102,7 +102,7 @@ class TransformersFamily:
         return _backbone(network, _preprocessing(place, config))
 
     def head(self, spec: str) -> nn.Module:
-        """The linear classifier of a local `...ForImageClassification` folder. Raises ValueError where there is none."""
+        """The linear classifier of a local `...ForImageClassification` folder. Raises ValueError without one."""
         weights = read_weights(Path(spec) / "model.safetensors")
         head = {
             key.removeprefix("classifier."): tensor for key, tensor in weights.items() if key.startswith("classifier.")
