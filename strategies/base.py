@@ -29,7 +29,7 @@ from strategies.training import Measure, train
 
 FORMAT = 1
 DEFAULT_BACKBONE = "mobilenet_v3_small"
-DEFAULT_EPOCHS = 30
+DEFAULT_EPOCHS = 25
 
 
 def fit_base(

@@ -62,7 +62,7 @@ def train(
     learning_rate: float,
     seed: int,
     patience: int,
-    batch_size: int = 32,
+    batch_size: int = 16,
     weight_decay: float = 0.05,
     batches: Batches | None = None,
     loss: Loss | None = None,
@@ -115,7 +115,8 @@ def train(
                     "a smaller learning rate is needed, or other data."
                 )
             measures.append(measure(probabilities(model, develop[0]), develop[1]))
-            if measures[-1] > best:
+            # Of equals the later: develop is coarse, and the learning rate has come further down.
+            if measures[-1] >= best:
                 best, best_epoch, kept = measures[-1], epoch, copy.deepcopy(model.state_dict())
             if progress is not None:
                 progress("epochs", epoch, epochs)

@@ -15,7 +15,7 @@ from strategies.model import head_from
 from strategies.protocols import Preprocessing
 
 # The side that names are built for where the architecture leaves a choice, as in torchvision's family.
-SIZE = 96
+SIZE = 128
 
 
 class Step(nn.Module):
