@@ -1,0 +1,147 @@
+"""Preprocessing, its cache, the augmentation and the training loop."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from strategies.augmentation import augment
+from strategies.preprocessing import Pixels, apply, from_record, normalise, to_record
+from strategies.protocols import Preprocessing
+from strategies.training import Shuffled, probabilities, train
+
+PLAIN = Preprocessing(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+class Squares:
+    """Grey images of two classes, dark and bright."""
+
+    def __init__(self, n: int) -> None:
+        self.label = np.arange(n) % 2
+        self.patient = self.domain = np.array(["x"] * n)
+        self.read = 0
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def image(self, i: int) -> NDArray[np.float32]:
+        self.read += 1
+        return np.full((10, 12), 60.0 + 120 * (i % 2) + i % 7, dtype=np.float32)
+
+
+def _model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+
+def _recall(probability: NDArray[np.float32], label: NDArray[np.integer]) -> float:
+    return float(np.mean(probability.argmax(axis=1) == label))
+
+
+def test_a_cached_image_is_the_served_image() -> None:
+    """Training sees bit for bit what serving sees, inside the cache's limit and beyond it."""
+    examples = Squares(6)
+    cached = Pixels(examples, PLAIN, limit=3 * 3 * 8 * 8)
+    read = examples.read
+    assert read == 3
+    for i in range(6):
+        assert torch.equal(normalise(PLAIN, cached[[i]])[0], apply(PLAIN, examples.image(i)))
+    assert examples.read == read + 6 + 3
+
+
+def test_preprocessing_round_trips_and_refuses_what_it_does_not_know() -> None:
+    """A version's preprocessing reads back as it was written; a typing error in it is named."""
+    assert from_record(to_record(PLAIN)) == PLAIN
+    for change in ({"scale": "log"}, {"colour": 3}):
+        with pytest.raises(ValueError):
+            from_record(to_record(PLAIN) | change)
+
+
+def test_grey_and_colour_of_the_same_intensity_agree() -> None:
+    """A grey film and its copy saved in colour are one image to the network."""
+    grey = np.random.default_rng(0).uniform(0, 255, (20, 30)).astype(np.float32)
+    assert torch.equal(apply(PLAIN, grey), apply(PLAIN, np.repeat(grey[..., None], 3, axis=2)))
+
+
+def test_augmentation_keeps_range_shape_and_seed() -> None:
+    """Views stay images, differ from each other, and are the same for the same seed."""
+    batch = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    views = [augment(batch, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert views[0].shape == batch.shape
+    assert views[0].min() >= 0 and views[0].max() <= 255
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+
+
+def test_every_row_once_an_epoch_and_no_batch_of_one() -> None:
+    """No case is left out of an epoch, and none is alone in a batch, which BatchNorm can't learn from."""
+    for n in (5, 17, 33, 64):
+        parts = list(Shuffled(n, 16, torch.Generator().manual_seed(0)))
+        assert sorted(i for part in parts for i in part) == list(range(n))
+        assert min(map(len, parts)) > 1
+
+
+def test_training_learns_stops_early_and_keeps_the_best_epoch() -> None:
+    """Two classes that differ in brightness are learnt, and epochs without a gain end the training."""
+    model, examples = _model(), Squares(32)
+    images = Pixels(examples, PLAIN)
+    told = iter([0.9, 0.1, 0.1, 0.1, 0.1, 0.1])
+    states = []
+
+    def measure(*_: object) -> float:
+        states.append(model[4].weight.detach().clone())  # type: ignore[index,operator]
+        return next(told)
+
+    made = train(
+        model,
+        model.parameters(),
+        images,
+        examples.label,
+        develop=(images, examples.label),
+        measure=measure,
+        epochs=6,
+        learning_rate=1e-2,
+        seed=0,
+        patience=3,
+    )
+    assert (made.epochs, made.best_epoch) == (4, 1)
+    assert torch.equal(model[4].weight, states[0])  # type: ignore[index]
+    made = train(
+        model,
+        model.parameters(),
+        images,
+        examples.label,
+        develop=(images, examples.label),
+        measure=_recall,
+        epochs=12,
+        learning_rate=3e-2,
+        seed=0,
+        patience=12,
+    )
+    assert max(made.develop) == 1.0
+    assert _recall(probabilities(model, images), examples.label) == 1.0
+    assert not model.training
+
+
+def test_a_training_that_diverges_says_so() -> None:
+    """NaN weights never become a candidate."""
+    model, examples = _model(), Squares(8)
+    images = Pixels(examples, PLAIN)
+    with pytest.raises(ValueError, match="diverged"):
+        train(
+            model,
+            model.parameters(),
+            images,
+            examples.label,
+            develop=(images, examples.label),
+            measure=_recall,
+            epochs=3,
+            learning_rate=math.inf,
+            seed=0,
+            patience=3,
+        )
