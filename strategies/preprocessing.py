@@ -71,13 +71,16 @@ def to_record(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def from_record(record: dict[str, Any]) -> Preprocessing:
-    """Raises ValueError where a field is missing, unknown or names no scale."""
+    """Raises ValueError where a field is missing, unknown or of no use."""
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
     try:
-        made = Preprocessing(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in record.items()}
-        )
+        made = Preprocessing(**fields)
     except TypeError as error:
         raise ValueError(f"The preprocessing record is not one of ours: {error}.") from error
+    if not (
+        isinstance(made.size, int) and made.size > 0 and len(made.mean) == len(made.std) == 3 and min(made.std) > 0
+    ):
+        raise ValueError("The preprocessing needs a size above 0, and a mean and a deviation above 0 per channel.")
     if made.scale not in _SCALES:
         raise ValueError(f"The preprocessing's scale is {made.scale!r}; known are {', '.join(_SCALES)}.")
     return made

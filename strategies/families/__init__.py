@@ -12,8 +12,7 @@ from strategies.families.torchvision import TorchvisionFamily
 from strategies.families.transformers import TransformersFamily
 
 if TYPE_CHECKING:
-    from strategies.families.backbone import ChainedBackbone
-    from strategies.protocols import Family
+    from strategies.protocols import Backbone, Family
 
 __all__ = ["TorchvisionFamily", "TimmFamily", "TransformersFamily"]
 
@@ -32,6 +31,6 @@ def family_of(spec: str) -> Family:
     raise ValueError(f"No model family knows {spec!r}: it is no model folder, weights file or architecture of {names}.")
 
 
-def load_backbone(spec: str, *, pretrained: bool = False) -> ChainedBackbone:
+def load_backbone(spec: str, *, pretrained: bool = False) -> Backbone:
     """The encoder that `spec` names. `pretrained` lets an architecture's name fetch its published weights."""
     return family_of(spec).load(spec, pretrained=pretrained)

@@ -27,7 +27,7 @@ LAYERS: dict[str, Callable[[Any], nn.ModuleList]] = {
 }
 
 # DINOv2's sizes (Oquab and others 2023), and a tiny one for machines without an accelerator.
-DINOV2: dict[str, dict[str, int]] = {
+DINOV2: dict[str, dict[str, Any]] = {
     "dinov2-tiny": {
         "hidden_size": 192,
         "num_hidden_layers": 6,
@@ -75,7 +75,8 @@ class TransformersFamily:
 
         disable_progress_bar()
         if spec in DINOV2 and not pretrained:
-            config: Any = Dinov2Config(pooling="class", **DINOV2[spec])
+            config: Any = Dinov2Config(**DINOV2[spec])
+            config.pooling = "class"
             _known(config, spec)
             network = AutoModel.from_config(config)
             return _backbone(network, Preprocessing(size=config.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD))
