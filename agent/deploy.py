@@ -11,7 +11,7 @@ from typing import Any
 
 from agent import anchors, bundle, material, pointer, registry
 from agent.config import Config, read_config, render
-from agent.datafolder import read_folder
+from agent.datafolder import read_folder, sharing_bytes
 from agent.domains import key_of
 from agent.errors import HomeostatError
 from agent.examples import FolderExamples, StoredExamples
@@ -56,7 +56,7 @@ def fit(
         raise HomeostatError(f"{data} has no labelled case to learn from: fill the column 'label' of its cases.csv")
     if len(classes) < 2:
         raise HomeostatError(f"{data} has one class only ({classes[0]}): a classifier needs at least two")
-    split = Split.draw({row.patient_id for row in rows}, seed)
+    split = Split.draw({row.patient_id for row in rows}, seed, together=sharing_bytes(rows))
     parts = {name: [r for r in rows if split.assign(r.patient_id) == name] for name in ("train", "develop", "judge")}
     for name, part in parts.items():
         if not part:
