@@ -56,7 +56,7 @@ def closed_ticks(
         if position == len(groups) - 1 and (day >= today or day in pending_days):
             return
         if last_day is not None:
-            yield from _silence(last_day, day)
+            yield from _silence(last_day, min(day, today))
         yield Tick(tuple(numbers), day)
         last_day = day if last_day is None else max(last_day, day)
     if feed_is_live and last_day is not None and not pending_days:

@@ -1,0 +1,91 @@
+"""Decide: the same situation gets the same answer, and the plan's bounds hold."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.decide import Situation, choose, decide
+from agent.plan import LADDER, RESPONSES, Plan
+
+READY = Situation(shift="acquisition", labelled=30, tried_with=None, waiting=False)
+
+
+def with_(**changes) -> Situation:
+    return dataclasses.replace(READY, **changes)
+
+
+@pytest.mark.parametrize(
+    ("situation", "recipes", "says"),
+    [
+        (READY, LADDER, "30 labelled patients"),
+        (with_(shift="prevalence"), ("recalibrate",), "30 labelled patients"),
+        (with_(shift=None), (), "no shift is open"),
+        (with_(waiting=True), (), "a candidate is under way"),
+        (with_(shift="annotation"), (), "a person has to decide"),
+        (with_(shift="far-out"), (), "a person has to decide"),
+        (with_(labelled=29), (), "1 more labelled patients are needed"),
+        (with_(tried_with=30), (), "8 more labelled patients are needed"),
+        (with_(tried_with=30, labelled=38), LADDER, "38 labelled patients"),
+    ],
+)
+def test_what_the_default_plan_does(situation, recipes, says):
+    """Each row of the plan's protocol, and the sentence that tells why nothing is done."""
+    decision = decide(Plan(), situation)
+    assert decision.recipes == recipes
+    assert says in decision.says
+
+
+SITUATIONS = st.builds(
+    Situation,
+    shift=st.sampled_from([None, *RESPONSES]),
+    labelled=st.integers(0, 200),
+    tried_with=st.one_of(st.none(), st.integers(0, 200)),
+    waiting=st.booleans(),
+)
+
+
+@given(SITUATIONS)
+def test_a_plan_that_observes_never_trains(situation):
+    """Mode observe is a promise."""
+    assert decide(Plan(mode="observe"), situation).recipes == ()
+
+
+@given(SITUATIONS, st.integers(0, 100))
+def test_more_labels_never_take_an_update_away(situation, more):
+    """What may be tried with so many labels may be tried with more; a refused try asks for strictly more."""
+    before = decide(Plan(), situation).recipes
+    after = decide(Plan(), dataclasses.replace(situation, labelled=situation.labelled + more)).recipes
+    assert not before or after == before
+    if before and situation.tried_with is not None:
+        assert situation.labelled > situation.tried_with
+
+
+def measured(**domains: float) -> dict[str, dict[str, float]]:
+    return {domain: {"balanced_accuracy": value} for domain, value in domains.items()}
+
+
+BEFORE = measured(home=0.90, new=0.40)
+
+
+def test_a_recipe_that_forgets_goes_behind_those_that_do_not():
+    """The best mean doesn't win by giving up the old hospital."""
+    table = {"linear_probe": measured(home=0.88, new=0.70), "full_finetune": measured(home=0.60, new=0.99)}
+    assert choose(table, BEFORE, 0.05) == "linear_probe"
+
+
+def test_among_equals_the_cheapest_is_taken():
+    """Develop is small: a point is noise, and the cheap recipe is the safer one."""
+    table = {"recalibrate": measured(home=0.90, new=0.700), "lora_rehearsal": measured(home=0.90, new=0.715)}
+    assert choose(table, BEFORE, 0.05) == "recalibrate"
+    table["lora_rehearsal"] = measured(home=0.90, new=0.80)
+    assert choose(table, BEFORE, 0.05) == "lora_rehearsal"
+
+
+def test_where_all_forget_the_best_is_still_shown_to_the_gates():
+    """The gates refuse it with figures that a person can read, rather than nothing happening."""
+    table = {"linear_probe": measured(home=0.5, new=0.6), "full_finetune": measured(home=0.6, new=0.9)}
+    assert choose(table, BEFORE, 0.05) == "full_finetune"
