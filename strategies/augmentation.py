@@ -24,3 +24,12 @@ def augment(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     brightness = torch.empty(count, 1, 1, 1).uniform_(-0.15, 0.15, generator=generator) * 255
     middle = views.mean(dim=(1, 2, 3), keepdim=True)
     return ((views - middle) * contrast + middle + brightness).clamp_(0, 255)
+
+
+def mirror(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """uint8 [b, 3, s, s] -> float32 [b, 3, s, s] in 0..255, every other image mirrored.
+
+    For short adaptations: in a dozen epochs there is no time to learn the other invariances again, and home suffers.
+    """
+    mirrored = torch.rand(len(batch), generator=generator).view(-1, 1, 1, 1) < 0.5
+    return torch.where(mirrored, batch.flip(3), batch).float()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from strategies.augmentation import mirror
 from strategies.base import load_base
 from strategies.data import NewCases, Rehearsal
 from strategies.model import Classifier, Thresholds
@@ -189,6 +190,7 @@ def _train(
         batches=stage.data.batches(new, memory, 32, seed),
         loss=loss,
         mode=stage.parameter.training,
+        views=mirror,
         progress=progress,
     )
 

@@ -24,6 +24,7 @@ Measure = Callable[
     [NDArray[np.float32], NDArray[np.integer]], float
 ]  # (probabilities [n, k], labels [n]) -> higher is better
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (logits [b, k], rows [b]) -> scalar
+Views = Callable[[torch.Tensor, torch.Generator], torch.Tensor]  # uint8 [b, 3, s, s] -> float32, 0..255
 
 
 class Shuffled:
@@ -67,13 +68,14 @@ def train(
     batches: Batches | None = None,
     loss: Loss | None = None,
     mode: Callable[[nn.Module], object] = nn.Module.train,
+    views: Views = augment,
     progress: Progress | None = None,
 ) -> Trained:
     """AdamW under one cycle of the learning rate; leaves `model` in eval mode with the best epoch's weights.
 
     `batches` defaults to all images shuffled, `loss` to plain cross-entropy, and `mode` puts the model into the state
-    it is trained in, before every epoch. Stops after `patience` epochs without a better measure on `develop`. Raises
-    ValueError where the loss is not finite, or has left all bounds.
+    it is trained in, before every epoch; `views` draws what is seen of an image. Stops after `patience` epochs with no
+    better measure on `develop`. Raises ValueError where the loss is not finite, or has left all bounds.
     """
     generator = torch.Generator().manual_seed(seed)
     moving = list(parameters)
@@ -99,7 +101,7 @@ def train(
             mode(model)
             total, seen = 0.0, 0
             for rows in batches:
-                batch = normalise(images.preprocessing, augment(images[rows], generator))
+                batch = normalise(images.preprocessing, views(images[rows], generator))
                 logits = model(batch.contiguous(memory_format=torch.channels_last))
                 value = loss(logits, torch.as_tensor(rows))
                 optimiser.zero_grad(set_to_none=True)
