@@ -26,6 +26,9 @@ BENCHMARKS = {
         module="benchmarks.loop",
         shows="what each way of updating gains on a new site and forgets on the old one",
     ),
+    "stream": Benchmark(
+        module="benchmarks.stream", shows="how soon a new site is alarmed, and how often an alarm comes in vain"
+    ),
     "gates": Benchmark(module="benchmarks.gates", shows="the gates' bootstrap beside a loop over scikit-learn"),
     "registry": Benchmark(
         module="benchmarks.registry", shows="promote and rollback, from ten versions to ten thousand"

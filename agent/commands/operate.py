@@ -8,6 +8,7 @@ from typing import Any
 
 from agent import registry
 from agent.answer import Answer, table
+from agent.commands.versions import as_answer
 from agent.errors import HomeostatError
 from agent.progress import progress_bar
 from agent.workspace import Workspace, exclusive
@@ -77,7 +78,7 @@ def update(args: argparse.Namespace) -> Answer:
     version = _made(workspace, recipes)
     with workspace.store.read() as connection:
         state = registry.get(connection, version)["state"]
-        verdicts = [shown(row) for row in registry.verdicts(connection, version)]
+        verdicts = [as_answer(row) for row in registry.verdicts(connection, version)]
         job = connection.execute(
             "SELECT says FROM jobs WHERE id = (SELECT job FROM versions WHERE id = ?)", (version,)
         ).fetchone()
@@ -88,14 +89,6 @@ def update(args: argparse.Namespace) -> Answer:
     value = {"candidate": version, "verdicts": verdicts, "state": state}
     rows = table(verdicts, ["gate", "role", "verdict", "n", "before", "after", "says"])
     return Answer(value, f"{rows}\n{version} is {state}", exit_code=EXIT.get(state, 1))
-
-
-def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of `verdicts` as the contract shows it."""
-    interval = None if row["low"] is None else [row["low"], row["high"]]
-    names = ("gate", "role", "verdict", "n", "before", "after")
-    return {**{name: row[name] for name in names}, "interval": interval, "margin": row["margin"],
-            "needed": row["needed"], "says": row["says"]}  # fmt: skip
 
 
 def _dry_run(workspace: Workspace, recipes: tuple[str, ...]) -> Answer:

@@ -31,7 +31,7 @@ def show(args: argparse.Namespace) -> Answer:
     with workspace.store.read() as connection:
         connection.execute("BEGIN")
         version = registry.get(connection, registry.resolve(connection, args.version))
-        verdicts = [_verdict(row) for row in registry.verdicts(connection, version["id"])]
+        verdicts = [as_answer(row) for row in registry.verdicts(connection, version["id"])]
         lineage = _lineage(connection, version)
     made = bundle.facts(workspace.path("versions", version["id"])) if version["digest"] else {}
     value = {
@@ -125,7 +125,7 @@ def _row(version: dict[str, Any]) -> dict[str, Any]:
     return {name: version[name] for name in ROW}
 
 
-def _verdict(row: dict[str, Any]) -> dict[str, Any]:
+def as_answer(row: dict[str, Any]) -> dict[str, Any]:
     interval = None if row["low"] is None else [row["low"], row["high"]]
     return {name: interval if name == "interval" else row[name] for name in VERDICT}
 

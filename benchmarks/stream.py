@@ -1,0 +1,178 @@
+"""A stream of unseen home cases, then another site: how soon the alarm comes, and how often it comes in vain.
+
+The agent's own store, ticks, monitors and family rule, on a workspace that `fit` and `init` made; each case is read by
+the model once, and the shuffles are played over what it said.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agent.datafolder import Row, read_folder
+from agent.errors import HomeostatError
+
+QUIET = 150  # unseen home cases, before the change and in the null stream
+IN_TIME = 40  # cases after the change within which the alarm is asked for
+SHUFFLES, NULL_SHUFFLES = 10, 20
+
+
+@dataclass(frozen=True)
+class Change:
+    """A home site and the one that comes after it; `weights` names a file of the folder models, or nothing."""
+
+    folder: str
+    home: str
+    new: str
+    backbone: str
+    weights: str | None
+
+
+CHANGES = (
+    Change("wbc", "pbc_barcelona", "jiangxi_tecom", "mobilenet_v3_small", "mobilenetv3_small_kermany_cxr.npz"),
+    Change("wbc", "pbc_barcelona", "bccd", "mobilenet_v3_small", "mobilenetv3_small_kermany_cxr.npz"),
+    Change("cxr", "kermany_guangzhou", "nih_bethesda", "mobilenet_v3_small", "mobilenetv3_small_kermany_cxr.npz"),
+)
+
+
+def bench(data: Path | None, seed: int, input: Path | None = None, full: bool = False) -> dict[str, Any]:
+    """The short form plays the first change, `full` all of them. Raises HomeostatError without the data folders."""
+    if data is None:
+        raise HomeostatError("the benchmark 'stream' plays real sites: name their folder with --data")
+    rows: list[dict[str, Any]] = []
+    for change in CHANGES if full else CHANGES[:1]:
+        with tempfile.TemporaryDirectory() as scratch:
+            rows += play_change(data, change, seed, Path(scratch))
+    first = [row for row in rows if row["site"] == rows[0]["site"]]
+    changed = [row for row in first if row["stream"] == "change"]
+    null = [row for row in first if row["stream"] == "null"]
+    ratios = {
+        "in_time": sum(row["in_time"] for row in changed) / len(changed),
+        "before_the_change": sum(row["early"] for row in changed) / len(changed),
+        "null_alarms": sum(row["early"] for row in null) / len(null),
+    }
+    return {"name": "stream", "rows": rows, "ratios": ratios}
+
+
+def play_change(data: Path, change: Change, seed: int, scratch: Path) -> list[dict[str, Any]]:
+    """Fits on home without QUIET cases' patients, deploys, and plays every shuffle of the two streams."""
+    from agent.deploy import fit, init
+
+    folder = data / change.folder
+    if not (folder / "cases.csv").exists():
+        raise HomeostatError(f"{folder} is no data folder: name the one that holds it with --data")
+    rows = read_folder(folder, [f"site={change.home}"]).rows
+    new = [row for row in read_folder(folder, [f"site={change.new}"]).rows if row.label]
+    home, quiet = hold_back([row for row in rows if row.label], QUIET, seed)
+    write_folder(scratch / "home", home)
+    spec = change.backbone
+    if change.weights and (data / "models" / change.weights).exists():
+        spec = f"{change.backbone}:{data / 'models' / change.weights}"
+    fit(scratch / "home", scratch / "base", where=(), backbone=spec, epochs=None, seed=seed, progress=_silent)
+    init(scratch / "site", scratch / "base", scratch / "home", where=(), config=None, progress=_silent)
+    said = {name: _said(scratch / "base", cases) for name, cases in (("quiet", quiet), ("new", new))}
+    return _shuffles(scratch, change, said, seed)
+
+
+def hold_back(rows: Sequence[Row], n: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """(the rest, at least n rows), by patient."""
+    patients = sorted({row.patient_id for row in rows})
+    random.Random(seed).shuffle(patients)
+    held: set[str] = set()
+    while sum(row.patient_id in held for row in rows) < n:
+        held.add(patients.pop())
+    return [r for r in rows if r.patient_id not in held], [r for r in rows if r.patient_id in held]
+
+
+def write_folder(folder: Path, rows: Sequence[Row]) -> None:
+    """A data folder of copies, one file per row."""
+    folder.mkdir(parents=True)
+    with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "case_id", "patient_id", "site", "label"])
+        for i, row in enumerate(rows):
+            name = f"{i:05}{row.file.suffix}"
+            shutil.copyfile(row.file, folder / name)
+            writer.writerow([name, row.case_id, row.patient_id, row.site or "", row.label or ""])
+
+
+def _said(base: Path, rows: Sequence[Row]) -> list[tuple[Any, Any]]:
+    from agent.images import read_image
+    from agent.observe import answers
+    from strategies.predictor import Predictor
+
+    predictor, said = Predictor.load(base), []
+    for start in range(0, len(rows), 32):
+        tensors = [predictor.prepare(read_image(row.file)) for row in rows[start : start + 32]]
+        said += list(zip(*answers(predictor, tensors), strict=True))
+    return said
+
+
+def _shuffles(scratch: Path, change: Change, said: dict[str, list[Any]], seed: int) -> list[dict[str, Any]]:
+    rows = []
+    for stream, count in (("change", SHUFFLES), ("null", NULL_SHUFFLES)):
+        for shuffle in range(count):
+            order = random.Random(1000 * seed + shuffle)
+            quiet = order.sample(said["quiet"], QUIET)
+            after = order.sample(said["new"], min(IN_TIME, len(said["new"]))) if stream == "change" else []
+            alarm = first_alarm(scratch / "site", scratch / f"{stream}{shuffle}", [*quiet, *after])
+            rows.append(
+                {
+                    "site": f"{change.home} -> {change.new}",
+                    "stream": stream,
+                    "shuffle": shuffle,
+                    "alarm_at_case": alarm,
+                    "early": alarm is not None and alarm <= QUIET,
+                    "in_time": alarm is not None and QUIET < alarm <= QUIET + IN_TIME,
+                }
+            )
+    return rows
+
+
+def first_alarm(site: Path, copy: Path, said: Sequence[tuple[Any, Any]]) -> int | None:
+    """Plays one stream through a copy of the workspace's store; the number of the case at which an alarm opened."""
+    from agent.detect import Detector
+    from agent.observe import record
+    from agent.store import insert
+    from agent.ticks import CASES_PER_TICK
+    from agent.workspace import Workspace, get_setting
+
+    now = datetime(2026, 1, 5, tzinfo=UTC)
+    copy.mkdir()
+    shutil.copy(site / "homeostat.yaml", copy)
+    with (
+        closing(sqlite3.connect(site / "homeostat.db")) as source,
+        closing(sqlite3.connect(copy / "homeostat.db")) as to,
+    ):
+        source.backup(to)
+    workspace = Workspace(copy, lambda: now)
+    detector = Detector(workspace)
+    for start in range(0, len(said), CASES_PER_TICK):
+        with workspace.store.transaction() as connection:
+            sensor = get_setting(connection, "sensor")
+            for number, (scores, embedding) in enumerate(said[start : start + CASES_PER_TICK], start + 1):
+                name = f"played {number}"
+                insert(connection, "patients", patient_key=name, split="judge", first_seen="")
+                insert(connection, "cases", case_id=name, origin="feed", state="observed", patient_key=name,
+                       domain="home", received_at="", facts="{}")  # fmt: skip
+                record(connection, case_id=name, version="v0", role="live", number=number, scores=scores,
+                       embedding=embedding, sensor=sensor, trust="normal", at=now)  # fmt: skip
+        detector.step(now)
+        with workspace.store.read() as connection:
+            row = connection.execute("SELECT opened_at_case FROM alarms ORDER BY id LIMIT 1").fetchone()
+        if row is not None:
+            return int(row["opened_at_case"])
+    return None
+
+
+def _silent(what: str, done: int, of: int) -> None:
+    return None
