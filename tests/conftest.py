@@ -25,3 +25,13 @@ def base(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("model") / "base"
     fit(home, out, where=(), backbone="test_resnet", epochs=24, seed=0, progress=lambda what, done, of: None)
     return out
+
+
+@pytest.fixture(scope="session")
+def founded(home: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace fresh from `init`, for copying: no test writes to it."""
+    from agent.deploy import init
+
+    root = tmp_path_factory.mktemp("founded") / "site"
+    init(root, base, home, where=(), config=None, progress=lambda what, done, of: None)
+    return root

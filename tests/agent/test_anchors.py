@@ -1,0 +1,113 @@
+"""Anchor sets: generations never change, hold fresh patients only, and every look is paid for."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stocked import add_case, stock
+
+from agent import anchors
+from agent.material import patients
+from monitors import spend
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return stock(tmp_path / "site")
+
+
+def add(workspace, names, **facts) -> None:
+    with workspace.store.transaction() as connection:
+        for name in names:
+            add_case(connection, workspace, name, **facts)
+
+
+def open_all(workspace, least=10) -> list[anchors.AnchorSet]:
+    with workspace.store.transaction() as connection:
+        anchors.open_generations(connection, least=least, alpha=0.05, by="homeostat", at=workspace.now())
+        return anchors.current(connection)
+
+
+def members(workspace) -> dict[tuple[str, int], set[str]]:
+    with workspace.store.read() as connection:
+        found: dict[tuple[str, int], set[str]] = {}
+        for row in connection.execute("SELECT domain, generation, case_id FROM anchor_members"):
+            found.setdefault((row["domain"], row["generation"]), set()).add(row["case_id"])
+        return found
+
+
+def test_a_set_opens_at_so_many_patients_of_the_judge_split(workspace):
+    """Nine patients open none, ten do; cases of other splits, without labels, or doubled don't count."""
+    add(workspace, [f"c{i}" for i in range(9)])
+    add(workspace, ["again"], patient="patient of c0")
+    add(workspace, ["t", "u"], split="train")
+    add(workspace, ["d"], split="develop")
+    add(workspace, ["unlabelled"], label=None)
+    add(workspace, ["alias"], alias_of="c0")
+    assert open_all(workspace) == []
+    add(workspace, ["c9"])
+    (only,) = open_all(workspace)
+    assert (only.domain, only.generation, only.looks) == ("home", 1, 0)
+    assert patients(only.cases) == 10 and len(only.cases) == 11
+    assert {case["case_id"] for case in only.cases} == {*(f"c{i}" for i in range(10)), "again"}
+
+
+def test_an_open_generation_never_changes_and_the_next_holds_fresh_patients_only(workspace):
+    """A candidate is never judged twice on what an earlier one was chosen by."""
+    add(workspace, [f"c{i}" for i in range(12)])
+    open_all(workspace)
+    first = members(workspace)["home", 1]
+    add(workspace, [f"late{i}" for i in range(5)], patient="patient of c3")  # a patient who is used already
+    add(workspace, [f"d{i}" for i in range(11)])
+    assert open_all(workspace)[0].generation == 1, "as many fresh patients as the first had are needed"
+    add(workspace, ["d11"])
+    (second,) = open_all(workspace)
+    assert second.generation == 2 and second.looks == 0
+    assert {case["case_id"] for case in second.cases} == {f"d{i}" for i in range(12)}
+    assert members(workspace)["home", 1] == first
+
+
+def test_domains_have_sets_of_their_own(workspace):
+    """A new hospital's anchors open without touching the old one's."""
+    add(workspace, [f"c{i}" for i in range(10)])
+    open_all(workspace)
+    add(workspace, [f"n{i}" for i in range(10)], domain="hillside")
+    assert [(one.domain, one.generation) for one in open_all(workspace)] == [("hillside", 1), ("home", 1)]
+
+
+def test_every_look_is_recorded_and_alpha_is_never_overspent(workspace):
+    """However many candidates are judged on one set, their error rates sum to no more than the plan's alpha."""
+    add(workspace, [f"c{i}" for i in range(10)])
+    (one,) = open_all(workspace)
+    spent = []
+    for look in range(1, 12):
+        assert one.looks == look - 1
+        alpha = spend(0.05, one.looks + 1)
+        with workspace.store.transaction() as connection:
+            anchors.look(connection, one, version=f"v{look}", alpha=alpha, at=workspace.now())
+            (one,) = anchors.current(connection)
+            spent.append(connection.execute("SELECT spent FROM anchor_sets").fetchone()[0])
+    assert spent == sorted(spent) and spent[-1] <= 0.05
+    with workspace.store.read() as connection:
+        looks = connection.execute("SELECT sum(alpha) AS alpha, count(*) AS n FROM looks").fetchone()
+    assert looks["n"] == 11 and looks["alpha"] == pytest.approx(spent[-1])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("xy")), max_size=12), max_size=6))
+def test_no_patient_is_in_two_generations_of_a_domain(tmp_path_factory, arrivals):
+    """Whatever comes in whatever order, fresh labels mean fresh patients."""
+    workspace, number = stock(tmp_path_factory.mktemp("anchors") / "site"), 0
+    for arrival in arrivals:
+        for patient, domain in arrival:
+            number += 1
+            add(workspace, [f"c{number}"], patient=f"p{patient}", domain=domain)
+        open_all(workspace, least=3)
+    with workspace.store.read() as connection:
+        doubled = connection.execute(
+            """SELECT domain, patient_key FROM anchor_members JOIN cases USING (case_id, domain)
+               GROUP BY domain, patient_key HAVING count(DISTINCT generation) > 1"""
+        ).fetchall()
+    assert doubled == []
+    workspace.store.close()
