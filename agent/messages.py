@@ -89,6 +89,12 @@ NEWS = {
         "{version} is live again instead of {previous}; automatic promotion is paused.",
         "read 'homeostat history'; 'homeostat resume' lets the agent go on.",
     ),
+    "rollback_failed": News(
+        "{version} does harm and there is no way back",
+        "The agent wanted to leave {version}, and no older version can go live; trust is suspended.",
+        "stop using its answers; restore versions/ from a backup ('homeostat verify' tells what is damaged), then "
+        "'homeostat rollback'.",
+    ),
     "job_failed": News(
         "an update failed",
         "The job {job} ended without a result; what is live was not touched.",

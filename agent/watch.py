@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agent import registry
+from agent import pointer, registry
 from agent.errors import Refused
-from agent.store import Connection
+from agent.store import Connection, journal
+from agent.trust import SUSPENDED, set_trust
 from agent.workspace import Workspace, get_setting, put_setting
 
 COLLAPSE_WINDOW = 50  # latest answers in which a collapse is looked for
@@ -23,7 +24,10 @@ class Trip:
 
 
 def step(workspace: Workspace, now: datetime) -> str | None:
-    """Rolls back, confirms, or goes on watching; answers "rolled_back", "active", or None."""
+    """Rolls back, confirms, or goes on watching; answers "rolled_back", "active", or None.
+
+    Where no older version can go live, trust is suspended, and "no_way_back" is answered once.
+    """
     with workspace.store.read() as connection:
         probation = get_setting(connection, "probation")
         if not probation:
@@ -34,8 +38,7 @@ def step(workspace: Workspace, now: datetime) -> str | None:
             {"v": probation["version"], "since": probation["since"]},
         ).fetchone()[0]
     if trip:
-        _roll_back(workspace, probation["previous"], f"{trip.guard}: {trip.reason}")
-        return "rolled_back"
+        return _roll_back(workspace, probation, f"{trip.guard}: {trip.reason}", now)
     if seen < workspace.config.plan.probation.cases:
         return None
     with workspace.store.transaction() as connection:
@@ -45,14 +48,24 @@ def step(workspace: Workspace, now: datetime) -> str | None:
     return "active"
 
 
-def _roll_back(workspace: Workspace, previous: str, reason: str) -> None:
+def _roll_back(workspace: Workspace, probation: dict[str, Any], reason: str, now: datetime) -> str | None:
     """To the version before; where its files are damaged, to the model as deployed."""
-    try:
-        registry.rollback(workspace, previous, by="homeostat", reason=reason)
-    except Refused as error:
-        if previous == "v0":
-            raise
-        registry.rollback(workspace, "v0", by="homeostat", reason=f"{reason}; {error}")
+    for target in dict.fromkeys((probation["previous"], "v0")):
+        try:
+            registry.rollback(workspace, target, by="homeostat", reason=reason)
+            return "rolled_back"
+        except Refused as error:
+            with workspace.store.read() as connection:
+                if registry.live(connection)["version"] != probation["version"]:
+                    return None  # a person was faster
+            reason = f"{reason}; {error}"
+    with workspace.store.transaction() as connection:
+        first = set_trust(connection, SUSPENDED, by="homeostat", reason=reason, at=now)
+        if first:
+            body = {"version": probation["version"], "reason": reason}
+            journal.append(connection, "rollback_failed", at=now, by="homeostat", body=body)
+    pointer.publish(workspace)
+    return "no_way_back" if first else None
 
 
 def _broken_outputs(connection: Connection, probation: dict[str, Any]) -> Trip | None:
@@ -62,14 +75,15 @@ def _broken_outputs(connection: Connection, probation: dict[str, Any]) -> Trip |
 
     rows = connection.execute(
         """SELECT l.scores AS live, s.scores AS shadow FROM observations l
-           JOIN observations s ON s.case_id = l.case_id AND s.role = 'shadow' AND s.version = :previous
+           LEFT JOIN observations s ON s.case_id = l.case_id AND s.role = 'shadow' AND s.version = :previous
            WHERE l.role = 'live' AND l.version = :version AND l.number > :since ORDER BY l.number DESC LIMIT :n""",
         {**probation, "n": COLLAPSE_WINDOW},
     ).fetchall()
     if not rows:
         return None
-    live, shadow = (np.stack([np.frombuffer(row[who], "<f4") for row in rows]) for who in ("live", "shadow"))
-    says = collapse(live, shadow)
+    live = np.stack([np.frombuffer(row["live"], "<f4") for row in rows[::-1]])
+    before = [np.frombuffer(row["shadow"], "<f4") for row in rows[::-1] if row["shadow"] is not None]
+    says = collapse(live, np.stack(before) if before else np.zeros((0, live.shape[1]), np.float32))
     return Trip("outputs", says) if says else None
 
 

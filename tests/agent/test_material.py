@@ -13,7 +13,7 @@ from agent.workspace import Workspace
 
 @pytest.fixture
 def workspace(tmp_path):
-    """Thirty patients of three splits with two cases each, numbered in order; the last ten patients are of a new site."""
+    """Thirty patients of three splits with two numbered cases each; the last ten patients are of a new site."""
     workspace = stock(tmp_path / "site")
     with workspace.store.transaction() as connection:
         for number in range(1, 61):
