@@ -168,7 +168,7 @@ def _resident(pid: int) -> float:
 def _is_ours(pid: int, folder: Path) -> bool:
     """Pids are used again: a process counts as the job's worker only if its command line names the job's folder."""
     try:
-        return str(folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return str(folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
 

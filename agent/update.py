@@ -135,11 +135,14 @@ def advance(workspace: Workspace, making: Making, *, at: datetime) -> str | None
         return _judge(workspace, making, at)
     except HomeostatError as error:
         abandon(workspace, making, str(error), at=at)
+        with workspace.store.transaction() as connection:
+            if registry.get(connection, making.version)["state"] == "held":  # else it would be tried at every step
+                registry.move(connection, making.version, "rejected", by="homeostat", reason=str(error), at=at)
         raise
 
 
 def abandon(workspace: Workspace, making: Making, reason: str, *, at: datetime) -> None:
-    """Ends the job and closes its version as abandoned."""
+    """Ends the job and closes its version as abandoned; one that was held stays so."""
     if making.job is not None:
         jobs.kill(making.job)
     with workspace.store.transaction() as connection:
@@ -166,6 +169,8 @@ def _show(workspace: Workspace, making: Making, at: datetime) -> None:
     spec = {"base": "base", "versions": versions, "cases": _for_job(making.shown), "classes": classes,
             "batch": config.model.batch}  # fmt: skip
     making.job = jobs.start(workspace, "infer", spec, config.plan.limits, at=at)
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE versions SET job = ? WHERE id = ?", (making.job.id, making.version))
 
 
 def _reference_to_be(connection: Connection, live: str, learnt: Sequence[str]) -> list[material.Case]:
@@ -185,6 +190,8 @@ def _judge(workspace: Workspace, making: Making, at: datetime) -> str:
     outputs = dict(np.load(making.job.folder / "outputs.npz", allow_pickle=False))
     with workspace.store.read() as connection:
         live = registry.live(connection)["version"]
+        if live != registry.get(connection, making.version)["parent"]:
+            raise jobs.JobFailed(f"{live} became live while {making.version} was made from another version")
         anchored = anchor_records(workspace, connection, making, outputs, live)
     verdicts = judge(workspace.config.plan, anchored, making.learnt)
     state = outcome(verdicts)

@@ -1,0 +1,179 @@
+"""Jobs: a worker that dies, is killed, or takes too much leaves a sentence and no half version."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import deployed
+import pytest
+from stocked import add_case
+
+from agent import episodes, jobs, registry, update
+from agent.cycle import Cycle, situation
+from agent.plan import Limits
+from agent.reference import open_epoch
+from agent.store import insert
+from agent.workspace import put_setting
+
+SPEC = {"base": "base", "live": None, "recipes": ["recalibrate"], "new": [], "memory": [], "develop": [],
+        "classes": ["a", "b"], "seed": 0, "batch": 16, "margin": 0.05}  # fmt: skip
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    workspace = deployed.deploy(tmp_path / "site")
+    workspace.path("homeostat.yaml").write_text("")
+    return workspace
+
+
+def start(workspace, **limits) -> jobs.Job:
+    return jobs.start(workspace, "train", SPEC, Limits(**limits), at=workspace.now())
+
+
+def ended(workspace, job: jobs.Job) -> str:
+    """Polls until the job fails; what is said of it."""
+    with pytest.raises(jobs.JobFailed) as caught:
+        while jobs.poll(workspace, job, at=workspace.now()) is None:
+            time.sleep(0.02)
+    return str(caught.value)
+
+
+def row(workspace, job: str) -> dict:
+    with workspace.store.read() as connection:
+        return dict(connection.execute("SELECT * FROM jobs WHERE id = ?", (job,)).fetchone())
+
+
+def gone(process: subprocess.Popen) -> bool:
+    """Whether it is dead; what its parent in this test has not waited for yet counts as dead too."""
+    return process.wait(timeout=30) is not None
+
+
+def test_a_job_that_takes_too_long_is_killed_with_a_sentence(workspace):
+    """The limit of the plan is named, the worker is gone, and the record says how it ended."""
+    job = start(workspace, minutes=1e-6)
+    said = ended(workspace, job)
+    assert "plan.limits.minutes" in said and "job1" in said
+    assert job.process.poll() == -signal.SIGKILL
+    record = row(workspace, "job1")
+    assert record["state"] == "failed" and record["ended_at"] and record["lease_until"] is None
+
+
+def test_a_job_that_takes_too_much_memory_is_killed_with_a_sentence(workspace):
+    """Resident memory counts: an interpreter alone is more than a megabyte."""
+    job = start(workspace, memory_gib=0.001)
+    assert "plan.limits.memory_gib" in ended(workspace, job)
+    assert job.process.poll() == -signal.SIGKILL
+
+
+def test_a_worker_that_was_killed_is_told_and_its_version_abandoned(workspace):
+    """Kill -9 of the worker: what is live stays, and the version says why it is nothing."""
+    job, version = start(workspace), deployed.train(workspace)
+    making = update.Making(version=version, job=job, learnt=("home",), labelled=30, tried=("recalibrate",))
+    os.kill(job.process.pid, signal.SIGKILL)
+    with pytest.raises(jobs.JobFailed, match="killed by signal 9"):
+        while update.advance(workspace, making, at=workspace.now()) is None:
+            time.sleep(0.02)
+    assert deployed.state(workspace, version) == "abandoned" and deployed.live(workspace) == "v0"
+    with workspace.store.read() as connection:
+        events = connection.execute("SELECT event, body FROM journal ORDER BY seq DESC LIMIT 2").fetchall()
+    assert [event["event"] for event in events] == ["version_abandoned", "job_failed"]
+    assert all("killed by signal 9" in event["body"] for event in events)
+
+
+def test_a_worker_that_gives_up_says_why(workspace):
+    """An error of the input is one sentence in the record; the traceback is in the job's log."""
+    from agent.worker import main
+
+    folder = workspace.path("jobs", "job1")
+    folder.mkdir()
+    folder.joinpath("job.json").write_text(json.dumps({**SPEC, "kind": "train", "threads": 1, "base": "no-such"}))
+    with pytest.raises((ValueError, OSError)):
+        main(folder)
+    assert "no-such" in json.loads(folder.joinpath("result.json").read_text())["error"]
+
+
+def test_what_a_dead_agent_left_is_ended_and_closed_at_start_up(workspace):
+    """No worker goes on without anybody watching, and no version stays in training for ever."""
+    job, version = start(workspace), deployed.train(workspace)
+    assert job.process.poll() is None
+    Cycle(workspace).start(workspace.now())
+    assert gone(job.process) and job.process.returncode == -signal.SIGKILL
+    assert row(workspace, job.id)["state"] == "abandoned"
+    assert deployed.state(workspace, version) == "abandoned"
+    Cycle(workspace).start(workspace.now())
+    with workspace.store.read() as connection:
+        events = [event["event"] for event in connection.execute("SELECT event FROM journal")]
+    assert events.count("job_abandoned") == 1 and events.count("version_abandoned") == 1
+
+
+@pytest.mark.parametrize("argument", [None, "0", "/elsewhere"])
+def test_another_process_that_got_the_pid_is_not_killed(workspace, argument):
+    """Pids are used again, even by the worker of a job whose folder has a longer name."""
+    folder = workspace.path("jobs", "job1")
+    named = [] if argument is None else [f"{folder}{argument}"]
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", *named], start_new_session=True)
+    try:
+        while b"sleep" not in Path(f"/proc/{other.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
+        with workspace.store.transaction() as connection:
+            insert(connection, "jobs", id="job1", kind="train", spec_digest="x", state="running", attempt=1,
+                   created_at="2025-01-01T00:00:00.000000Z", pid=other.pid)  # fmt: skip
+        jobs.abandon_orphans(workspace, at=workspace.now())
+        assert row(workspace, "job1")["state"] == "abandoned"
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=0.3)
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_an_update_whose_second_job_fails_waits_for_more_labels(workspace):
+    """A candidate that could be trained and not be shown to the anchors is not trained again and again."""
+    with workspace.store.transaction() as connection:
+        put_setting(connection, "classes", ["a", "b"])
+        open_epoch(connection, version="v0", sensor="base:x", members={}, at=workspace.now(), by="init")
+        episodes.open_alarm(connection, monitor="embedding", shift="undetermined", at_case=1, since_case=1,
+                            statistic=1.0, threshold=1.0, score=1.0, evidence={}, at=workspace.now())  # fmt: skip
+        for i in range(1, 5):
+            add_case(connection, workspace, f"c{i}", split="train", number=i)
+            add_case(connection, workspace, f"d{i}", split="develop")
+    making = update.begin(workspace, ["recalibrate"], by="homeostat", at=workspace.now())
+    jobs.kill(making.job)
+    (making.job.folder / "result.json").write_text(json.dumps({"finalist": "recalibrate"}))
+    (making.job.folder / "candidate").mkdir()
+    assert update.advance(workspace, making, at=workspace.now()) is None
+    os.killpg(making.job.process.pid, signal.SIGKILL)
+    making.job.process.wait()
+    with pytest.raises(jobs.JobFailed):
+        update.advance(workspace, making, at=workspace.now())
+    with workspace.store.read() as connection:
+        assert registry.get(connection, making.version)["job"] == "job2", "the job that it died of"
+        assert situation(connection).tried_with == 4
+
+
+def test_a_held_version_that_cannot_be_judged_again_is_given_up(workspace):
+    """Its second judgement failed: it isn't tried at every step for ever."""
+    version = deployed.held(workspace)
+    making = update.Making(version=version, job=start(workspace, minutes=1e-6), learnt=("home",), labelled=30,
+                           tried=("recalibrate",), trained={"finalist": "recalibrate"},
+                           parts=workspace.path("versions", version))  # fmt: skip
+    with pytest.raises(jobs.JobFailed):
+        while update.advance(workspace, making, at=workspace.now()) is None:
+            time.sleep(0.02)
+    assert deployed.state(workspace, version) == "rejected"
+
+
+def test_a_held_version_stays_held_when_the_agent_is_stopped(workspace):
+    """The next start judges it again."""
+    version, cycle = deployed.held(workspace), Cycle(workspace)
+    cycle.making = update.Making(version=version, job=start(workspace), learnt=("home",), labelled=30,
+                                 tried=("recalibrate",), trained={"finalist": "recalibrate"})  # fmt: skip
+    job = cycle.making.job
+    cycle.stop(workspace.now())
+    assert gone(job.process) and deployed.state(workspace, version) == "held"
