@@ -66,15 +66,17 @@ class Site:
 
 @dataclass(frozen=True)
 class Shift:
-    """From a home site to a new one, and the model that is there: it came with its head, or is fitted at home."""
+    """From a home site to a new one, and the model that is there before.
+
+    It is fitted at home from `backbone`, or came with its head and takes images of `deployed_at` pixels a side.
+    """
 
     name: str
     home: Site
     new: Site
     backbone: str
     classes: tuple[str, ...]
-    size: int = 96
-    deployed: bool = False
+    deployed_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,7 @@ def _real(data: Path) -> list[Shift]:
             new=Site(data / "cxr", ("site=nih_bethesda",)),
             backbone=weights,
             classes=("normal", "pneumonia"),
-            size=224,
-            deployed=True,
+            deployed_at=224,
         ),
     ]
 
@@ -198,19 +199,12 @@ def _parts(shift: Shift, seed: int) -> dict[tuple[str, str], FolderExamples]:
 
 
 def _make_base(task: Task, part: Mapping[tuple[str, str], FolderExamples]) -> None:
-    from dataclasses import replace
-
-    from strategies.base import fit_base, write_base
-    from strategies.families import family_of
-    from strategies.model import Classifier
+    from strategies.base import fit_base, import_base
 
     shift, out = task.shift, task.folder / "base"
     task.folder.mkdir(parents=True, exist_ok=True)
-    if shift.deployed:
-        family = family_of(shift.backbone)
-        origin = family.load(shift.backbone)
-        origin = replace(origin, preprocessing=replace(origin.preprocessing, size=shift.size))
-        write_base(Classifier(origin, family.head(shift.backbone), shift.classes), out, {"how": "import"})
+    if shift.deployed_at is not None:
+        import_base(shift.backbone, shift.classes, out, size=shift.deployed_at)
         return
     fit_base(
         part["home", "train"],

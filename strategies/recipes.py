@@ -26,6 +26,7 @@ from strategies.representation import Recalibrate
 from strategies.training import Measure, Trained, train
 
 EPOCHS = 12
+BATCH = 16
 CALIBRATE = Stage(representation=Recalibrate())
 
 
@@ -187,7 +188,7 @@ def _train(
         learning_rate=stage.parameter.learning_rate,
         seed=seed,
         patience=stage.epochs,
-        batches=stage.data.batches(new, memory, 32, seed),
+        batches=stage.data.batches(new, memory, BATCH, seed),
         loss=loss,
         mode=stage.parameter.training,
         views=mirror,

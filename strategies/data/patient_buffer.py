@@ -29,7 +29,8 @@ class PatientBuffer(ExemplarsBuffer):
         self.add(exp.dataset)
 
     def add(self, data: AvalancheDataset) -> None:
-        self.buffer = data.concat(self.buffer) if len(self.buffer) else data
+        before: AvalancheDataset = self.buffer  # type: ignore[has-type]
+        self.buffer = data.concat(before) if len(before) else data
         self.resize(None, self.max_size)
 
     def resize(self, strategy: Any, new_size: int) -> None:

@@ -33,7 +33,7 @@ class LoRA:
         names = [name.removeprefix("network.") for name in model.origin.adaptable()]
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=names, bias="none")
         adapted = get_peft_model(model.backbone.network, config)  # type: ignore[arg-type]
-        inside = {name for name, layer in adapted.base_model.model.named_modules() if isinstance(layer, LoraLayer)}
+        inside = {name for name, layer in adapted.get_base_model().named_modules() if isinstance(layer, LoraLayer)}
         if inside != set(names):
             raise ValueError(f"peft adapted {len(inside)} layers and {len(names)} were meant, {names[:1]} among them.")
         config.base_model_name_or_path = None  # it would be a path of this machine; the version binds the base's digest
