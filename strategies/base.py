@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from strategies.augmentation import augment, turned, upright
 from strategies.families import family_of, load_backbone
 from strategies.families.weights import read_weights
 from strategies.model import Classifier, head_from, head_layers
@@ -30,6 +31,7 @@ from strategies.training import Measure, train
 FORMAT = 1
 DEFAULT_BACKBONE = "mobilenet_v3_small"
 DEFAULT_EPOCHS = 25
+LEARNING_RATE = 2e-3
 
 
 def fit_base(
@@ -59,6 +61,7 @@ def fit_base(
     model = Classifier(origin, nn.Linear(origin.width, len(classes)), classes)
     parts = [Chosen(part, rows) for part, rows in zip((train_examples, develop), known, strict=True)]
     images = [Pixels(part, origin.preprocessing, progress=progress) for part in parts]
+    sample = images[0][np.linspace(0, len(parts[0]) - 1, min(128, len(parts[0]))).astype(int).tolist()]
     trained = train(
         model,
         model.parameters(),
@@ -67,9 +70,10 @@ def fit_base(
         develop=(images[1], parts[1].label),
         measure=measure,
         epochs=epochs,
-        learning_rate=1e-3,
+        learning_rate=LEARNING_RATE,
         seed=seed,
         patience=max(8, epochs // 3),
+        views=augment if upright(sample) else turned,
         progress=progress,
     )
     made = {"how": "fit", "spec": _plain(backbone), "seed": seed, **asdict(trained)}

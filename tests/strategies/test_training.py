@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from strategies.augmentation import augment
+from strategies.augmentation import augment, mirror, turned, upright
 from strategies.preprocessing import Pixels, apply, from_record, normalise, to_record
 from strategies.protocols import Preprocessing
 from strategies.training import Shuffled, probabilities, train
@@ -71,11 +71,22 @@ def test_grey_and_colour_of_the_same_intensity_agree() -> None:
 def test_augmentation_keeps_range_shape_and_seed() -> None:
     """Views stay images, differ from each other, and are the same for the same seed."""
     batch = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    views = [augment(batch, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
-    assert views[0].shape == batch.shape
-    assert views[0].min() >= 0 and views[0].max() <= 255
-    assert torch.equal(views[0], views[1])
-    assert not torch.equal(views[0], views[2])
+    for view in (augment, turned, mirror):
+        views = [view(batch, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+        assert views[0].shape == batch.shape
+        assert views[0].min() >= 0 and views[0].max() <= 255
+        assert torch.equal(views[0], views[1])
+        assert not torch.equal(views[0], views[2])
+
+
+def test_only_images_without_an_up_are_turned() -> None:
+    """A film upside down is no view of a film, while a cell has no up."""
+    noise = torch.randint(0, 200, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    film = noise.clone()
+    film[:, :, :10] += 50
+    assert upright(film)
+    assert not upright(noise)
+    assert not upright(noise[:3])
 
 
 def test_every_row_once_an_epoch_and_no_batch_of_one() -> None:
