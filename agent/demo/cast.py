@@ -43,7 +43,7 @@ class Size:
 
     home: int = 500
     quiet: int = 60
-    arrival: int = 200
+    arrival: int = 170
     later: int = 8
     test: int = 100
     pixels: int = 96

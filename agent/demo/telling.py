@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.clock import rfc3339
-from agent.datafolder import read_folder
+from agent.demo.audience import SIDES
 from agent.demo.record import (
     Band,
     CandidateCard,
@@ -88,7 +88,7 @@ def _figures(play: Play, facts: dict[str, dict[str, Any]]) -> Iterable[Figure]:
             tone=Tone.OURS,
         )
     if (naive := facts.get("naive")) and "after" in naive:
-        before = play.accuracies("v0")["home"]
+        before = play.audience.accuracies("v0")["home"]
         yield Figure(
             value=f"{before:.2f} → {naive['after']['home']:.2f}",
             means=f"at {play.cast.home_name}, by naive fine-tuning: {naive['state']}",
@@ -119,8 +119,8 @@ def _galleries(play: Play) -> tuple[Gallery, ...]:
 
 def _pictures(play: Play, side: str, shown: list[tuple[str, str]]) -> Iterable[Picture]:
     """Up to three cases of different classes, those first that the updated model tells and another does not."""
-    rows = read_folder(play.cast[f"test-{side}"]).rows
-    scores = {version: play.scores(version, side) for version, _ in shown}
+    rows = play.audience.rows[side]
+    scores = {version: play.audience.scores(version, side) for version, _ in shown}
     classes = _classes(play)
     said = {version: [classes[i] for i in one.probability.argmax(1)] for version, one in scores.items()}
     ours = said[play.found.promoted or "v0"]
@@ -211,7 +211,7 @@ def _bands(observed: Iterable[Any], column: str, tone: Any) -> tuple[Band, ...]:
 def _panels(play: Play, facts: dict[str, dict[str, Any]]) -> tuple[Panel, ...]:
     """Accuracy of the three ways to live with the change, from the first case to the last, at both places."""
     restored, naive = facts.get("restored"), facts.get("naive")
-    old = play.accuracies("v0")
+    old = play.audience.accuracies("v0")
     cases = play.found.cases
     panels = []
     for side, name in (("home", play.cast.home_name), ("new", play.cast.new_name)):
@@ -227,7 +227,7 @@ def _panels(play: Play, facts: dict[str, dict[str, Any]]) -> tuple[Panel, ...]:
 
 
 def _measured_on(play: Play) -> str:
-    n = {side: len(set(play.scores("v0", side).unit)) for side in ("home", "new")}
+    n = {side: play.audience.patients(side) for side in SIDES}
     return (
         f"Balanced accuracy on {n['home']} patients of {play.cast.home_name} and {n['new']} of {play.cast.new_name}, "
         "whom no model has learnt from and no gate has looked at: the model left as it was, naive fine-tuning, "
