@@ -118,6 +118,7 @@ class Backbone(Protocol):
         ...
 
 
+@runtime_checkable
 class ParameterMechanism(Protocol):
     """Which weights move, and the files that keep them.
 
@@ -141,6 +142,7 @@ class ParameterMechanism(Protocol):
         ...
 
 
+@runtime_checkable
 class RepresentationMechanism(Protocol):
     """Aligns features or scores without moving a weight, on cases that no weight was fitted on."""
 
@@ -153,6 +155,7 @@ class RepresentationMechanism(Protocol):
         ...
 
 
+@runtime_checkable
 class ObjectiveMechanism(Protocol):
     """The loss that is minimised, and how much each case weighs in it."""
 
@@ -167,6 +170,7 @@ class ObjectiveMechanism(Protocol):
         ...
 
 
+@runtime_checkable
 class DataMechanism(Protocol):
     """Which cases make up a batch: rows below len(new) are new, the others remembered."""
 
