@@ -75,7 +75,7 @@ class TimmFamily:
 
         folder, (name, _, file) = Path(spec), spec.partition(":")
         if not folder.is_dir() and not file:
-            return _backbone(_create(_name(name), pretrained=pretrained))
+            return _backbone(_published(_name(name))) if pretrained else _backbone(_small(_name(name)), SIZE)
         if folder.is_dir():
             config = read_json(folder / "config.json")
             if not _is_name(str(config["architecture"])):
@@ -87,7 +87,8 @@ class TimmFamily:
             )
             weights = read_weights(folder / "model.safetensors")
         else:
-            network, weights = _create(_name(name)), read_weights(Path(file))
+            network = timm.create_model(_name(name), num_classes=0)
+            weights = read_weights(Path(file))
         body = {key: tensor for key, tensor in weights.items() if not key.startswith(_head_prefix(network))}
         load_exactly(network, body, f"The model {Path(file or spec).name}")
         return _backbone(network)
@@ -98,16 +99,18 @@ class TimmFamily:
         folder = Path(spec)
         architecture = read_json(folder / "config.json")["architecture"] if folder.is_dir() else _name(name)
         weights = read_weights(folder / "model.safetensors" if folder.is_dir() else Path(file))
-        prefix = _head_prefix(_create(str(architecture)))
+        prefix = _head_prefix(_small(str(architecture)))
         head = {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
         if not head:
             raise ValueError(f"{Path(file or spec).name} holds an encoder without a head.")
         return head_from(["linear"], head)
 
 
-def _backbone(network: Any) -> ChainedBackbone:
+def _backbone(network: Any, size: int | None = None) -> ChainedBackbone:
+    """`size` is the images' side where neither the architecture nor what came with the weights fixes it."""
     config = network.pretrained_cfg
-    size = network.patch_embed.img_size[0] if hasattr(network, "patch_embed") else SIZE
+    fixed = getattr(getattr(network, "patch_embed", None), "img_size", None)
+    size = fixed[0] if fixed else size or config["input_size"][-1]
     preprocessing = Preprocessing(size=size, mean=tuple(config["mean"]), std=tuple(config["std"]))
     module = Encoder(network, CHAINS.get(type(network).__name__, _whole))
     return ChainedBackbone(module, width_of(module, size), preprocessing, _write)
@@ -121,13 +124,20 @@ def _write(network: Any, preprocessing: Preprocessing, folder: Path) -> None:
     save_for_hf(network, str(folder), data_config=data, safe_serialization=True)
 
 
-def _create(name: str, *, pretrained: bool = False) -> Any:
+def _small(name: str) -> Any:
+    """The architecture with random weights, for images of SIZE pixels where it is built for one size."""
     import timm
 
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=SIZE)
+        return timm.create_model(name, num_classes=0, img_size=SIZE)
     except TypeError:  # convolutional networks take any size and no such argument
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return timm.create_model(name, num_classes=0)
+
+
+def _published(name: str) -> Any:
+    import timm
+
+    return timm.create_model(name, pretrained=True, num_classes=0)
 
 
 def _name(spec: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,13 @@ def test_head_of_a_timm_classifier(tmp_path: Path) -> None:
     images = torch.rand(2, 3, 32, 32)
     ours = _answers(family_of(spec).head(spec), _answers(load_backbone(spec).module, images))
     assert torch.allclose(ours, _answers(deployed, images), atol=1e-6)
+
+
+def test_the_side_that_a_timm_folder_was_trained_at_is_kept(tmp_path: Path) -> None:
+    """A convolutional network takes any size, so the one it was trained at has to come with its folder."""
+    backbone = load_backbone("timm/resnet10t")
+    backbone.fed(replace(backbone.preprocessing, size=80)).save(tmp_path)
+    assert load_backbone(str(tmp_path)).preprocessing.size == 80
 
 
 def test_weights_of_a_timm_name_from_a_file(tmp_path: Path) -> None:
