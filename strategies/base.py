@@ -31,7 +31,6 @@ from strategies.training import Measure, train
 FORMAT = 1
 DEFAULT_BACKBONE = "mobilenet_v3_small"
 DEFAULT_EPOCHS = 25
-LEARNING_RATE = 2e-3
 
 
 def fit_base(
@@ -44,7 +43,6 @@ def fit_base(
     seed: int = 0,
     out: Path,
     measure: Measure,
-    pretrained: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Trains `backbone` and a linear head on the labelled examples and writes the base folder `out`.
@@ -56,7 +54,7 @@ def fit_base(
     known = [np.flatnonzero(np.asarray(part.label) >= 0) for part in (train_examples, develop)]
     _check(train_examples, known, classes)
     torch.manual_seed(seed)
-    origin = load_backbone(backbone, pretrained=pretrained)
+    origin = load_backbone(backbone)
     origin = origin.fed(replace(origin.preprocessing, scale=_scale(train_examples, known[0])))
     model = Classifier(origin, nn.Linear(origin.width, len(classes)), classes)
     parts = [Chosen(part, rows) for part, rows in zip((train_examples, develop), known, strict=True)]
@@ -70,7 +68,7 @@ def fit_base(
         develop=(images[1], parts[1].label),
         measure=measure,
         epochs=epochs,
-        learning_rate=LEARNING_RATE,
+        learning_rate=_learning_rate(model),
         seed=seed,
         patience=max(8, epochs // 3),
         views=augment if upright(sample) else turned,
@@ -209,6 +207,11 @@ def _scale(examples: Examples, rows: np.ndarray, looked_at: int = 64) -> str:
     chosen = rows[np.linspace(0, len(rows) - 1, min(looked_at, len(rows))).astype(int)]
     images = [examples.image(int(i)) for i in chosen]
     return "uint8" if all(image.min() >= 0 and image.max() <= 255 for image in images) else "minmax"
+
+
+def _learning_rate(model: nn.Module) -> float:
+    """Batch norms bear a rate at which a transformer, without them, learns nothing or unlearns what it brought."""
+    return 2e-3 if any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()) else 5e-4
 
 
 def _plain(spec: str) -> str:
