@@ -7,7 +7,7 @@ from datetime import date, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from agent import episodes, registry
+from agent import episodes, pointer, registry
 from agent.reference import batch_of, epoch_of, observed_rows, read_approved, read_reference
 from agent.store import Connection, insert, journal
 from agent.ticks import LIVE, Tick, closed_ticks, day_of
@@ -48,12 +48,12 @@ class Detector:
                WHERE state = 'pending' AND acquired_at IS NOT NULL"""
         )
         last = connection.execute(
-            "SELECT time FROM signals WHERE time IS NOT NULL ORDER BY tick DESC LIMIT 1"
+            "SELECT max(time) AS time FROM signals WHERE time < :today", {"today": now.date().isoformat()}
         ).fetchone()
         return closed_ticks(
             [(row["number"], day_of(row["acquired_at"])) for row in rows],
             pending_days=frozenset(date.fromisoformat(row["day"]) for row in pending),
-            last_day=day_of(last["time"]) if last else None,
+            last_day=day_of(last["time"]),
             feed_is_live=_feed_is_live(connection),
             today=now.date(),
         )
@@ -76,6 +76,7 @@ class Detector:
         except BaseException:
             self._fitted = None  # the monitors have read a tick that the store has not
             raise
+        pointer.publish(self.workspace)  # an alarm may have lowered trust
 
     def _commit(
         self,

@@ -35,6 +35,7 @@ class Observer:
         self.workspace = workspace
         self._loaded: dict[str, Predictor] = {}
         self._guard: tuple[str, FarOutGuard] | None = None
+        self._unservable: set[str] = set()
 
     def step(self, now: datetime) -> int:
         """Observes the pending cases of the current tick in one transaction; returns how many."""
@@ -50,7 +51,7 @@ class Observer:
         seen, broken = self._read(examples, live)
         readings = {live: seen}
         if shadow:
-            readings[shadow] = self._read(examples, shadow)[0]
+            readings[shadow] = self._shadowed(examples, shadow, now)
         with self.workspace.store.transaction() as connection:
             self._write(connection, wanted, readings, live, broken, now)
         return len(wanted)
@@ -69,6 +70,18 @@ class Observer:
             scores, embedding = answers(predictor, [tensor for _, tensor in chunk])
             readings.update({i: (scores[j], embedding[j]) for j, (i, _) in enumerate(chunk)})
         return readings, broken
+
+    def _shadowed(self, examples: StoredExamples, version: str, now: datetime) -> dict[int, tuple[Any, Any]]:
+        """What the previous version says; nothing where its files are damaged, which is told once."""
+        try:
+            return self._read(examples, version)[0]
+        except HomeostatError as error:
+            if version not in self._unservable:
+                self._unservable.add(version)
+                with self.workspace.store.transaction() as connection:
+                    body = {"version": version, "says": str(error)}
+                    journal.append(connection, "shadow_failed", at=now, by="homeostat", body=body)
+            return {}
 
     def _write(
         self,
@@ -104,6 +117,8 @@ class Observer:
             number += 1
             abstained += far or not finite
             for version, seen in readings.items():
+                if i not in seen:
+                    continue
                 record(
                     connection,
                     case_id=case["case_id"],

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads on a busy machine can be ten times slower
 
 import pytest
 import smears
+
+if TYPE_CHECKING:
+    from chapters import Chapters
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +39,11 @@ def founded(home: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) ->
     root = tmp_path_factory.mktemp("founded") / "site"
     init(root, base, home, where=(), config=None, progress=lambda what, done, of: None)
     return root
+
+
+@pytest.fixture(scope="session")
+def chapters(founded: Path, tmp_path_factory: pytest.TempPathFactory) -> Chapters:
+    """The story, told as far as a test needs it."""
+    from chapters import Chapters
+
+    return Chapters(founded, tmp_path_factory.mktemp("chapters"))

@@ -33,6 +33,7 @@ BENCHMARKS = {
     "registry": Benchmark(
         module="benchmarks.registry", shows="promote and rollback, from ten versions to ten thousand"
     ),
+    "soak": Benchmark(module="benchmarks.soak", shows="the daemon's memory while it works off ten thousand cases"),
 }
 
 

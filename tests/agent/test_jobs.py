@@ -92,10 +92,10 @@ def test_a_worker_that_gives_up_says_why(workspace):
 
     folder = workspace.path("jobs", "job1")
     folder.mkdir()
-    folder.joinpath("job.json").write_text(json.dumps({**SPEC, "kind": "train", "threads": 1, "base": "no-such"}))
+    folder.joinpath("job.json").write_text(json.dumps({**SPEC, "kind": "train", "threads": 1}))
     with pytest.raises((ValueError, OSError)):
         main(folder)
-    assert "no-such" in json.loads(folder.joinpath("result.json").read_text())["error"]
+    assert "no new labelled case" in json.loads(folder.joinpath("result.json").read_text())["error"]
 
 
 def test_what_a_dead_agent_left_is_ended_and_closed_at_start_up(workspace):
