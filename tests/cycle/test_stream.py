@@ -1,0 +1,206 @@
+"""The stream under every kind of trouble: restarts, silence, late cases, foreign images, broken answers, doubles."""
+
+from __future__ import annotations
+
+import csv
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import smears
+from chapters import QUIET, Hand, events, feed, last_event, rows, work_off
+from PIL import Image
+
+from agent import pointer
+from agent.detect import Detector
+from agent.intake import Intake
+from agent.observe import Observer
+from agent.workspace import Workspace
+
+SIGNALS = "SELECT tick, monitor, at_case, time, log_e, statistic, threshold, n FROM signals ORDER BY tick, monitor"
+
+
+@pytest.fixture
+def workspace(chapters, tmp_path) -> Workspace:
+    return chapters.open("configured", tmp_path / "site")
+
+
+def write_list(folder, rows_):
+    with (folder / "cases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows_[0]))
+        writer.writeheader()
+        writer.writerows(rows_)
+    return folder
+
+
+def take_days(workspace, folder, counts, first, *, seed=20) -> None:
+    """Cases of the home laboratory, counts[i] on the i-th day from `first`."""
+    smears.write(folder, smears.HOME, sum(counts), seed, labels=False)
+    listed = list(csv.DictReader((folder / "cases.csv").open()))
+    days = [day for day, count in enumerate(counts) for _ in range(count)]
+    for row, day in zip(listed, days, strict=True):
+        row["acquired_at"] = (first + timedelta(days=day)).isoformat()
+    Intake(workspace).take(write_list(folder, listed))
+
+
+def test_a_restart_between_any_two_steps_changes_no_signal(chapters, tmp_path):
+    """Monitors go on from the store: the run that died after every step reads the same to the last bit."""
+    runs = []
+    for name in ("whole", "restarted"):
+        workspace = chapters.open("configured", tmp_path / name)
+        feed(workspace, smears.HOME, 10, 21)
+        feed(workspace, smears.NEW, 25, 22)
+        if name == "whole":
+            work_off(workspace)
+        else:
+            while Observer(workspace).step(workspace.now()) + Detector(workspace).step(workspace.now()):
+                workspace = Workspace(workspace.root, Hand())
+        alarms = rows(workspace, "SELECT monitor, opened_at_case, since_case, score FROM alarms ORDER BY id")
+        runs.append((rows(workspace, SIGNALS), alarms))
+    assert runs[0] == runs[1]
+    assert {row["tick"] for row in runs[0][0]} == {1, 2, 3} and runs[0][1], "five cases wait for a whole tick"
+
+
+def test_a_feed_that_falls_silent_is_an_alarm(workspace, tmp_path):
+    """No case comes any more: nobody is there to complain but the agent. Trust in the answers is not the matter."""
+    workspace.now.pass_(days=40)
+    rng = np.random.default_rng(5)
+    counts = [int(n) for n in rng.integers(2, 5, 40)]
+    take_days(workspace, tmp_path / "days", counts, workspace.now().replace(hour=7) - timedelta(days=39))
+    work_off(workspace)
+    assert "alarm_opened" not in events(workspace), "so far it is a quiet stream"
+    observed = rows(workspace, "SELECT count(*) AS n FROM observations WHERE role = 'live'")[0]["n"]
+    assert observed == sum(counts)
+    silent = 0
+    while "alarm_opened" not in events(workspace) and silent < 10:
+        silent += 1
+        workspace.now.pass_(days=1)
+        work_off(workspace)
+    alarm = rows(workspace, "SELECT * FROM alarms")[0]
+    assert alarm["monitor"] == "volume" and alarm["shift"] is None and alarm["state"] == "open"
+    assert pointer.read(workspace.path("live.json")).trust == "normal"
+    workspace.now.pass_(days=3)
+    work_off(workspace)
+    assert len(rows(workspace, "SELECT id FROM alarms")) == 1, "one episode is told once"
+
+
+def test_a_late_case_of_an_old_day_makes_no_silence(workspace, tmp_path):
+    """The days between it and the latest decided day were not silent, and are not decided on again."""
+    workspace.now.pass_(days=10)
+    first = workspace.now().replace(hour=7) - timedelta(days=10)
+    take_days(workspace, tmp_path / "days", [2] * 10, first)
+    work_off(workspace)
+    workspace.now.pass_(hours=12)
+    take_days(workspace, tmp_path / "late", [1], first + timedelta(days=2), seed=23)
+    take_days(workspace, tmp_path / "fresh", [2], workspace.now(), seed=24)
+    work_off(workspace)
+    workspace.now.pass_(days=1)
+    take_days(workspace, tmp_path / "next", [2], workspace.now(), seed=25)
+    work_off(workspace)
+    workspace.now.pass_(days=1)
+    work_off(workspace)
+    volume = rows(workspace, "SELECT time, n FROM signals WHERE monitor = 'volume' ORDER BY tick")
+    assert [row["time"] for row in volume if row["n"] == 0] == []
+    assert len(volume) == 13
+
+
+def foreign(folder, n):
+    """Images that are no smears at all: noise, bars, and inverted contrast far beyond any camera's."""
+    rng = np.random.default_rng(8)
+    (folder / "images").mkdir(parents=True)
+    listed = []
+    for i in range(n):
+        pixels = (
+            rng.integers(0, 2, (48, 48, 3)) * 255 if i % 2 else np.tile((np.arange(48) % 12 < 6) * 255, (48, 3, 1)).T
+        )
+        if i % 2 == 0:
+            pixels = np.roll(pixels, i, axis=1) ^ rng.integers(0, 8, pixels.shape)
+        Image.fromarray(pixels.reshape(48, 48, 3).astype(np.uint8)).save(folder / f"images/{i}.png")
+        listed.append({"file": f"images/{i}.png", "case_id": f"foreign-{i}", "patient_id": f"foreign-{i}"})
+    return write_list(folder, listed)
+
+
+def test_foreign_images_get_no_answer_one_by_one(workspace, tmp_path):
+    """A mixed batch: the smears are answered, the others are not, and what they raise is an episode of their own."""
+    feed(workspace, smears.HOME, 20, 26)
+    Intake(workspace).take(foreign(tmp_path / "foreign", 40))
+    feed(workspace, smears.HOME, 10, 27)
+    work_off(workspace)
+    said = rows(workspace, """SELECT c.case_id, o.abstained FROM observations o JOIN cases c USING (case_id)
+                              WHERE o.role = 'live'""")  # fmt: skip
+    foreigners = [row["abstained"] for row in said if row["case_id"].startswith("foreign")]
+    smears_ = [row["abstained"] for row in said if not row["case_id"].startswith("foreign")]
+    assert sum(foreigners) >= 38 and sum(smears_) <= 1
+    kinds = [row["shift"] for row in rows(workspace, "SELECT shift FROM alarms")]
+    assert kinds.count("far-out") == 1
+
+
+def test_a_monitor_that_cannot_read_is_passed_over_and_told(workspace):
+    """NaN answers: the monitor of the answers says so, the others read on, and the tick is decided."""
+    feed(workspace, smears.HOME, 20, 28)
+    observer, detector = Observer(workspace), Detector(workspace)
+    observer.step(workspace.now())
+    with workspace.store.transaction() as connection:
+        connection.execute(
+            "UPDATE observations SET scores = :nan WHERE number = 3", {"nan": np.full(3, np.nan, "<f4").tobytes()}
+        )
+    assert detector.step(workspace.now()) == 1
+    heard = {row["monitor"] for row in rows(workspace, "SELECT monitor FROM signals WHERE tick = 1")}
+    assert {"embedding", "far-out", "family"} <= heard and "prediction" not in heard
+    assert events(workspace)[-1] == "monitor_failed"
+    observer.step(workspace.now())
+    assert detector.step(workspace.now()) == 1
+    heard = {row["monitor"] for row in rows(workspace, "SELECT monitor FROM signals WHERE tick = 2")}
+    assert {"embedding", "far-out", "prediction", "family"} <= heard
+
+
+def test_the_same_bytes_under_a_second_id_are_observed_once(workspace, tmp_path):
+    """Both ids take labels, and they are one case for whatever learns or judges."""
+    folder = smears.write(tmp_path / "cases", smears.HOME, 4, 29, labels=False)
+    listed = list(csv.DictReader((folder / "cases.csv").open()))
+    doubled = [{**row, "case_id": f"again-{row['case_id']}", "label": "monocyte"} for row in listed]
+    Intake(workspace).take(write_list(folder, [*listed, *doubled]))
+    work_off(workspace)
+    assert rows(workspace, "SELECT count(*) AS n FROM observations WHERE role = 'live'")[0]["n"] == 4
+    labelled = rows(workspace, "SELECT case_id, value FROM labels WHERE case_id LIKE '%-29-%'")
+    assert {row["case_id"] for row in labelled} == {row["case_id"] for row in listed}
+
+
+def test_a_patients_second_study_follows_the_split_of_the_first(workspace, tmp_path):
+    """Years later, with other images: who judges never trains."""
+    for study, seed in (("first", 30), ("second", 31)):
+        folder = smears.write(tmp_path / study, smears.HOME, 12, seed)
+        listed = list(csv.DictReader((folder / "cases.csv").open()))
+        for i, row in enumerate(listed):
+            row["patient_id"] = f"patient-{i}"
+        Intake(workspace).take(write_list(folder, listed))
+    work_off(workspace)
+    splits = rows(workspace, """SELECT patient_key, count(*) AS studies, count(DISTINCT split) AS splits
+                                FROM cases JOIN patients USING (patient_key) WHERE origin = 'feed'
+                                GROUP BY patient_key""")  # fmt: skip
+    assert len(splits) == 12 and {(row["studies"], row["splits"]) for row in splits} == {(2, 1)}
+
+
+def test_an_image_that_rots_in_the_workspace_is_set_aside(workspace):
+    """The bytes of one pending case are damaged: it is quarantined with a reason, the others are answered."""
+    feed(workspace, smears.HOME, 10, 32)
+    uri = rows(workspace, "SELECT uri FROM inputs JOIN cases USING (case_id) WHERE state = 'pending'")[4]["uri"]
+    file = workspace.path(uri)
+    file.chmod(0o600)
+    file.write_bytes(file.read_bytes()[:100])
+    since = last_event(workspace)
+    work_off(workspace)
+    assert "cases_observed" in events(workspace, since=since)
+    states = [row["state"] for row in rows(workspace, "SELECT state FROM cases WHERE origin = 'feed'")]
+    assert states.count("observed") == 9 and states.count("unreadable") == 1
+    assert len(rows(workspace, "SELECT reason FROM quarantine")) == 1
+
+
+def test_memory_of_the_store_is_the_cases_and_nothing_else(chapters, tmp_path):
+    """The monitors' state is bounded: twice the cases leave as much of it."""
+    workspace = chapters.open("quiet", tmp_path / "site")
+    size = "SELECT sum(length(value)) AS n FROM monitor_state"
+    before = rows(workspace, size)[0]["n"]
+    feed(workspace, smears.HOME, QUIET, 33)
+    work_off(workspace)
+    assert rows(workspace, size)[0]["n"] < 2 * before + 100_000
