@@ -45,7 +45,6 @@ def fit(
     import numpy as np
 
     from monitors import Scores, balanced_accuracy
-    from strategies.base import DEFAULT_BACKBONE, DEFAULT_EPOCHS, fit_base
 
     started = time.monotonic()
     if out.exists() and any(out.iterdir()):
@@ -62,6 +61,8 @@ def fit(
         if not part:
             raise HomeostatError(f"{data} has too few patients: none fell into the {name} split; bring more patients")
     examples = {name: FolderExamples(part, classes) for name, part in parts.items()}
+
+    from strategies.base import DEFAULT_BACKBONE, DEFAULT_EPOCHS, fit_base  # slow: only once the data are fit for it
 
     def measure(probability: Any, target: Any) -> float:
         unit = np.arange(len(target)).astype(np.str_)

@@ -112,6 +112,12 @@ def kill(job: Job) -> None:
     job.process.wait()
 
 
+def abandon(workspace: Workspace, job: Job, reason: str, *, at: datetime) -> None:
+    """Ends the worker; the job is closed as abandoned, unless it has ended before."""
+    kill(job)
+    _end(workspace, job.id, "abandoned", reason, at)
+
+
 def abandon_orphans(workspace: Workspace, *, at: datetime) -> list[str]:
     """At start-up: every job that a dead supervisor left behind is ended and closed, with the version it was making."""
     with workspace.store.read() as connection:
@@ -140,11 +146,13 @@ def _fail(workspace: Workspace, job: Job, says: str, at: datetime) -> NoReturn:
 
 def _end(workspace: Workspace, job: str, state: str, says: str, at: datetime) -> None:
     with workspace.store.transaction() as connection:
-        connection.execute(
-            "UPDATE jobs SET state = :state, ended_at = :at, says = :says, lease_until = NULL WHERE id = :id",
+        ended = connection.execute(
+            """UPDATE jobs SET state = :state, ended_at = :at, says = :says, lease_until = NULL
+               WHERE id = :id AND state = 'running'""",
             {"state": state, "at": rfc3339(at), "says": says, "id": job},
         )
-        journal.append(connection, f"job_{state}", at=at, by="homeostat", body={"job": job, "says": says})
+        if ended.rowcount:
+            journal.append(connection, f"job_{state}", at=at, by="homeostat", body={"job": job, "says": says})
 
 
 def _over_limit(job: Job) -> str | None:

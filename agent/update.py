@@ -144,7 +144,7 @@ def advance(workspace: Workspace, making: Making, *, at: datetime) -> str | None
 def abandon(workspace: Workspace, making: Making, reason: str, *, at: datetime) -> None:
     """Ends the job and closes its version as abandoned; one that was held stays so."""
     if making.job is not None:
-        jobs.kill(making.job)
+        jobs.abandon(workspace, making.job, reason, at=at)
     with workspace.store.transaction() as connection:
         if registry.get(connection, making.version)["state"] == "training":
             registry.move(connection, making.version, "abandoned", by="homeostat", reason=reason, at=at)

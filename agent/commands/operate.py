@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> Answer:
     from agent import daemon
 
     workspace = Workspace(args.workspace)
-    workspace.config  # noqa: B018  a wrong config is told before anything starts
+    workspace.store, workspace.config  # noqa: B018  no workspace, or a wrong config, is told before anything starts
     with progress_bar() as progress:
         if args.until_idle:
             daemon.work_off(workspace, lambda cycle: progress(*_at_work(workspace)))
@@ -67,14 +67,14 @@ def update(args: argparse.Namespace) -> Answer:
     from agent.plan import RECIPES
 
     workspace = Workspace(args.workspace)
+    with workspace.store.read() as connection:
+        registry.live(connection)
     plan = workspace.config.plan
     if args.recipe is not None and args.recipe not in RECIPES:
         raise HomeostatError(f"there is no recipe '{args.recipe}': there are {', '.join(RECIPES)}")
     recipes = (args.recipe,) if args.recipe else plan.responses["undetermined"].recipes
     if args.dry_run:
         return _dry_run(workspace, recipes)
-    with workspace.store.read() as connection:
-        registry.live(connection)
     version = _made(workspace, recipes)
     with workspace.store.read() as connection:
         state = registry.get(connection, version)["state"]

@@ -177,3 +177,5 @@ def test_a_held_version_stays_held_when_the_agent_is_stopped(workspace):
     job = cycle.making.job
     cycle.stop(workspace.now())
     assert gone(job.process) and deployed.state(workspace, version) == "held"
+    record = row(workspace, job.id)
+    assert (record["state"], record["says"]) == ("abandoned", "the agent was stopped")
