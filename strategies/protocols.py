@@ -48,8 +48,8 @@ class Examples(Protocol):
 class Preprocessing:
     """From a read image to the network's input; part of every version and of its digest.
 
-    Intensities are scaled to 0..1 (by `scale`: "uint8" divides by 255, "minmax" by the image's own range after a clip to
-    its `clip` percentiles), resized to `size` x `size` with antialiased bilinear interpolation, rounded to 256 levels,
+    Intensities are scaled to 0..1 (by `scale`: "uint8" divides by 255, "minmax" by the image's own range after a clip
+    to its `clip` percentiles), resized to `size` x `size` with antialiased bilinear interpolation, rounded to 256 levels,
     repeated to three channels where there is one, then (x - mean) / std per channel.
     """
 
@@ -83,7 +83,7 @@ class Family(Protocol):
     def load(self, spec: str, *, pretrained: bool = True) -> Backbone: ...
 
     def head(self, spec: str) -> nn.Module:
-        """The classification head that came with `spec`: [b, d] -> logits [b, k]. Raises ValueError where there is none."""
+        """The head that came with `spec`: [b, d] -> logits [b, k]. Raises ValueError where there is none."""
         ...
 
 
@@ -130,7 +130,7 @@ class ParameterMechanism(Protocol):
     learning_rate: float
 
     def attach(self, model: Classifier) -> list[nn.Parameter]:
-        """Readies the classifier in place and answers with the weights that move. Before training it answers as ever."""
+        """Readies the classifier in place; returns the weights that move. Before training it answers as ever."""
         ...
 
     def training(self, model: nn.Module) -> None:
