@@ -57,7 +57,8 @@ def read_approved(connection: Connection, version: str) -> Reference:
     """The cases that the version or any of its ancestors was approved on: what is not far from them is not far out."""
     from monitors.protocols import Reference
 
-    chain, name = [], version
+    chain: list[str] = []
+    name: str | None = version
     while name is not None:
         chain.append(name)
         row = connection.execute("SELECT parent FROM versions WHERE id = :v", {"v": name}).fetchone()

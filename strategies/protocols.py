@@ -49,8 +49,8 @@ class Preprocessing:
     """From a read image to the network's input; part of every version and of its digest.
 
     Intensities are scaled to 0..1 (by `scale`: "uint8" divides by 255, "minmax" by the image's own range after a clip
-    to its `clip` percentiles), resized to `size` x `size` with antialiased bilinear interpolation, rounded to 256 levels,
-    repeated to three channels where there is one, then (x - mean) / std per channel.
+    to its `clip` percentiles), resized to `size` x `size` with antialiased bilinear interpolation, rounded to 256
+    levels, repeated to three channels where there is one, then (x - mean) / std per channel.
     """
 
     size: int
