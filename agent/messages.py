@@ -95,6 +95,11 @@ NEWS = {
         "stop using its answers; restore versions/ from a backup ('homeostat verify' tells what is damaged), then "
         "'homeostat rollback'.",
     ),
+    "shadow_failed": News(
+        "{version}, the way back, is damaged",
+        "The version before the one on probation can't answer beside it, so that harm can't be shown by pairs.",
+        "'homeostat verify' tells what is damaged; restore it from a backup.",
+    ),
     "job_failed": News(
         "an update failed",
         "The job {job} ended without a result; what is live was not touched.",
