@@ -148,6 +148,7 @@ def test_a_damaged_version_before_doesnt_end_the_cycle(chapters, tmp_path):
     assert told.count("shadow_failed") == 1 and told[-1] == "version_confirmed"
 
 
+@pytest.mark.slow
 def test_a_held_version_is_judged_again_when_labels_open_new_anchors(chapters, tmp_path):
     """Nobody has to ask: labels come, a generation opens, the verdicts are renewed."""
     workspace = chapters.open("judged", tmp_path / "site")
@@ -183,6 +184,7 @@ def test_a_request_without_labels_is_answered_with_too_little_evidence(chapters,
     assert said["exit_code"] == 3 and "labels import" in said["error"]
 
 
+@pytest.mark.slow
 def test_what_became_live_meanwhile_ends_an_update(chapters, tmp_path):
     """A candidate made from a version that people have left is not judged against another one."""
     workspace = chapters.open("promoted", tmp_path / "site")
