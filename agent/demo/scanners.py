@@ -28,16 +28,15 @@ Image = NDArray[np.float64]
 class Scanner:
     """How one machine shows what lies before it.
 
-    gain is the brightness, blur a standard deviation in pixels, gamma the exponent of the contrast curve, bias the
-    relative amplitude of the smooth receive field, noise the deviation of each of the two receive channels; intensities
-    are in units of the brightest tissue.
+    blur is a standard deviation in pixels, gamma the exponent of the contrast curve, bias the relative amplitude of the
+    smooth receive field, noise the deviation of each of the two receive channels; intensities are in units of the
+    brightest tissue.
     """
 
     name: str
     manufacturer: str
     model: str
     institution: str
-    gain: float
     blur: float
     gamma: float
     bias: float
@@ -45,7 +44,7 @@ class Scanner:
 
     def acquire(self, anatomy: Image, rng: np.random.Generator) -> Image:
         """[h, w] in 0..1 -> [h, w] >= 0, magnitude of a noisy signal (Gudbjartsson and Patz 1995)."""
-        seen = self.gain * gaussian_filter(anatomy**self.gamma, self.blur)
+        seen = gaussian_filter(anatomy**self.gamma, self.blur)
         seen = seen * np.exp(self.bias * _smooth_noise(anatomy.shape[0], anatomy.shape[0] / 3, rng))
         real, imaginary = rng.normal(0, self.noise, (2, *anatomy.shape))
         return np.hypot(seen + real, imaginary)
@@ -53,11 +52,11 @@ class Scanner:
 
 A = Scanner(
     name="A", manufacturer="Northwind Imaging", model="NW 30", institution="Harbour Hospital",
-    gain=1.0, blur=0.4, gamma=1.0, bias=0.06, noise=0.02,
+    blur=0.4, gamma=1.0, bias=0.06, noise=0.02,
 )  # fmt: skip
 B = Scanner(
     name="B", manufacturer="Meridian Medical", model="Vela 15", institution="Hillside Clinic",
-    gain=1.0, blur=1.0, gamma=1.7, bias=0.12, noise=0.025,
+    blur=1.0, gamma=0.6, bias=0.12, noise=0.025,
 )  # fmt: skip
 
 
