@@ -32,7 +32,12 @@ plan:
   gates:
     calibration: {margin: 0.05, burden: no_harm_found}
 """
-KILLED = -9  # the exit status of a process that SIGKILL ended
+LEARNT = (
+    "adapter_model.safetensors",
+    "weights.safetensors",
+    "head.safetensors",
+    "recalibrator.json",
+)  # whichever first
 
 
 @dataclass
@@ -262,7 +267,7 @@ class Play:
             return
         running = LiveModel(self.stage.root)
         folder = self.stage.workspace.path("versions", self.found.promoted)
-        path = max(folder.glob("*.safetensors"), key=lambda file: file.stat().st_size)
+        path = next(folder / name for name in LEARNT if (folder / name).exists())
         whole = path.read_bytes()
         _overwrite(path, flipped(whole))
         try:

@@ -73,7 +73,7 @@ def test_what_is_broken_on_purpose_is_mended(story: dict[str, dict[str, Any]]) -
     assert (kill["exit_status"], kill["store"], kill["live.json"]) == (-9, "v1", "v0")
     assert story["recover"]["live"] == "v1" and story["recover"]["ok"]
     assert flip["exit_code"] == 1 and flip["refused"] and flip["ok_again"]
-    assert [problem["where"] for problem in flip["problems"]] == [flip["file"]]
+    assert [problem["where"] for problem in flip["problems"]] == ["versions/v1"]
     assert story["rollback"]["byte_equal"] and story["rollback"]["to"] == "v0"
     assert story["end"]["live"] == "v1" and story["end"]["trust"] == "normal"
 
