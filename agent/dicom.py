@@ -5,7 +5,6 @@ Headers are read with pydicom by an allow-list of tags, and pixels with the deco
 
 from __future__ import annotations
 
-import struct
 import warnings
 import zlib
 from datetime import UTC
@@ -13,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from agent.clock import parse_time, rfc3339
+from agent.codestream import check_codestream
 from agent.images import Unreadable, check_size, stretched
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from pydicom import Dataset
     from pydicom.uid import UID
 
@@ -24,9 +25,23 @@ if TYPE_CHECKING:
 MOST_INFLATED_BYTES = 2**29
 PIXEL_DATA_HEAD = 12  # bytes: tag, value representation, length
 
-# Where several decoders are installed, pydicom tries them in turn; we choose. CharLS (pyjpegls) gives the same pixels
-# for JPEG-LS, and spins for half a minute on a damaged stream where libjpeg answers at once.
-NATIVE, COMPRESSED, RUN_LENGTH = "", "pylibjpeg", "pydicom"
+# The plugin that decodes a compressed transfer syntax, by pydicom's keyword; left alone, pydicom tries all that are
+# installed in turn. The pixels of gdcm, pyjpegls and pylibjpeg-libjpeg are the same wherever the coding is lossless.
+# pylibjpeg-libjpeg is under the GPL and half as fast, pyjpegls spins for half a minute on some damaged streams.
+DECODERS = {
+    "JPEGBaseline8Bit": "gdcm",
+    "JPEGExtended12Bit": "gdcm",  # the one here that reads 12 bits; Pillow, which is faster at 8, does not
+    "JPEGLossless": "gdcm",
+    "JPEGLosslessSV1": "gdcm",
+    "JPEGLSLossless": "gdcm",  # but for 6 and 7 bits, which it gets wrong and pydicom refuses
+    "JPEGLSNearLossless": "gdcm",
+    "JPEG2000Lossless": "pylibjpeg",  # OpenJPEG, as in gdcm, with less copying
+    "JPEG2000": "pylibjpeg",
+    "HTJ2KLossless": "pylibjpeg",  # gdcm has no high-throughput JPEG 2000
+    "HTJ2KLosslessRPCL": "pylibjpeg",
+    "HTJ2K": "pylibjpeg",
+    "RLELossless": "pydicom",  # some milliseconds a frame: no package more for that
+}
 
 _FACT_TAGS = [
     "InstitutionName", "Manufacturer", "ManufacturerModelName", "PatientID", "PatientSex", "PatientAge",
@@ -93,7 +108,6 @@ def read_dicom(path: Path) -> Pixels:
     """One frame, decoded by the plugin of its transfer syntax; rescaled, windowed, and bright where it should be."""
     from pydicom import dcmread
     from pydicom.pixels import apply_color_lut, pixel_array
-    from pydicom.uid import RLELossless
 
     header = _header(path)
     if "Rows" not in header or "Columns" not in header:
@@ -102,12 +116,11 @@ def read_dicom(path: Path) -> Pixels:
     syntax = _transfer_syntax(header)
     frame = int(header.get("NumberOfFrames") or 1) // 2
     if syntax.is_encapsulated:
-        _check_codestream(path, header, frame)
-    plugin = RUN_LENGTH if syntax == RLELossless else COMPRESSED if syntax.is_encapsulated else NATIVE
-    if syntax.is_deflated:
-        pixels = pixel_array(dcmread(path, force=True), index=frame, decoding_plugin=plugin)
+        pixels = _decompressed(path, header, frame, syntax)
+    elif syntax.is_deflated:
+        pixels = pixel_array(dcmread(path, force=True), index=frame)
     else:
-        pixels = pixel_array(path, index=frame, decoding_plugin=plugin, transfer_syntax_uid=syntax)
+        pixels = pixel_array(path, index=frame, transfer_syntax_uid=syntax)
     if header.PhotometricInterpretation == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, header)
     if pixels.ndim == 3:
@@ -142,34 +155,32 @@ def _check_inflated(file: BinaryIO) -> None:
             raise Unreadable(f"the file inflates to more than {MOST_INFLATED_BYTES:,} bytes")
 
 
-def _check_codestream(path: Path, header: Dataset, frame: int) -> None:
-    """A compressed frame states its size itself, and decoders believe it: one flipped bit there costs them minutes."""
+def _decompressed(path: Path, header: Dataset, frame: int, syntax: UID) -> NDArray[Any]:
+    from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit
+
+    if syntax.keyword not in DECODERS:
+        raise Unreadable(f"there is no decoder for the transfer syntax {syntax}")
+    plugin = DECODERS[syntax.keyword]
+    if plugin not in get_decoder(syntax).available_plugins:
+        raise ImportError(f"the decoder {plugin} is missing or broken: 'homeostat doctor' says what to install")
+    check_codestream(_compressed_frame(path, header, frame), header)
+    # pydicom refuses to ask gdcm for 12 bits, which it decodes; the stream itself tells gdcm which of the two it is.
+    asked = JPEGBaseline8Bit if syntax == JPEGExtended12Bit else syntax
+    try:
+        return pixel_array(path, index=frame, decoding_plugin=plugin, transfer_syntax_uid=asked)
+    except RuntimeError as error:  # pydicom's wrapping of whatever the decoder raised, down to a missing attribute
+        raise Unreadable(f"the compressed frame is damaged, or coded in a way that {plugin} does not read") from error
+
+
+def _compressed_frame(path: Path, header: Dataset, frame: int) -> bytes:
     from pydicom import dcmread
     from pydicom.encaps import get_frame
 
     with path.open("rb") as file:
         dcmread(file, stop_before_pixels=True, force=True, specific_tags=[])
         file.seek(file.tell() + PIXEL_DATA_HEAD)
-        stream = get_frame(file, frame, number_of_frames=int(header.get("NumberOfFrames") or 1))
-    said = _codestream_size(stream)
-    if said not in (None, (header.Rows, header.Columns)):
-        raise Unreadable(
-            f"the compressed frame is of the size {said}, and its header says {header.Rows, header.Columns}"
-        )
-
-
-def _codestream_size(stream: bytes) -> tuple[int, int] | None:
-    """(height, width) by a JPEG or JPEG-LS start of frame, or by JPEG 2000's SIZ segment; None where there is none."""
-    if stream[:4] == b"\xff\x4f\xff\x51":
-        right, bottom, left, top = struct.unpack_from(">4I", stream, 8)
-        return bottom - top, right - left
-    at = 2
-    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
-        marker, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
-        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            return struct.unpack_from(">2H", stream, at + 5)
-        at += 2 + length
-    return None
+        return get_frame(file, frame, number_of_frames=int(header.get("NumberOfFrames") or 1))
 
 
 def _transfer_syntax(header: Dataset) -> UID:

@@ -13,14 +13,13 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from agent.config import read_config
+from agent.dicom import DECODERS
 from agent.errors import HomeostatError
 from agent.workspace import exclusive
 
 GIB = 2**30
 MEMORY_GIB, DISK_GIB = 4, 2
-
-# Transfer syntaxes that hospitals send, by the names of pydicom's UIDs.
-SYNTAXES = ("JPEGBaseline8Bit", "JPEGLosslessSV1", "JPEGLSLossless", "JPEG2000Lossless", "JPEG2000", "RLELossless")
+DECODER_PACKAGES = "pydicom python-gdcm pylibjpeg pylibjpeg-openjpeg"
 
 # An operator of torchvision is looked up: with a torch that it was not built for, this fails while each imports alone.
 TORCH_AGREES = "import torch, torchvision; torch.ops.torchvision.nms; print(torch.__version__, torchvision.__version__)"
@@ -80,10 +79,10 @@ def decoders() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding(name="DICOM decoders", ok=False, says=f"{error}: 'pip install pydicom'")
         return
-    for name in SYNTAXES:
-        decoder = get_decoder(getattr(uid, name))
-        says = ", ".join(decoder.available_plugins) or f"no decoder: {'; '.join(decoder.missing_dependencies)}"
-        yield Finding(name=f"DICOM {name}", ok=decoder.is_available, says=says)
+    for syntax, plugin in DECODERS.items():
+        there = plugin in get_decoder(getattr(uid, syntax)).available_plugins
+        says = plugin if there else f"{plugin} does not load: 'pip install --force-reinstall {DECODER_PACKAGES}'"
+        yield Finding(name=f"DICOM {syntax}", ok=there, says=says)
 
 
 def machine() -> Iterator[Finding]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 from taking import write_dicom
 
-from agent.dicom import dicom_facts
+from agent.dicom import DECODERS, dicom_facts
 from agent.images import Unreadable, media_type, read_image
 
 HU = np.arange(-1000, 1000, 5, dtype=np.int16).reshape(20, 20)
@@ -115,6 +118,41 @@ def test_a_compressed_frame_of_another_size_is_refused_before_decoding(tmp_path:
     path = write_dicom(tmp_path / "a.dcm", GREY, "1.2.840.10008.1.2.4.50", PixelData=encapsulate([huge]))
     with pytest.raises(Unreadable, match="65535"):
         read_image(path)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda stream: stream.replace(b"JFIF\0\1", b"JFIF\0\7"),
+        lambda stream: stream.replace(b"\xff\xdb", b"\xff\xd3", 1),
+        lambda stream: stream.replace(b"\xff\xdb", b"\x42\xdb", 1),
+        lambda stream: stream.replace(b"\xff\xc0\x00\x0b\x08", b"\xff\xc0\x00\x0b\xff"),
+        lambda stream: stream[: len(stream) // 2],
+    ],
+    ids=["version", "restart", "no marker", "precision", "cut"],
+)
+def test_a_damaged_jpeg_is_refused_and_the_process_lives(tmp_path: Path, harm: Callable[[bytes], bytes]) -> None:
+    """gdcm ends the process over what libjpeg warns of in a header, so such a frame never gets there."""
+    coded = io.BytesIO()
+    Image.fromarray(np.tile(GREY, (4, 4))).save(coded, "JPEG")
+    for name, stream in (("good", coded.getvalue()), ("harmed", harm(coded.getvalue()))):
+        content = encapsulate([stream + b"\0" * (len(stream) % 2)])
+        write_dicom(tmp_path / name, np.tile(GREY, (4, 4)), JPEGBaseline8Bit, PixelData=content)
+    assert np.abs(read_image(tmp_path / "good") - np.tile(GREY, (4, 4))).mean() < 4
+    with pytest.raises(Unreadable, match=r"damaged|bits"):
+        read_image(tmp_path / "harmed")
+
+
+def test_every_decoder_of_the_table_is_installed_and_free() -> None:
+    """Each row names a plugin that loads here; the one under the GPL is not among what the project asks for."""
+    from importlib.metadata import requires
+
+    from pydicom import uid
+    from pydicom.pixels import get_decoder
+
+    for syntax, plugin in DECODERS.items():
+        assert plugin in get_decoder(getattr(uid, syntax)).available_plugins, syntax
+    assert not [name for name in requires("homeostat") or () if name.startswith("pylibjpeg-libjpeg")]
 
 
 def test_a_small_file_that_inflates_without_end_is_refused(tmp_path: Path) -> None:
