@@ -7,7 +7,7 @@ READY := .venv/.ready
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format docs bench clean
+.PHONY: help demo test test-slow test-bench lint format docs bench clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,8 +18,11 @@ demo: $(READY) ## the whole story on generated images, in minutes
 test: $(READY) ## the everyday tests
 	.venv/bin/pytest -m "not slow and not bench"
 
-test-slow: $(READY) ## the slow tests and the benchmarks' promises
-	.venv/bin/pytest -m "slow or bench"
+test-slow: $(READY) ## the slow tests: real processes, training, the demo
+	.venv/bin/pytest -m "slow and not bench"
+
+test-bench: $(READY) ## the benchmarks' promises, on a machine that does nothing else
+	.venv/bin/pytest -m bench
 
 lint: $(READY) ## style and types
 	.venv/bin/ruff check

@@ -108,7 +108,7 @@ def test_bench_lists_its_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
     """The list is read without running, or importing, any."""
     assert cli.main(["bench", "--list", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == list(BENCHMARKS) == ["loop", "gates", "registry"]
+    assert [row["name"] for row in rows] == list(BENCHMARKS)
 
 
 @pytest.mark.parametrize(
