@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from agent import episodes, pointer, registry
-from agent.reference import batch_of, epoch_of, observed_rows, read_approved, read_reference
+from agent.reference import batch_of, epoch_of, observed_rows, read_reference
 from agent.store import Connection, insert, journal
 from agent.ticks import LIVE, Tick, closed_ticks, day_of
 from agent.trust import set_trust
@@ -158,11 +158,11 @@ class Detector:
         timed = _has_times(connection)
         if self._fitted == (live, epoch, ended, timed):
             return
-        reference, approved = read_reference(connection, epoch, said_by), read_approved(connection, live)
+        reference = read_reference(connection, epoch, said_by)
         config = self.workspace.config
         self._monitors = default_monitors(config.monitors.false_alarms.ticks, config.plan.seed, timed)
         for monitor in self._monitors:
-            monitor.fit(approved if monitor.name == episodes.FAR_OUT else reference)
+            monitor.fit(reference)
         stored: dict[str, dict[str, Any]] = {}
         self._saved = {}
         for row in connection.execute("SELECT monitor, key, value FROM monitor_state WHERE epoch = :e", {"e": epoch}):

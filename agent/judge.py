@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from monitors.protocols import Burden, Gate, Judgement, Scores
 
+NLL_MARGIN = 2.0  # the log-loss has no upper end and a heavy tail: its margin is so many times that of the Brier score
 GAIN_ALPHA = 0.05  # at each look the full level: a false gain does no harm that the other gates would not see
 
 
@@ -83,16 +84,24 @@ def _gain(plan: Plan, anchored: Sequence[Anchored], learnt: Sequence[str]) -> It
 def _per_domain(plan: Plan, anchored: Sequence[Anchored]) -> Iterator[Named]:
     from monitors import Calibration, Forgetting, NegativeFlips
 
+    forgetting, calibration, flips = (plan.gates[name] for name in ("forgetting", "calibration", "negative_flips"))
     for one in anchored:
         domain, after = one.anchors.domain, one.scores(one.candidate)
-        for against, before in (("original", one.original), ("live", one.live)):
-            rule = plan.gates["forgetting"]
-            gate: Gate = Forgetting(margin=rule.margin, burden=_burden(rule), alpha=one.alpha)
-            yield Named(f"forgetting:{domain}:{against}", rule.role, gate.judge(one.scores(before), after))
-        for name, kind in (("calibration", Calibration), ("negative_flips", NegativeFlips)):
-            rule = plan.gates[name]
-            gate = kind(margin=rule.margin, burden=_burden(rule), alpha=one.alpha)
-            yield Named(f"{name}:{domain}", rule.role, gate.judge(one.scores(one.live), after))
+        keep: Gate = Forgetting(margin=forgetting.margin, burden=_burden(forgetting), alpha=one.alpha)
+        shape: Gate = Calibration(
+            margin=calibration.margin,
+            margin_nll=NLL_MARGIN * calibration.margin,
+            burden=_burden(calibration),
+            alpha=one.alpha,
+        )
+        turned: Gate = NegativeFlips(margin=flips.margin, burden=_burden(flips), alpha=one.alpha)
+        for name, role, gate, before in (
+            (f"forgetting:{domain}:original", forgetting.role, keep, one.original),
+            (f"forgetting:{domain}:live", forgetting.role, keep, one.live),
+            (f"calibration:{domain}", calibration.role, shape, one.live),
+            (f"negative_flips:{domain}", flips.role, turned, one.live),
+        ):
+            yield Named(name, role, gate.judge(one.scores(before), after))
 
 
 def _subgroups(plan: Plan, anchored: Sequence[Anchored]) -> Iterator[Named]:

@@ -126,6 +126,7 @@ def _row(version: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_answer(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `verdicts` as the contract shows it."""
     interval = None if row["low"] is None else [row["low"], row["high"]]
     return {name: interval if name == "interval" else row[name] for name in VERDICT}
 

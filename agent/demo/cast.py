@@ -41,13 +41,13 @@ class Cast:
 class Size:
     """Numbers of generated patients, pixels on a side, and epochs of the base model (None: the product's default)."""
 
-    home: int = 500
-    quiet: int = 60
-    arrival: int = 170
+    home: int = 380
+    quiet: int = 50
+    arrival: int = 150
     later: int = 8
-    test: int = 100
+    test: int = 60
     pixels: int = 96
-    epochs: int | None = 18
+    epochs: int | None = 10
 
 
 def generated(folder: Path, size: Size, seed: int) -> Cast:

@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy.ndimage import gaussian_filter
 
 KINDS = ("cyst", "ring", "solid")
+AIR = 0.08  # signal of air and bone at most, dark in every protocol
 WHITE_LEVEL = 3000.0  # stored value of the brightest tissue, of the 4095 that 12 bits hold
 
 Image = NDArray[np.float64]
@@ -30,7 +31,8 @@ class Scanner:
 
     blur is a standard deviation in pixels, gamma the exponent of the contrast curve, bias the relative amplitude of the
     smooth receive field, noise the deviation of each of the two receive channels; intensities are in units of the
-    brightest tissue.
+    brightest tissue. `t2` says that the protocol is T2-weighted: what is dark in a T1-weighted image is bright, fluid
+    above all.
     """
 
     name: str
@@ -41,10 +43,14 @@ class Scanner:
     gamma: float
     bias: float
     noise: float
+    t2: bool = False
 
     def acquire(self, anatomy: Image, rng: np.random.Generator) -> Image:
         """[h, w] in 0..1 -> [h, w] >= 0, magnitude of a noisy signal (Gudbjartsson and Patz 1995)."""
-        seen = gaussian_filter(anatomy**self.gamma, self.blur)
+        signal = anatomy**self.gamma
+        if self.t2:
+            signal = np.where(anatomy > AIR, 0.95 - 0.9 * signal, 0.0)
+        seen = gaussian_filter(signal, self.blur)
         seen = seen * np.exp(self.bias * _smooth_noise(anatomy.shape[0], anatomy.shape[0] / 3, rng))
         real, imaginary = rng.normal(0, self.noise, (2, *anatomy.shape))
         return np.hypot(seen + real, imaginary)
@@ -56,7 +62,7 @@ A = Scanner(
 )  # fmt: skip
 B = Scanner(
     name="B", manufacturer="Meridian Medical", model="Vela 15", institution="Hillside Clinic",
-    blur=1.0, gamma=0.6, bias=0.12, noise=0.025,
+    blur=0.7, gamma=1.0, bias=0.1, noise=0.025, t2=True,
 )  # fmt: skip
 
 
