@@ -13,7 +13,7 @@ from agent.cycle import Cycle
 from agent.workspace import Workspace, exclusive
 
 EVERY = 2.0  # seconds between two looks for work when idle
-BREATH = 0.05  # seconds between two looks at a running job
+BREATH = 0.25  # seconds between two looks at a running job
 
 
 class Stop:
