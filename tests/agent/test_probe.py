@@ -32,12 +32,12 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     def replace(statement: str, before: str = "") -> None:
         (tmp_path / "stand_in.py").write_text(
             f"{before}\nfrom agent import images, probe\n"
-            f"probe.CPU_SECONDS = 0.3\ndef broken(path):\n    {statement}\n"
+            f"probe.CPU_SECONDS = 5\ndef broken(path):\n    {statement}\n"
             "images._READERS['image/jpeg'] = broken\nprobe.main()\n"
         )
         real = subprocess.Popen
         program = [sys.executable, str(tmp_path / "stand_in.py")]
-        monkeypatch.setattr(probe, "CPU_SECONDS", 0.3)
+        monkeypatch.setattr(probe, "CPU_SECONDS", 5)
         monkeypatch.setattr(probe.subprocess, "Popen", lambda _, **options: real(program, **options))
 
     return replace
@@ -46,7 +46,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 @pytest.mark.parametrize(
     ("decoder", "says"),
     [
-        ("while True: pass", "within 0.3 seconds"),
+        ("while True: pass", "within 5 seconds"),
         ("import os; os.abort()", "made its decoder fail"),
         ("import os; os._exit(1)", "made its decoder fail"),
         ("bytearray(2**40)", "memory"),
