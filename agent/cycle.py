@@ -7,13 +7,17 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 
-from agent import alerts, inbox, jobs, registry, requests, update, watch
-from agent.decide import Decision, Situation, decide
-from agent.detect import Detector
+from agent import watch
+from agent.alerting import alerts
+from agent.cases import inbox
+from agent.drift.detect import Detector
 from agent.errors import HomeostatError
-from agent.material import new_cases, patients
 from agent.observe import Observer
 from agent.store import Connection, journal
+from agent.updates import jobs, requests, update
+from agent.updates.decide import Decision, Situation, decide
+from agent.updates.material import new_cases, patients
+from agent.versions import registry
 from agent.workspace import Workspace, get_setting
 
 
@@ -29,7 +33,7 @@ class Cycle:
 
     def start(self, now: datetime) -> None:
         """What a dead process left half-way is closed as abandoned, and the pointer is brought up to the store."""
-        from agent import pointer
+        from agent.versions import pointer
 
         jobs.abandon_orphans(self.workspace, at=now)
         pointer.publish(self.workspace)

@@ -9,18 +9,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent import anchors, bundle, material, pointer, registry
+from agent.cases.datafolder import read_folder, sharing_bytes
+from agent.cases.examples import FolderExamples, StoredExamples
+from agent.cases.intake import Intake
+from agent.cases.split import Split
 from agent.config import Config, read_config, render
-from agent.datafolder import read_folder, sharing_bytes
-from agent.domains import key_of
+from agent.drift.domains import key_of
+from agent.drift.reference import open_epoch
 from agent.errors import HomeostatError
-from agent.examples import FolderExamples, StoredExamples
-from agent.intake import Intake
 from agent.observe import answers, record
-from agent.reference import open_epoch
-from agent.split import Split
 from agent.store import Connection, journal
-from agent.update import store_memory
+from agent.updates import anchors, material
+from agent.updates.update import store_memory
+from agent.versions import bundle, pointer, registry
 from agent.workspace import Workspace, put_setting, write_atomically
 
 Progress = Callable[[str, int, int], None]
@@ -99,7 +100,7 @@ def fit(
 
 def _measures(base: Path, examples: FolderExamples, progress: Progress) -> dict[str, float | None]:
     """The measures of a base on patients that it has never seen."""
-    from agent.measure import measures_of, scores_of
+    from agent.updates.measure import measures_of, scores_of
     from strategies.predictor import Predictor
 
     return measures_of(scores_of(Predictor.load(base), examples, progress))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from agent.cases.dicom import DECODERS
 from agent.config import read_config
-from agent.dicom import DECODERS
 from agent.errors import HomeostatError
 from agent.workspace import exclusive
 

@@ -7,16 +7,16 @@ from datetime import date, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from agent import registry
+from agent.cases.examples import StoredExamples
 from agent.clock import rfc3339
-from agent.domains import domain_of, episode_name, home_keys
+from agent.drift.domains import domain_of, episode_name, home_keys
+from agent.drift.reference import read_approved
+from agent.drift.ticks import CASES_PER_TICK, day_of
 from agent.errors import HomeostatError
-from agent.examples import StoredExamples
-from agent.pointer import Pointer
-from agent.reference import read_approved
-from agent.serve import load
 from agent.store import Connection, journal
-from agent.ticks import CASES_PER_TICK, day_of
+from agent.versions import registry
+from agent.versions.pointer import Pointer
+from agent.versions.serve import load
 from agent.workspace import Workspace, get_setting
 
 if TYPE_CHECKING:

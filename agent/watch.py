@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from agent import pointer, registry
 from agent.errors import Refused
 from agent.store import Connection, journal
 from agent.trust import SUSPENDED, set_trust
+from agent.versions import pointer, registry
 from agent.workspace import Workspace, get_setting, put_setting
 
 COLLAPSE_WINDOW = 50  # latest answers in which a collapse is looked for

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.datafolder import read_folder
-from agent.examples import FolderExamples
-from agent.split import Split
+from agent.cases.datafolder import read_folder, sharing_bytes
+from agent.cases.examples import FolderExamples
+from agent.cases.split import Split
 
 SEEDS = 3
 MEMORY = 200
@@ -190,7 +190,7 @@ def _parts(shift: Shift, seed: int) -> dict[tuple[str, str], FolderExamples]:
         name: [row for row in read_folder(site.folder, site.where).rows if row.label in shift.classes]
         for name, site in (("home", shift.home), ("new", shift.new))
     }
-    split = Split.draw((row.patient_id for row in rows["home"]), seed)
+    split = Split.draw((row.patient_id for row in rows["home"]), seed, together=sharing_bytes(rows["home"]))
     return {
         (name, part): FolderExamples([row for row in some if split.assign(row.patient_id) == part], shift.classes)
         for name, some in rows.items()

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from agent import bundle, pointer, registry
+from agent.versions import bundle, pointer, registry
 from agent.workspace import Workspace
 
 SIZES = (10, 100, 1_000, 10_000)

@@ -23,9 +23,9 @@ import numpy as np
 from PIL import Image
 from scipy.stats import linregress
 
+from agent.cases.intake import Intake
 from agent.deploy import init
 from agent.errors import HomeostatError
-from agent.intake import Intake
 from agent.workspace import Workspace
 
 CASES, CHUNK, SIZE = 10_000, 500, 32

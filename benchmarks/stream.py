@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agent.datafolder import Row, read_folder
+from agent.cases.datafolder import Row, read_folder
 from agent.errors import HomeostatError
 
 QUIET = 150  # unseen home cases, before the change and in the null stream
@@ -106,7 +106,7 @@ def write_folder(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def _said(base: Path, rows: Sequence[Row]) -> list[tuple[Any, Any]]:
-    from agent.images import read_image
+    from agent.cases.images import read_image
     from agent.observe import answers
     from strategies.predictor import Predictor
 
@@ -140,10 +140,10 @@ def _shuffles(scratch: Path, change: Change, said: dict[str, list[Any]], seed: i
 
 def first_alarm(site: Path, copy: Path, said: Sequence[tuple[Any, Any]]) -> int | None:
     """Plays one stream through a copy of the workspace's store; the number of the case at which an alarm opened."""
-    from agent.detect import Detector
+    from agent.drift.detect import Detector
+    from agent.drift.ticks import CASES_PER_TICK
     from agent.observe import record
     from agent.store import insert
-    from agent.ticks import CASES_PER_TICK
     from agent.workspace import Workspace, get_setting
 
     now = datetime(2026, 1, 5, tzinfo=UTC)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agent.serve import LiveModel
+    from agent.versions.serve import LiveModel
     from agent.workspace import Workspace
 
 __all__ = ["LiveModel", "Workspace"]
 
-_HOME = {"LiveModel": "agent.serve", "Workspace": "agent.workspace"}
+_HOME = {"LiveModel": "agent.versions.serve", "Workspace": "agent.workspace"}
 
 
 def __getattr__(name: str) -> Any:

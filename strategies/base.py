@@ -23,6 +23,7 @@ from torch import nn
 from strategies.augmentation import augment, turned, upright
 from strategies.families import family_of, load_backbone
 from strategies.families.weights import read_weights
+from strategies.inputs import Images
 from strategies.model import Classifier, head_from, head_layers
 from strategies.preprocessing import Pixels, from_record, to_record
 from strategies.protocols import Examples, Progress
@@ -60,18 +61,18 @@ def fit_base(
     parts = [Chosen(part, rows) for part, rows in zip((train_examples, develop), known, strict=True)]
     images = [Pixels(part, origin.preprocessing, progress=progress) for part in parts]
     sample = images[0][np.linspace(0, len(parts[0]) - 1, min(128, len(parts[0]))).astype(int).tolist()]
+    inputs = [Images(part, augment if upright(sample) else turned) for part in images]
     trained = train(
         model,
         model.parameters(),
-        images[0],
+        inputs[0],
         parts[0].label,
-        develop=(images[1], parts[1].label),
+        develop=(inputs[1], parts[1].label),
         measure=measure,
         epochs=epochs,
         learning_rate=_learning_rate(model),
         seed=seed,
         patience=max(8, epochs // 3),
-        views=augment if upright(sample) else turned,
         progress=progress,
     )
     made = {"how": "fit", "spec": _plain(backbone), "seed": seed, **asdict(trained)}

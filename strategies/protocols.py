@@ -109,8 +109,13 @@ class Backbone(Protocol):
         """(prefix, suffix) with suffix(prefix(x)) == module(x); the prefix holds the first `cut` blocks."""
         ...
 
-    def adaptable(self) -> list[str]:
-        """Names of the linear and pointwise layers that low-rank adapters may touch."""
+    @property
+    def depth(self) -> int:
+        """The number of blocks that `split` counts."""
+        ...
+
+    def adaptable(self, cut: int = 0) -> list[str]:
+        """Names of the linear and pointwise layers after `cut` blocks: those that low-rank adapters may touch."""
         ...
 
     def save(self, folder: Path) -> None:
@@ -123,10 +128,12 @@ class ParameterMechanism(Protocol):
     """Which weights move, and the files that keep them.
 
     `continues` says what it starts from: the live version (its encoder stays and is carried along), or the base.
+    `frozen` is the share of the encoder's blocks, from the image on, that it never moves: they are computed once.
     """
 
     name: str
     continues: bool
+    frozen: float
     learning_rate: float
 
     def attach(self, model: Classifier) -> list[nn.Parameter]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from strategies.augmentation import mirror
 from strategies.base import load_base
 from strategies.data import NewCases, Rehearsal
+from strategies.inputs import Images, Inputs, Latents
 from strategies.model import Classifier, Thresholds
 from strategies.objective import CrossEntropy
 from strategies.parameter import Full, LinearProbe, LoRA
@@ -177,12 +178,22 @@ def _train(
         domains = [held.domain == name for name in np.unique(held.domain)]
         return float(np.nanmean([measure(probabilities[here], labels[here]) for here in domains]))
 
+    cut = int(stage.parameter.frozen * model.origin.depth)
+    images = Pixels(cases, model.origin.preprocessing, progress=progress)
+    inputs: Inputs = Images(images, mirror)
+    shown: Inputs = Images(held_images, mirror)
+    moved: torch.nn.Module = model
+    if cut:
+        prefix, suffix = model.origin.split(cut)
+        moved = torch.nn.Sequential(suffix, model.head)
+        inputs = Latents(prefix, images, mirrored=True, progress=progress)
+        shown = Latents(prefix, held_images, mirrored=False)
     return train(
-        model,
+        moved,
         weights,
-        Pixels(cases, model.origin.preprocessing, progress=progress),
+        inputs,
         cases.label,
-        develop=(held_images, held.label),
+        develop=(shown, held.label),
         measure=over_domains,
         epochs=stage.epochs,
         learning_rate=stage.parameter.learning_rate,
@@ -191,7 +202,6 @@ def _train(
         batches=stage.data.batches(new, memory, BATCH, seed),
         loss=loss,
         mode=stage.parameter.training,
-        views=mirror,
         progress=progress,
     )
 

@@ -1,4 +1,4 @@
-"""Supervised training of a module on cached images: the loop that bases and recipes share.
+"""Supervised training of a module on cached inputs: the loop that bases and recipes share.
 
 Same seed, same threads, same machine: same weights.
 """
@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from strategies.augmentation import augment
-from strategies.preprocessing import Pixels, normalise
+from strategies.inputs import Inputs
 from strategies.protocols import Batches, Progress
 
 Measure = Callable[
     [NDArray[np.float32], NDArray[np.integer]], float
 ]  # (probabilities [n, k], labels [n]) -> higher is better
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (logits [b, k], rows [b]) -> scalar
-Views = Callable[[torch.Tensor, torch.Generator], torch.Tensor]  # uint8 [b, 3, s, s] -> float32, 0..255
 
 
 class Shuffled:
@@ -54,10 +52,10 @@ class Trained:
 def train(
     model: nn.Module,
     parameters: Iterable[nn.Parameter],
-    images: Pixels,
+    inputs: Inputs,
     labels: NDArray[np.integer],
     *,
-    develop: tuple[Pixels, NDArray[np.integer]],
+    develop: tuple[Inputs, NDArray[np.integer]],
     measure: Measure,
     epochs: int,
     learning_rate: float,
@@ -68,19 +66,18 @@ def train(
     batches: Batches | None = None,
     loss: Loss | None = None,
     mode: Callable[[nn.Module], object] = nn.Module.train,
-    views: Views = augment,
     progress: Progress | None = None,
 ) -> Trained:
     """AdamW under one cycle of the learning rate; leaves `model` in eval mode with the best epoch's weights.
 
-    `batches` defaults to all images shuffled, `loss` to plain cross-entropy, and `mode` puts the model into the state
-    it is trained in, before every epoch; `views` draws what is seen of an image. Stops after `patience` epochs with no
-    better measure on `develop`. Raises ValueError where the loss is not finite, or has left all bounds.
+    `batches` defaults to all inputs shuffled, `loss` to plain cross-entropy, and `mode` puts the model into the state
+    it is trained in, before every epoch. Stops after `patience` epochs with no better measure on `develop`. Raises
+    ValueError where the loss is not finite, or has left all bounds.
     """
     generator = torch.Generator().manual_seed(seed)
     moving = list(parameters)
     optimiser = torch.optim.AdamW(moving, lr=learning_rate, weight_decay=weight_decay)
-    batches = batches or Shuffled(len(images), batch_size, generator)
+    batches = batches or Shuffled(len(inputs), batch_size, generator)
     steps = len(batches)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * steps, pct_start=0.2)
     target = torch.as_tensor(np.asarray(labels, dtype=np.int64))
@@ -95,14 +92,12 @@ def train(
     best_epoch = 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        # Pixel-major memory halves the time of separable convolutions on a CPU.
         model.to(memory_format=torch.channels_last)
         for epoch in range(1, epochs + 1):
             mode(model)
             total, seen = 0.0, 0
             for rows in batches:
-                batch = normalise(images.preprocessing, views(images[rows], generator))
-                logits = model(batch.contiguous(memory_format=torch.channels_last))
+                logits = model(_pixel_major(inputs.drawn(rows, generator)))
                 value = loss(logits, torch.as_tensor(rows))
                 optimiser.zero_grad(set_to_none=True)
                 value.backward()
@@ -129,16 +124,19 @@ def train(
     return Trained(len(losses), best_epoch, measures, losses)
 
 
-def probabilities(model: nn.Module, images: Pixels, batch_size: int = 64) -> NDArray[np.float32]:
+def probabilities(model: nn.Module, inputs: Inputs, batch_size: int = 64) -> NDArray[np.float32]:
     """softmax of the model's logits in eval mode, float32 [n, k]."""
     training = model.training
     model.eval()
     with torch.inference_mode():
         parts = [
-            torch.softmax(
-                model(normalise(images.preprocessing, images[range(i, min(i + batch_size, len(images)))])), dim=1
-            )
-            for i in range(0, len(images), batch_size)
+            torch.softmax(model(inputs.plain(range(i, min(i + batch_size, len(inputs))))), dim=1)
+            for i in range(0, len(inputs), batch_size)
         ]
     model.train(training)
     return torch.cat(parts).numpy()
+
+
+def _pixel_major(batch: torch.Tensor) -> torch.Tensor:
+    """Halves the time of separable convolutions on a CPU; tokens and features have no such form."""
+    return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch

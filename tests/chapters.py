@@ -11,11 +11,11 @@ from pathlib import Path
 
 import smears
 
-from agent import registry
+from agent.cases.intake import Intake
+from agent.cases.labels import import_labels
 from agent.config import parse_config, render
 from agent.cycle import Cycle
-from agent.intake import Intake
-from agent.labels import import_labels
+from agent.versions import registry
 from agent.workspace import Workspace
 
 PLAN = """

@@ -39,7 +39,7 @@ def doctor(args: argparse.Namespace) -> Answer:
 
 def alerts(args: argparse.Namespace) -> Answer:
     """Sends a marked test message to every channel; exit 1 when one of them fails."""
-    from agent.alerts import test
+    from agent.alerting.alerts import test
 
     workspace = Workspace(args.workspace)
     told = test(workspace)

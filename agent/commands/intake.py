@@ -17,7 +17,7 @@ SENTENCES = 20  # refusals that are told; the rest is counted
 
 def feed(args: argparse.Namespace) -> Answer:
     """Hands a data folder to the intake."""
-    from agent.intake import Intake
+    from agent.cases.intake import Intake
 
     told = _Told()
     try:
@@ -34,7 +34,7 @@ def feed(args: argparse.Namespace) -> Answer:
 
 def labels(args: argparse.Namespace) -> Answer:
     """Joins late labels."""
-    from agent.labels import import_labels
+    from agent.cases.labels import import_labels
 
     if args.action == "wanted":
         raise later("labels wanted")

@@ -6,11 +6,11 @@ import argparse
 import time
 from typing import Any
 
-from agent import registry
 from agent.answer import Answer, table
 from agent.commands.versions import as_answer
 from agent.errors import HomeostatError
 from agent.progress import progress_bar
+from agent.versions import registry
 from agent.workspace import Workspace, exclusive
 
 PATIENCE = 2 * 3600.0  # seconds that `update` waits for a daemon to answer
@@ -92,7 +92,7 @@ def update(args: argparse.Namespace) -> Answer:
 
 
 def _dry_run(workspace: Workspace, recipes: tuple[str, ...]) -> Answer:
-    from agent.material import develop_cases, new_cases, patients
+    from agent.updates.material import develop_cases, new_cases, patients
 
     with workspace.store.read() as connection:
         new, develop = patients(new_cases(connection)), patients(develop_cases(connection))
@@ -104,7 +104,7 @@ def _dry_run(workspace: Workspace, recipes: tuple[str, ...]) -> Answer:
 
 def _made(workspace: Workspace, recipes: tuple[str, ...]) -> str:
     """The version that came of a request, judged or abandoned."""
-    from agent import requests
+    from agent.updates import requests
 
     number = requests.ask(workspace, recipes, by="update")
     with progress_bar() as progress:
@@ -124,8 +124,8 @@ def _made(workspace: Workspace, recipes: tuple[str, ...]) -> str:
 
 def _work_here(workspace: Workspace, progress: Any) -> None:
     """Takes the request up in this process, unless a daemon holds the workspace: then that one does."""
-    from agent import jobs
     from agent.cycle import Cycle
+    from agent.updates import jobs
 
     try:
         with exclusive(workspace.path(".lock"), "busy"):

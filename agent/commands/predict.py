@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from agent import registry
 from agent.answer import Answer, table
 from agent.errors import HomeostatError
 from agent.progress import progress_bar
 from agent.trust import trust_now
+from agent.versions import registry
 from agent.workspace import Workspace
 
 
@@ -18,7 +18,7 @@ def predict(args: argparse.Namespace) -> Answer:
     """Answers of the live, or the named, version; a file that can't be read is told beside the others."""
     import numpy as np
 
-    from agent.images import read_image
+    from agent.cases.images import read_image
     from agent.observe import FarOutGuard, answers, load_version
 
     workspace = Workspace(args.workspace)
@@ -53,11 +53,11 @@ def evaluate(args: argparse.Namespace) -> Answer:
     """Measures a version on a labelled data folder, whole, by site and by group."""
     import numpy as np
 
-    from agent.datafolder import read_folder
-    from agent.examples import FolderExamples
-    from agent.judge import age_band
-    from agent.measure import measures_by, measures_of, scores_of
+    from agent.cases.datafolder import read_folder
+    from agent.cases.examples import FolderExamples
     from agent.observe import load_version
+    from agent.updates.judge import age_band
+    from agent.updates.measure import measures_by, measures_of, scores_of
 
     workspace = Workspace(args.workspace)
     version, _ = _chosen(workspace, args.version)

@@ -6,14 +6,15 @@ import argparse
 import json
 from typing import Any
 
-from agent import episodes, registry
 from agent.answer import Answer, table
 from agent.clock import rfc3339
+from agent.drift import episodes
 from agent.errors import HomeostatError, Refused
-from agent.pointer import publish
 from agent.store import Connection
 from agent.store import journal as events
 from agent.trust import NORMAL, SUSPENDED, set_trust, trust_now
+from agent.versions import registry
+from agent.versions.pointer import publish
 from agent.workspace import Workspace, get_setting, put_setting
 
 ALARM_COLUMNS = ["id", "monitor", "shift", "state", "opened_at", "opened_at_case", "statistic", "threshold", "score"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from agent.answer import Answer, table
-from agent.verify import notes, problems
+from agent.versions.verify import notes, problems
 from agent.workspace import Workspace
 
 

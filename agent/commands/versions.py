@@ -7,11 +7,11 @@ import json
 import time
 from typing import Any
 
-from agent import bundle, registry
 from agent.answer import Answer, table
 from agent.clock import parse_time, rfc3339
 from agent.errors import HomeostatError
 from agent.store import Connection
+from agent.versions import bundle, registry
 from agent.workspace import Workspace
 
 ROW = ("id", "parent", "state", "recipe", "created_at", "approved_by", "digest")

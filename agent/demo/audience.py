@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.datafolder import Row, read_folder
+from agent.cases.datafolder import Row, read_folder
 from agent.demo.cast import Cast
 from agent.workspace import Workspace
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from agent.serve import LiveModel
+    from agent.versions.serve import LiveModel
     from monitors.protocols import Scores
 
 SIDES = ("home", "new")
@@ -30,9 +30,9 @@ class Audience:
 
     def scores(self, version: str, side: str) -> Scores:
         """What a version says of the test patients of a side, "home" or "new"."""
-        from agent.examples import FolderExamples
-        from agent.measure import scores_of
+        from agent.cases.examples import FolderExamples
         from agent.observe import load_version
+        from agent.updates.measure import scores_of
 
         if (version, side) not in self._scores:
             predictor = load_version(Workspace(self.root), version)
@@ -41,7 +41,7 @@ class Audience:
 
     def accuracies(self, version: str) -> dict[str, float]:
         """Balanced accuracy of a version on either side."""
-        from agent.measure import measures_of
+        from agent.updates.measure import measures_of
 
         found = {side: measures_of(self.scores(version, side))["balanced_accuracy"] for side in SIDES}
         return {side: round(value or 0.0, 4) for side, value in found.items()}
@@ -51,7 +51,7 @@ class Audience:
 
     def probes(self) -> list[NDArray[np.float32]]:
         """A few images of both sides."""
-        from agent.images import read_image
+        from agent.cases.images import read_image
 
         return [read_image(row.file) for side in SIDES for row in self.rows[side][:PROBES]]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from agent.datafolder import Row, read_folder
+from agent.cases.datafolder import Row, read_folder
 from agent.demo.scanners import A, B, Scanner, generate
 from agent.errors import HomeostatError
 

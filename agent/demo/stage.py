@@ -14,9 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from agent import pointer, registry
 from agent.cli import parse
 from agent.errors import HomeostatError
+from agent.versions import pointer, registry
 from agent.workspace import Workspace
 
 PATIENCE = 60.0  # seconds that a process is waited for before the play is given up

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.datafolder import read_folder
+from agent.cases.datafolder import read_folder
 from agent.demo.audience import Audience
 from agent.demo.cast import LATER, Cast
 from agent.demo.record import Step
 from agent.demo.stage import Stage
 from agent.errors import HomeostatError
-from agent.serve import LiveModel
+from agent.versions.serve import LiveModel
 
 Tell = Callable[[Step], None]
 BY = ("--by", "demo")

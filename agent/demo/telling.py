@@ -149,7 +149,7 @@ def _png(path: Path) -> bytes:
     """A thumbnail as a viewer would show it."""
     from PIL import Image
 
-    from agent.images import read_image
+    from agent.cases.images import read_image
 
     picture = Image.fromarray(read_image(path).clip(0, 255).astype("uint8"))
     scale = THUMBNAIL / max(picture.size)

@@ -55,9 +55,14 @@ class ChainedBackbone:
             raise ValueError(f"The backbone has {len(blocks)} blocks; it can't be cut after {cut}.")
         return nn.Sequential(*blocks[:cut]), nn.Sequential(*blocks[cut:])
 
-    def adaptable(self) -> list[str]:
-        """Names, within `module`, of the linear layers and of the pointwise convolutions of one group."""
-        return [name for name, layer in self.module.named_modules() if _pointwise(layer)]
+    @property
+    def depth(self) -> int:
+        return len(self.module.blocks())
+
+    def adaptable(self, cut: int = 0) -> list[str]:
+        """Names, within `module`, of the linear layers and pointwise convolutions of one group after `cut` blocks."""
+        after = {layer for block in self.module.blocks()[cut:] for layer in block.modules()}
+        return [name for name, layer in self.module.named_modules() if layer in after and _pointwise(layer)]
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

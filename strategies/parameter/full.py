@@ -15,6 +15,7 @@ class Full:
 
     name = "full"
     continues = False
+    frozen = 0.0
 
     def __init__(self, learning_rate: float = 1e-3) -> None:
         self.learning_rate = learning_rate

@@ -12,7 +12,10 @@ from strategies.model import Classifier
 
 
 class LoRA:
-    """h = W x + (alpha / r) B A x on each linear and pointwise layer; B starts at zero, so a fresh one changes nothing.
+    """h = W x + (alpha / r) B A x on the linear and pointwise layers; B starts at zero, so a fresh one changes nothing.
+
+    The first blocks of the encoder (`frozen`, a share) keep out: edges and colours are the same at every site, and
+    what is frozen is computed once.
 
     The base's weights and the statistics of its batch norms stay as they are: an adapter can't carry them (peft keeps
     no buffers). The head moves too and is a file of its own, because heads in `modules_to_save` have been lost on
@@ -22,15 +25,16 @@ class LoRA:
     name = "lora"
     continues = False
 
-    def __init__(self, rank: int = 8, alpha: int = 16, learning_rate: float = 3e-3) -> None:
-        self.rank, self.alpha, self.learning_rate = rank, alpha, learning_rate
+    def __init__(self, rank: int = 8, alpha: int = 16, learning_rate: float = 3e-3, frozen: float = 0.3) -> None:
+        self.rank, self.alpha, self.learning_rate, self.frozen = rank, alpha, learning_rate, frozen
 
     def attach(self, model: Classifier) -> list[nn.Parameter]:
         """Raises ValueError unless just the layers that the backbone calls adaptable got an adapter."""
         from peft import LoraConfig, get_peft_model
         from peft.tuners.lora import LoraLayer
 
-        names = [name.removeprefix("network.") for name in model.origin.adaptable()]
+        cut = int(self.frozen * model.origin.depth)
+        names = [name.removeprefix("network.") for name in model.origin.adaptable(cut)]
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=names, bias="none")
         adapted = get_peft_model(model.backbone.network, config)  # type: ignore[arg-type]
         inside = {name for name, layer in adapted.get_base_model().named_modules() if isinstance(layer, LoraLayer)}

@@ -13,8 +13,8 @@ import smears
 from chapters import rows
 from PIL import Image
 
-from agent import registry
 from agent.cli import main
+from agent.versions import registry
 from agent.workspace import Workspace, exclusive
 
 COUNTED = ("cases", "labels", "versions", "observations", "activations", "alarms")

@@ -17,8 +17,8 @@ import pytest
 import smears
 from chapters import events, feed, rows
 
-from agent import pointer
-from agent.verify import problems
+from agent.versions import pointer
+from agent.versions.verify import problems
 from agent.workspace import Workspace
 
 PATIENCE = 240.0  # seconds; a busy machine takes half a minute to import what the daemon needs

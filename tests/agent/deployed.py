@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent import bundle, pointer, registry
 from agent.clock import rfc3339
 from agent.store import insert
+from agent.versions import bundle, pointer, registry
 from agent.workspace import Workspace
 
 PASSED = (("gain:new", "require", "PASS", 120, None), ("forgetting:home:live", "require", "PASS", 150, None))

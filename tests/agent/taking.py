@@ -11,7 +11,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from agent.split import Split
+from agent.cases.split import Split
 from agent.workspace import Workspace, put_setting
 
 CLASSES = ["benign", "malignant"]

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from agent import alerts, cli
-from agent.channels import Channel
-from agent.messages import NEWS, Alert
+from agent import cli
+from agent.alerting import alerts
+from agent.alerting.channels import Channel
+from agent.alerting.messages import NEWS, Alert
 from agent.store import insert, journal
 from agent.workspace import Workspace
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stocked import add_case, stock
 
-from agent import anchors
-from agent.material import patients
+from agent.updates import anchors
+from agent.updates.material import patients
 from monitors import spend
 
 

@@ -10,8 +10,8 @@ from deployed import candidate, deploy, parts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import bundle
 from agent.errors import HomeostatError
+from agent.versions import bundle
 
 FACTS = {"parent": "v0", "recipe": "linear_probe", "base_digest": "b" * 64, "made": {"seed": 3, "seconds": 1.25}}
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from agent import cli, registry
+from agent import cli
 from agent.commands import status
-from agent.pointer import read as read_pointer
 from agent.store import insert
 from agent.store import journal as events
 from agent.trust import set_trust, trust_now
+from agent.versions import registry
+from agent.versions.pointer import read as read_pointer
 from agent.workspace import Workspace, get_setting, put_setting
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from taking import write_dicom, write_list, write_png
 
-from agent.datafolder import Condition, fulfils, read_csv, read_folder, sharing_bytes
+from agent.cases.datafolder import Condition, fulfils, read_csv, read_folder, sharing_bytes
 from agent.errors import HomeostatError
 
 

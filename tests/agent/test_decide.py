@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.decide import Situation, choose, decide
 from agent.plan import LADDER, RESPONSES, Plan
+from agent.updates.decide import Situation, choose, decide
 
 READY = Situation(shift="acquisition", labelled=30, tried_with=None, waiting=False)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 
-from agent.datafolder import read_folder
+from agent.cases.datafolder import read_folder
+from agent.cases.images import read_image
 from agent.demo.scanners import KINDS, A, B, generate
-from agent.images import read_image
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 

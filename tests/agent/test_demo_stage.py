@@ -10,14 +10,14 @@ import pytest
 from deployed import approved, deploy
 from PIL import Image
 
-from agent import pointer
+from agent.cases.datafolder import read_folder
 from agent.cli import main
-from agent.datafolder import read_folder
 from agent.demo.cast import LATER, Size, cut_out, generated
 from agent.demo.stage import Stage
 from agent.demo.story import flipped
 from agent.errors import HomeostatError
-from agent.verify import problems
+from agent.versions import pointer
+from agent.versions.verify import problems
 from agent.workspace import Workspace
 
 WHO = ("--by", "ana", "--reason", "because")

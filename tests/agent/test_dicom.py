@@ -16,8 +16,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
 from taking import write_dicom
 
-from agent.dicom import DECODERS, dicom_facts
-from agent.images import Unreadable, media_type, read_image
+from agent.cases.dicom import DECODERS, dicom_facts
+from agent.cases.images import Unreadable, media_type, read_image
 
 HU = np.arange(-1000, 1000, 5, dtype=np.int16).reshape(20, 20)
 GREY = np.arange(144, dtype=np.uint8).reshape(12, 12)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from taking import CLASSES, make_workspace, rows, write_list, write_png
 
-from agent.datafolder import read_folder
-from agent.examples import FolderExamples, StoredExamples
-from agent.images import Unreadable, read_image
-from agent.intake import Intake
+from agent.cases.datafolder import read_folder
+from agent.cases.examples import FolderExamples, StoredExamples
+from agent.cases.images import Unreadable, read_image
+from agent.cases.intake import Intake
 
 
 def folder(root: Path) -> Path:
@@ -57,7 +57,7 @@ def test_the_store_gives_them_in_the_order_asked_for(tmp_path: Path) -> None:
 
 def test_many_cases_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More cases than a statement takes parameters; none at all is fine too."""
-    from agent import examples
+    from agent.cases import examples
 
     workspace = make_workspace(tmp_path / "ws")
     Intake(workspace).take(folder(tmp_path / "in"))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from taking import write_dicom, write_png
 
-from agent.images import MOST_PIXELS, SIDE, Unreadable, media_type, read_image
+from agent.cases.images import MOST_PIXELS, SIDE, Unreadable, media_type, read_image
 
 GREY = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
 COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=2)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from taking import make_workspace, rows, write_folder, write_png
 
-from agent import inbox
+from agent.cases import inbox
 from agent.workspace import Workspace
 
 

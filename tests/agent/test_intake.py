@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from taking import make_workspace, rows, write_dicom, write_folder, write_list, write_png
 
+from agent.cases.intake import Intake
+from agent.cases.split import Split
 from agent.errors import HomeostatError
-from agent.intake import Intake
-from agent.split import Split
 from agent.store import journal
 from agent.workspace import Workspace
 
@@ -221,7 +221,7 @@ def test_any_order_of_feeding_keeps_the_invariants(
 
 def test_a_batch_is_one_transaction(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Progress goes from batch to batch, and each is one event."""
-    from agent import intake
+    from agent.cases import intake
 
     monkeypatch.setattr(intake, "CASES_AT_ONCE", 2)
     seen: list[tuple[str, int, int]] = []

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from taking import make_workspace, rows, write_folder, write_list
 
-from agent import inbox
-from agent.intake import Intake
+from agent.cases import inbox
+from agent.cases.intake import Intake
 from agent.store import journal
 from agent.workspace import Workspace
 

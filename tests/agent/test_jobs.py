@@ -14,11 +14,13 @@ import deployed
 import pytest
 from stocked import add_case
 
-from agent import episodes, jobs, registry, update
 from agent.cycle import Cycle, situation
+from agent.drift import episodes
+from agent.drift.reference import open_epoch
 from agent.plan import Limits
-from agent.reference import open_epoch
 from agent.store import insert
+from agent.updates import jobs, update
+from agent.versions import registry
 from agent.workspace import put_setting
 
 SPEC = {"base": "base", "live": None, "recipes": ["recalibrate"], "new": [], "memory": [], "develop": [],
@@ -88,7 +90,7 @@ def test_a_worker_that_was_killed_is_told_and_its_version_abandoned(workspace):
 
 def test_a_worker_that_gives_up_says_why(workspace):
     """An error of the input is one sentence in the record; the traceback is in the job's log."""
-    from agent.worker import main
+    from agent.updates.worker import main
 
     folder = workspace.path("jobs", "job1")
     folder.mkdir()

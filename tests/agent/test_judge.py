@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.anchors import AnchorSet
-from agent.judge import Anchored, Named, age_band, as_dict, judge, outcome
 from agent.plan import Plan
+from agent.updates.anchors import AnchorSet
+from agent.updates.judge import Anchored, Named, age_band, as_dict, judge, outcome
 from monitors import Judgement, Verdict
 
 PASS, FAIL, INSUFFICIENT = Verdict.PASS, Verdict.FAIL, Verdict.INSUFFICIENT

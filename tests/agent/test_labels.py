@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from taking import CLASSES, make_workspace, rows, write_folder, write_list
 
+from agent.cases.intake import Intake
+from agent.cases.labels import import_labels
 from agent.errors import HomeostatError
-from agent.intake import Intake
-from agent.labels import import_labels
 from agent.workspace import Workspace
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from stocked import add_case, stock
 
-from agent import episodes, material
-from agent.anchors import current
-from agent.split import Split
+from agent.cases.split import Split
+from agent.drift import episodes
+from agent.updates import material
+from agent.updates.anchors import current
 from agent.workspace import Workspace
 
 
@@ -91,7 +92,7 @@ def test_fit_and_init_on_one_folder_share_no_patient_between_training_and_anchor
     raw = {f"harbour-patient-1-{i:04}" for i in range(240)}
     trained_on = {split.assign(patient) for patient in raw}
     assert trained_on == {"train", "develop", "judge"}
-    from agent.pseudonym import patient_key
+    from agent.cases.pseudonym import patient_key
 
     seen_by_fit = {patient_key(workspace.key, patient) for patient in raw if split.assign(patient) != "judge"}
     with workspace.store.read() as connection:

@@ -9,8 +9,8 @@ import threading
 import pytest
 from deployed import approved, deploy, promoted
 
-from agent import pointer, registry, verify
 from agent.errors import HomeostatError, Refused
+from agent.versions import pointer, registry, verify
 from agent.workspace import Workspace, put_setting
 
 

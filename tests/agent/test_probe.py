@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from taking import write_png
 
-from agent import probe
+from agent.cases import probe
+from agent.cases.probe import Probe
 from agent.errors import HomeostatError
-from agent.probe import Probe
 
 
 def test_it_answers_for_one_file_after_the_other(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
     def replace(statement: str, before: str = "") -> None:
         (tmp_path / "stand_in.py").write_text(
-            f"{before}\nfrom agent import images, probe\n"
+            f"{before}\nfrom agent.cases import images, probe\n"
             f"probe.CPU_SECONDS = 5\ndef broken(path):\n    {statement}\n"
             "images._READERS['image/jpeg'] = broken\nprobe.main()\n"
         )

@@ -8,8 +8,8 @@ import shutil
 import pytest
 from deployed import FAILED, approved, candidate, deploy, held, live, promoted, state, train
 
-from agent import pointer, registry, verify
 from agent.errors import HomeostatError, NotEnoughEvidence, Refused
+from agent.versions import pointer, registry, verify
 from agent.workspace import get_setting
 
 WHO = {"by": "ana", "reason": "because"}

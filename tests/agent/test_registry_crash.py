@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
-from agent import bundle, pointer, registry, verify
 from agent.errors import HomeostatError, NotEnoughEvidence, Refused
+from agent.versions import bundle, pointer, registry, verify
 from agent.workspace import Workspace
 
 WHO = {"by": "ana", "reason": "because"}

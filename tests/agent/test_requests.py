@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from stocked import stock
 
-from agent import requests
 from agent.errors import HomeostatError, NotEnoughEvidence
+from agent.updates import requests
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from agent import bundle, pointer, registry
 from agent.errors import HomeostatError
-from agent.serve import LiveModel
+from agent.versions import bundle, pointer, registry
+from agent.versions.serve import LiveModel
 from agent.workspace import Workspace, put_setting
 from strategies.base import write_base
 from strategies.families import load_backbone

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.cases.pseudonym import patient_key, study_key
+from agent.cases.split import SHARES, Split
 from agent.errors import HomeostatError
-from agent.pseudonym import patient_key, study_key
-from agent.split import SHARES, Split
 
 IDS = st.sets(st.text(max_size=20), max_size=120)
 

@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.ticks import CASES_PER_TICK, LONGEST_SILENCE, Tick, closed_ticks
+from agent.drift.ticks import CASES_PER_TICK, LONGEST_SILENCE, Tick, closed_ticks
 
 FIRST = date(2025, 3, 1)
 TODAY = FIRST + timedelta(days=60)

@@ -11,9 +11,9 @@ from hashlib import sha256
 import pytest
 from deployed import approved, candidate, deploy, held, promoted
 
-from agent import registry, verify
 from agent.clock import rfc3339
 from agent.store import insert
+from agent.versions import registry, verify
 from agent.workspace import Workspace
 
 

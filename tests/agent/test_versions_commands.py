@@ -13,8 +13,8 @@ from statistics import median
 import pytest
 from deployed import FAILED, approved, candidate, deploy, held, live, promoted, state
 
-from agent import registry, verify
 from agent.cli import main
+from agent.versions import registry, verify
 from agent.workspace import Workspace
 
 WHO = ["--by", "ana", "--reason", "because"]

@@ -8,7 +8,8 @@ import deployed
 import pytest
 from stocked import CLASSES, add_case, add_label, answered
 
-from agent import pointer, registry, watch
+from agent import watch
+from agent.versions import pointer, registry
 from agent.workspace import put_setting
 
 RIGHT, WRONG = (0.8, 0.2), (0.3, 0.7)  # of a case that is labelled "a"

@@ -9,9 +9,10 @@ import pytest
 import smears
 from chapters import AFTER, CHANGED, QUIET, events, feed, labels, last_event, rows, work_off
 
-from agent import pointer, registry, requests, update
 from agent.cycle import Cycle
 from agent.errors import NotEnoughEvidence, Refused
+from agent.updates import requests, update
+from agent.versions import pointer, registry
 
 QUIET_EVENTS = ["cases_taken_in", *["cases_observed"] * (QUIET // 10)]
 CHANGED_EVENTS = [

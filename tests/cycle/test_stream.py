@@ -11,10 +11,10 @@ import smears
 from chapters import QUIET, Hand, events, feed, last_event, rows, work_off
 from PIL import Image
 
-from agent import pointer
-from agent.detect import Detector
-from agent.intake import Intake
+from agent.cases.intake import Intake
+from agent.drift.detect import Detector
 from agent.observe import Observer
+from agent.versions import pointer
 from agent.workspace import Workspace
 
 SIGNALS = "SELECT tick, monitor, at_case, time, log_e, statistic, threshold, n FROM signals ORDER BY tick, monitor"

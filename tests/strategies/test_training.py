@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from strategies.augmentation import augment, mirror, turned, upright
+from strategies.inputs import Images
 from strategies.preprocessing import Pixels, apply, from_record, normalise, to_record
 from strategies.protocols import Preprocessing
 from strategies.training import Shuffled, probabilities, train
@@ -100,7 +101,7 @@ def test_every_row_once_an_epoch_and_no_batch_of_one() -> None:
 def test_training_learns_stops_early_and_keeps_the_best_epoch() -> None:
     """Two classes that differ in brightness are learnt, and epochs without a gain end the training."""
     model, examples = _model(), Squares(32)
-    images = Pixels(examples, PLAIN)
+    images = Images(Pixels(examples, PLAIN), mirror)
     told = iter([0.9, 0.1, 0.1, 0.1, 0.1, 0.1])
     states = []
 
@@ -142,7 +143,7 @@ def test_training_learns_stops_early_and_keeps_the_best_epoch() -> None:
 def test_a_training_that_diverges_says_so() -> None:
     """NaN weights never become a candidate."""
     model, examples = _model(), Squares(8)
-    images = Pixels(examples, PLAIN)
+    images = Images(Pixels(examples, PLAIN), mirror)
     with pytest.raises(ValueError, match="diverged"):
         train(
             model,

@@ -1,4 +1,7 @@
-"""The worker of one job, `python -m agent.worker FOLDER`: no store, no network; `job.json` in, `result.json` out."""
+"""The worker of one job: `job.json` in, `result.json` out; no store, no network.
+
+Run as `python -m agent.updates.worker FOLDER`.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.decide import choose
 from agent.observe import answers
+from agent.updates.decide import choose
 from agent.workspace import write_atomically
 
 Spec = Mapping[str, Any]
@@ -121,7 +124,7 @@ class ListedExamples:
         return len(self._files)
 
     def image(self, i: int) -> Any:
-        from agent.images import read_image
+        from agent.cases.images import read_image
 
         return read_image(*self._files[i])
 

@@ -11,12 +11,13 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from agent import bundle, episodes, pointer, reserve
 from agent.clock import rfc3339
+from agent.drift import episodes
 from agent.errors import HomeostatError, NotEnoughEvidence, Refused
 from agent.store import journal
 from agent.store.database import Connection, insert
 from agent.trust import CAUTION, NORMAL, set_trust
+from agent.versions import bundle, pointer, reserve
 from agent.workspace import Workspace, put_setting
 
 # Every legal move between the states of a version. All else raises Refused.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent import bundle, pointer, registry
 from agent.errors import HomeostatError
 from agent.store import Connection, journal
+from agent.versions import bundle, pointer, registry
 from agent.workspace import Workspace, get_setting
 
 UNDER_JUDGEMENT = ("candidate", "held")

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from agent.cases.images import Unreadable, read_image
 from agent.errors import HomeostatError
-from agent.images import Unreadable, read_image
 
 CPU_SECONDS = 20  # for one file; the largest that are taken need about two
 READY = "ready\n"
@@ -61,7 +61,7 @@ class Probe:
 
     def _start(self) -> subprocess.Popen[str]:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "agent.probe"],
+            [sys.executable, "-m", "agent.cases.probe"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # decoders complain there, in words that may be the patient's

@@ -64,7 +64,7 @@ def start(workspace: Workspace, kind: str, spec: Mapping[str, Any], limits: Limi
     environment = {**os.environ, **{name: str(limits.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}}
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "agent.worker", str(folder)],
+            [sys.executable, "-m", "agent.updates.worker", str(folder)],
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -134,7 +134,7 @@ def abandon_orphans(workspace: Workspace, *, at: datetime) -> list[str]:
 
 def abandon_version(connection: Connection, version: str, reason: str, at: datetime) -> None:
     """Closes the version that a job died for."""
-    from agent import registry
+    from agent.versions import registry
 
     registry.move(connection, version, "abandoned", by="homeostat", reason=reason, at=at)
 

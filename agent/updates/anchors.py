@@ -9,8 +9,8 @@ from datetime import datetime
 from hashlib import sha256
 
 from agent.clock import rfc3339
-from agent.material import Case, judge_cases, patients
 from agent.store import Connection, insert, journal
+from agent.updates.material import Case, judge_cases, patients
 
 
 @dataclass(frozen=True)

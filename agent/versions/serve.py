@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent import bundle, pointer
 from agent.errors import HomeostatError
-from agent.pointer import Pointer
+from agent.versions import bundle, pointer
+from agent.versions.pointer import Pointer
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent.images import read_image
+from agent.cases.images import read_image
 from agent.workspace import Workspace, get_setting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from agent.datafolder import Row
+    from agent.cases.datafolder import Row
 
 UNKNOWN = "unknown"
 AT_ONCE = 500  # SQLite takes a bounded number of parameters

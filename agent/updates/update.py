@@ -14,13 +14,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from agent import anchors, bundle, jobs, material, registry
 from agent.clock import rfc3339
+from agent.drift.reference import open_epoch
 from agent.errors import HomeostatError, NotEnoughEvidence
-from agent.judge import Anchored, Named, age_band, as_dict, judge, outcome
 from agent.observe import record
-from agent.reference import open_epoch
 from agent.store import Connection, insert, journal
+from agent.updates import anchors, jobs, material
+from agent.updates.judge import Anchored, Named, age_band, as_dict, judge, outcome
+from agent.versions import bundle, registry
 from agent.workspace import Workspace, get_setting
 
 FORM_OF_JOB = ("uri", "media_type", "label", "patient", "domain")

@@ -11,16 +11,16 @@ from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from agent.cases.codestream import check_codestream
+from agent.cases.images import Unreadable, check_size, stretched
 from agent.clock import parse_time, rfc3339
-from agent.codestream import check_codestream
-from agent.images import Unreadable, check_size, stretched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom import Dataset
     from pydicom.uid import UID
 
-    from agent.images import Pixels
+    from agent.cases.images import Pixels
 
 MOST_INFLATED_BYTES = 2**29
 PIXEL_DATA_HEAD = 12  # bytes: tag, value representation, length

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 
+from agent.cases.datafolder import read_csv
 from agent.clock import parse_time, rfc3339
-from agent.datafolder import read_csv
 from agent.errors import HomeostatError
 from agent.store import Connection, insert, journal
 from agent.workspace import Workspace, get_setting

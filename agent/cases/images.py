@@ -231,7 +231,7 @@ def _read_nifti(path: Path) -> Pixels:
 
 
 def _read_dicom(path: Path) -> Pixels:
-    from agent.dicom import read_dicom
+    from agent.cases.dicom import read_dicom
 
     return read_dicom(path)
 

@@ -18,15 +18,15 @@ from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 
-from agent import quarantine
+from agent.cases import quarantine
+from agent.cases.datafolder import LIST, Folder, Row, read_folder
+from agent.cases.images import media_type
+from agent.cases.labels import NAMED_CONFLICTS, case_number, join, unknown_class
+from agent.cases.probe import Probe
+from agent.cases.pseudonym import patient_key, study_key
+from agent.cases.split import Split
 from agent.clock import rfc3339
-from agent.datafolder import LIST, Folder, Row, read_folder
 from agent.errors import HomeostatError
-from agent.images import media_type
-from agent.labels import NAMED_CONFLICTS, case_number, join, unknown_class
-from agent.probe import Probe
-from agent.pseudonym import patient_key, study_key
-from agent.split import Split
 from agent.store import Connection, insert, journal
 from agent.workspace import Workspace, fsync_folder, get_setting
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from agent.images import Unreadable
+from agent.cases.images import Unreadable
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from agent.channels import Channel
+from agent.alerting.channels import Channel
+from agent.alerting.messages import Alert, news, of_alarm
 from agent.clock import parse_time, rfc3339
-from agent.messages import Alert, news, of_alarm
 from agent.store import Connection, insert, journal
 from agent.workspace import Workspace, get_setting, put_setting
 

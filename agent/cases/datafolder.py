@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from hashlib import file_digest
 from pathlib import Path
 
+from agent.cases.dicom import dicom_facts
+from agent.cases.images import IMAGE_SUFFIXES, media_type
 from agent.clock import parse_time, rfc3339
-from agent.dicom import dicom_facts
 from agent.errors import HomeostatError
-from agent.images import IMAGE_SUFFIXES, media_type
 
 LIST = "cases.csv"
 FROM_TAGS = ("patient_id", "site", "scanner", "acquired_at", "sex", "age")

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
 
-from agent import quarantine
-from agent.datafolder import Folder, read_folder, unlisted
+from agent.cases import quarantine
+from agent.cases.datafolder import Folder, read_folder, unlisted
+from agent.cases.intake import Intake, Progress
 from agent.errors import HomeostatError
-from agent.intake import Intake, Progress
 from agent.store import journal
 from agent.workspace import Workspace
 

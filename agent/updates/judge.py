@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent.anchors import AnchorSet
-from agent.domains import HOME
+from agent.drift.domains import HOME
 from agent.plan import GateRule, Plan
+from agent.updates.anchors import AnchorSet
 
 if TYPE_CHECKING:
     import numpy as np

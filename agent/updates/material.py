@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from agent.reference import epoch_of
+from agent.drift.reference import epoch_of
 from agent.store import Connection
 
 MOST_NEW = 4000  # an update learns from the latest so many cases

@@ -7,11 +7,12 @@ from datetime import date, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from agent import episodes, pointer, registry
-from agent.reference import batch_of, epoch_of, observed_rows, read_reference
+from agent.drift import episodes
+from agent.drift.reference import batch_of, epoch_of, observed_rows, read_reference
+from agent.drift.ticks import LIVE, Tick, closed_ticks, day_of
 from agent.store import Connection, insert, journal
-from agent.ticks import LIVE, Tick, closed_ticks, day_of
 from agent.trust import set_trust
+from agent.versions import pointer, registry
 from agent.workspace import Workspace
 
 if TYPE_CHECKING:

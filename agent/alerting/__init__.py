@@ -1,0 +1,1 @@
+"""How people are told: what, once per episode, through which channel."""

@@ -1,0 +1,1 @@
+"""From a file to a durable case: data folders, readers, the split, intake, labels."""

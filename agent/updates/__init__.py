@@ -1,0 +1,1 @@
+"""From an alarm to a judged candidate: material, decision, jobs, gates."""

@@ -1,0 +1,1 @@
+"""What is kept of a version, what is live, and how a service follows it."""
