@@ -44,7 +44,7 @@ class FolderExamples:
 class StoredExamples:
     """Cases of a workspace in the order of `case_ids`; an alias stands for the case whose bytes it shares.
 
-    The domain is the one that observation set, else the site.
+    The domain is the one that observation set, else the site. `files` holds the path and media type of each.
     """
 
     def __init__(self, workspace: Workspace, case_ids: Sequence[str]) -> None:
@@ -58,17 +58,17 @@ class StoredExamples:
                 for row in connection.execute(_CASES.format(marks=", ".join(f":{name}" for name in some)), some):
                     found[row["case_id"]] = row
         rows = [found[case_id] for case_id in case_ids]
-        self._files = [(workspace.path(row["uri"]), row["media_type"]) for row in rows]
+        self.files = [(workspace.path(row["uri"]), row["media_type"]) for row in rows]
         self.label = np.array([number.get(row["label"], -1) for row in rows], dtype=np.int64)
         self.patient = np.array([row["patient_key"] for row in rows], dtype=np.str_)
         self.domain = np.array([row["domain"] or row["site"] or UNKNOWN for row in rows], dtype=np.str_)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def image(self, i: int) -> NDArray[np.float32]:
         """float32 [h, w] or [h, w, 3], 0..255. Raises Unreadable."""
-        return read_image(*self._files[i])
+        return read_image(*self.files[i])
 
 
 _CASES = """

@@ -77,7 +77,8 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
     shutil.rmtree(folder / "candidate", ignore_errors=True)
     shutil.copytree(folder / "recipes" / finalist, folder / "candidate")
     assert np.isfinite([m["balanced_accuracy"] for m in table[finalist].values()]).any()
-    return {"finalist": finalist, "develop": table, "before": before, "made": made[finalist]}
+    seconds = sum(one["seconds"] for one in made.values())
+    return {"finalist": finalist, "develop": table, "before": before, "made": made[finalist], "seconds": seconds}
 
 
 def infer(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
@@ -97,15 +98,18 @@ def infer(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
 
 
 def _infer(predictor: Any, cases: ListedExamples, batch: int) -> tuple[Any, Any]:
+    """(scores [n, k], embedding [n, d]); the same bytes under several cases are read once."""
     import numpy as np
 
+    first = {file: i for i, file in reversed(list(enumerate(cases.files)))}
+    once = sorted(first.values())
     scores, embedding = [], []
-    for start in range(0, len(cases), batch):
-        tensors = [predictor.prepare(cases.image(i)) for i in range(start, min(start + batch, len(cases)))]
-        said, seen = answers(predictor, tensors)
+    for start in range(0, len(once), batch):
+        said, seen = answers(predictor, [predictor.prepare(cases.image(i)) for i in once[start : start + batch]])
         scores.append(said)
         embedding.append(seen)
-    return np.concatenate(scores), np.concatenate(embedding)
+    place = np.searchsorted(once, [first[file] for file in cases.files])
+    return np.concatenate(scores)[place], np.concatenate(embedding)[place]
 
 
 class ListedExamples:
@@ -115,18 +119,18 @@ class ListedExamples:
         import numpy as np
 
         number = {name: i for i, name in enumerate(classes)}
-        self._files = [(root / entry["uri"], entry["media_type"]) for entry in entries]
+        self.files = [(root / entry["uri"], entry["media_type"]) for entry in entries]
         self.label = np.array([number.get(entry["label"], -1) for entry in entries], np.int64)
         self.patient = np.array([entry["patient"] for entry in entries], np.str_)
         self.domain = np.array([entry["domain"] for entry in entries], np.str_)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
     def image(self, i: int) -> Any:
         from agent.cases.images import read_image
 
-        return read_image(*self._files[i])
+        return read_image(*self.files[i])
 
 
 KINDS: dict[str, Callable[[Spec, Path, Path], dict[str, Any]]] = {"train": train, "infer": infer}
