@@ -157,11 +157,12 @@ def situation(connection: Connection) -> Situation:
     if alarm is None:
         return Situation(shift=None, labelled=0, tried_with=None, waiting=False)
     waiting = connection.execute(
-        "SELECT count(*) FROM versions WHERE state IN ('training', 'candidate', 'held', 'approved')"
+        "SELECT count(*) FROM versions WHERE state IN ('training', 'candidate', 'approved')"
     ).fetchone()[0]
     tried = connection.execute(
         """SELECT v.measures FROM versions v LEFT JOIN jobs j ON j.id = v.job
-           WHERE v.created_at >= :since AND (v.state = 'rejected' OR (v.state = 'abandoned' AND j.state = 'failed'))
+           WHERE v.created_at >= :since
+             AND (v.state IN ('rejected', 'held') OR (v.state = 'abandoned' AND j.state = 'failed'))
            ORDER BY v.number DESC LIMIT 1""",
         {"since": alarm["opened_at"]},
     ).fetchone()

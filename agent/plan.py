@@ -54,11 +54,16 @@ RESPONSES: dict[ShiftName, Response] = {
 
 
 class GateRule(Section):
-    """One gate: whether it blocks, how much change it tolerates, and who has to show it."""
+    """One gate: whether it blocks, how much change it tolerates, and who has to show it.
+
+    `burden` holds at home, which the model was approved for; `elsewhere` at domains that were learnt since, whose few
+    anchors could not show a small margin for a long time. Gain has to be shown wherever it is asked.
+    """
 
     role: Literal["require", "inform"] = "require"
     margin: float = Field(ge=0, le=1)
     burden: Literal["non_inferiority", "no_harm_found"] = "non_inferiority"
+    elsewhere: Literal["non_inferiority", "no_harm_found"] = "no_harm_found"
 
 
 GATE_RULES: dict[str, GateRule] = {
@@ -75,10 +80,10 @@ class Labels(Section):
 
     train_patients: int = Field(30, ge=1, description="labelled patients to learn from before an update is tried")
     anchor_patients: int = Field(
-        15, ge=1, description="labelled judge patients that open an anchor set of a new domain"
+        20, ge=1, description="labelled judge patients that open an anchor set of a new domain; gates need 20"
     )
     more: float = Field(
-        1.25, ge=1, description="after a refused candidate: so many times the labels before the next try"
+        1.5, ge=1, description="after a refused or held candidate: so many times the labels before the next try"
     )
 
 

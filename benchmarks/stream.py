@@ -98,11 +98,11 @@ def write_folder(folder: Path, rows: Sequence[Row]) -> None:
     folder.mkdir(parents=True)
     with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "case_id", "patient_id", "site", "label"])
+        writer.writerow(["file", "case_id", "patient_id", "site", "scanner", "label"])
         for i, row in enumerate(rows):
             name = f"{i:05}{row.file.suffix}"
             shutil.copyfile(row.file, folder / name)
-            writer.writerow([name, row.case_id, row.patient_id, row.site or "", row.label or ""])
+            writer.writerow([name, row.case_id, row.patient_id, row.site or "", row.scanner or "", row.label or ""])
 
 
 def _said(base: Path, rows: Sequence[Row]) -> list[tuple[Any, Any]]:

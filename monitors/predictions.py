@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from monitors.blocks import BlockTest, finite
 from monitors.evidence import EDetector
-from monitors.protocols import Batch, Float, Int, Reference, Signal
+from monitors.protocols import Batch, Float, Int, OtherVersion, Reference, Signal
 from monitors.state import check_version, joined, part
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class PredictionStream:
     def _see(self, batch: Batch) -> Float:
         """[n, c] -> [n, c + 1]: the probabilities and their entropy."""
         if batch.version != self.version:
-            raise ValueError(
+            raise OtherVersion(
                 f"the reference was observed with {self.version} and the tick with {batch.version}: fit anew"
             )
         p = np.asarray(finite(batch, batch.outputs, "outputs"), dtype=np.float64)

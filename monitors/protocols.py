@@ -93,6 +93,10 @@ class Signal:
     evidence: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
+class OtherVersion(ValueError):
+    """The tick was answered by another version than the reference: its answers can't be compared."""
+
+
 @runtime_checkable
 class Monitor(Protocol):
     """Watches one aspect of the stream against a fixed reference.

@@ -15,10 +15,14 @@ from agent.errors import HomeostatError
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """`module` has `bench(data, seed, input, full)`, which returns {"rows": [...], "ratios": {...}}."""
+    """`module` has `bench(data, seed, input, full)`, which returns {"rows": [...], "ratios": {...}}.
+
+    One that `draws` takes a `figure` too, the SVG to write.
+    """
 
     module: str
     shows: str
+    draws: bool = False
 
 
 BENCHMARKS = {
@@ -32,6 +36,11 @@ BENCHMARKS = {
     "gates": Benchmark(module="benchmarks.gates", shows="the gates' bootstrap beside a loop over scikit-learn"),
     "registry": Benchmark(
         module="benchmarks.registry", shows="promote and rollback, from ten versions to ten thousand"
+    ),
+    "year": Benchmark(
+        module="benchmarks.year",
+        shows="wrong answers given in good faith in a year of drift, by policy and with each organ removed",
+        draws=True,
     ),
     "soak": Benchmark(module="benchmarks.soak", shows="the daemon's memory while it works off ten thousand cases"),
 }
@@ -51,7 +60,10 @@ def bench(args: argparse.Namespace) -> Answer:
     benchmark = BENCHMARKS[args.name]
     data, given = _folder(args.data, "--data"), _folder(args.input, "--input")
     module: Any = importlib.import_module(benchmark.module)
-    result = module.bench(data=data, seed=args.seed, input=given, full=args.full)
+    drawn = {"figure": Path(args.figure)} if args.figure else {}
+    if drawn and not benchmark.draws:
+        raise HomeostatError(f"the benchmark '{args.name}' has no picture: leave --figure out")
+    result = module.bench(data=data, seed=args.seed, input=given, full=args.full, **drawn)
     value = {"name": args.name, "rows": result["rows"], "ratios": result["ratios"]}
     return Answer(value, lambda: _text(value))
 

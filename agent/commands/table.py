@@ -148,6 +148,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("--data", metavar="DIR", help="the folder that holds the data folders"), SEED,
             arg("--input", metavar="DIR", help="files that somebody else made"),
             arg("--full", action="store_true", help="the long table"),
+            arg("--figure", metavar="FILE", help="also draw it as SVG, where it has a picture"),
         ), '{"name", "rows", "ratios"}'),
         Command("completion", "print the completion script of a shell", "check:completion", (
             arg("shell", choices=("bash", "zsh", "tcsh"), help="which shell"),

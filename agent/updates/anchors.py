@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -15,12 +15,12 @@ from agent.updates.material import Case, judge_cases, patients
 
 @dataclass(frozen=True)
 class AnchorSet:
-    """One generation of judge-only cases of a domain, and how often it was looked at."""
+    """One generation of judge-only cases of a domain; `seen_by`: the alpha of each candidate that it was shown to."""
 
     domain: str
     generation: int
     cases: Sequence[Case]
-    looks: int
+    seen_by: Mapping[str, float]
 
     @property
     def name(self) -> str:
@@ -82,10 +82,9 @@ def current(connection: Connection) -> list[AnchorSet]:
             "SELECT case_id FROM anchor_members WHERE domain = :d AND generation = :g ORDER BY case_id", key
         )
         cases = [by_id[m["case_id"]] for m in members if m["case_id"] in by_id]
-        looks = connection.execute("SELECT count(*) FROM looks WHERE domain = :d AND generation = :g", key).fetchone()[
-            0
-        ]
-        sets.append(AnchorSet(row["domain"], row["generation"], cases, looks))
+        looks = connection.execute("SELECT version, alpha FROM looks WHERE domain = :d AND generation = :g", key)
+        seen_by = {one["version"]: one["alpha"] for one in looks}
+        sets.append(AnchorSet(row["domain"], row["generation"], cases, seen_by))
     return sets
 
 

@@ -15,8 +15,8 @@ class Situation:
     """What the decision rests on.
 
     shift: of the open alarm, None without one. labelled: patients with labels to learn from since the change.
-    tried_with: how many of them the last refused or abandoned candidate had; None before the first try. waiting: a
-    candidate is in the making, is held, or waits for a person.
+    tried_with: how many of them the last refused, held or abandoned candidate had; None before the first try. waiting:
+    a candidate is in the making, or waits for a person.
     """
 
     shift: str | None

@@ -87,14 +87,14 @@ def _per_domain(plan: Plan, anchored: Sequence[Anchored]) -> Iterator[Named]:
     forgetting, calibration, flips = (plan.gates[name] for name in ("forgetting", "calibration", "negative_flips"))
     for one in anchored:
         domain, after = one.anchors.domain, one.scores(one.candidate)
-        keep: Gate = Forgetting(margin=forgetting.margin, burden=_burden(forgetting), alpha=one.alpha)
+        keep: Gate = Forgetting(margin=forgetting.margin, burden=_burden(forgetting, domain), alpha=one.alpha)
         shape: Gate = Calibration(
             margin=calibration.margin,
             margin_nll=NLL_MARGIN * calibration.margin,
-            burden=_burden(calibration),
+            burden=_burden(calibration, domain),
             alpha=one.alpha,
         )
-        turned: Gate = NegativeFlips(margin=flips.margin, burden=_burden(flips), alpha=one.alpha)
+        turned: Gate = NegativeFlips(margin=flips.margin, burden=_burden(flips, domain), alpha=one.alpha)
         for name, role, gate, before in (
             (f"forgetting:{domain}:original", forgetting.role, keep, one.original),
             (f"forgetting:{domain}:live", forgetting.role, keep, one.live),
@@ -153,10 +153,10 @@ def _no_anchors(gate: Gate, domain: str, rule: GateRule, least: int) -> Judgemen
     )
 
 
-def _burden(rule: GateRule) -> Burden:
+def _burden(rule: GateRule, domain: str = HOME) -> Burden:
     from monitors import Burden
 
-    return Burden(rule.burden)
+    return Burden(rule.burden if domain == HOME else rule.elsewhere)
 
 
 def age_band(age: Any) -> str:

@@ -209,10 +209,12 @@ def _judge(workspace: Workspace, making: Making, at: datetime) -> str:
             _measured(connection, making.version, {"develop": making.trained["develop"]})
             reason = f"trained by {finalist} on {making.labelled} labelled patients"
             registry.complete(connection, making.version, digest=digest, by="homeostat", reason=reason, at=at)
+            _supersede(connection, making.version, at)
         _keep(workspace, connection, making, outputs, at)
         write_verdicts(connection, making.version, verdicts, at)
         for one in anchored:
-            anchors.look(connection, one.anchors, version=making.version, alpha=one.alpha, at=at)
+            if making.version not in one.anchors.seen_by:
+                anchors.look(connection, one.anchors, version=making.version, alpha=one.alpha, at=at)
         if state != "candidate":
             failed = [n for n in verdicts if n.role == "require" and n.judgement.verdict != "PASS"]
             registry.move(connection, making.version, state, by="homeostat", reason=failed[0].judgement.says, at=at)
@@ -222,7 +224,10 @@ def _judge(workspace: Workspace, making: Making, at: datetime) -> str:
 def anchor_records(
     workspace: Workspace, connection: Connection, making: Making, outputs: Mapping[str, Any], live: str
 ) -> list[Anchored]:
-    """Per anchor set: targets, and what the original, live and candidate said of its cases."""
+    """Per anchor set: targets, what the original, live and candidate said of its cases, and the alpha of the look.
+
+    A candidate that is judged again on a set that it was shown to is the same test: it keeps its alpha and spends none.
+    """
     import numpy as np
 
     from monitors import spend
@@ -240,10 +245,17 @@ def anchor_records(
                 live=outputs[f"scores_{live}"][rows],
                 candidate=outputs[f"scores_{making.version}"][rows],
                 groups=_groups(connection, one.cases, workspace.config.monitors.subgroups),
-                alpha=spend(workspace.config.plan.alpha, one.looks + 1),
+                alpha=one.seen_by.get(making.version) or spend(workspace.config.plan.alpha, len(one.seen_by) + 1),
             )
         )
     return records
+
+
+def _supersede(connection: Connection, version: str, at: datetime) -> None:
+    """A candidate that knows more labels takes the place of what was held for want of them."""
+    for held in connection.execute("SELECT id FROM versions WHERE state = 'held'").fetchall():
+        reason = f"{version} was made with more labels"
+        registry.move(connection, held["id"], "rejected", by="homeostat", reason=reason, at=at)
 
 
 def write_verdicts(connection: Connection, version: str, verdicts: Sequence[Named], at: datetime) -> None:

@@ -48,7 +48,7 @@ def test_a_set_opens_at_so_many_patients_of_the_judge_split(workspace):
     assert open_all(workspace) == []
     add(workspace, ["c9"])
     (only,) = open_all(workspace)
-    assert (only.domain, only.generation, only.looks) == ("home", 1, 0)
+    assert (only.domain, only.generation, only.seen_by) == ("home", 1, {})
     assert patients(only.cases) == 10 and len(only.cases) == 11
     assert {case["case_id"] for case in only.cases} == {*(f"c{i}" for i in range(10)), "again"}
 
@@ -63,7 +63,7 @@ def test_an_open_generation_never_changes_and_the_next_holds_fresh_patients_only
     assert open_all(workspace)[0].generation == 1, "as many fresh patients as the first had are needed"
     add(workspace, ["d11"])
     (second,) = open_all(workspace)
-    assert second.generation == 2 and second.looks == 0
+    assert second.generation == 2 and second.seen_by == {}
     assert {case["case_id"] for case in second.cases} == {f"d{i}" for i in range(12)}
     assert members(workspace)["home", 1] == first
 
@@ -82,8 +82,8 @@ def test_every_look_is_recorded_and_alpha_is_never_overspent(workspace):
     (one,) = open_all(workspace)
     spent = []
     for look in range(1, 12):
-        assert one.looks == look - 1
-        alpha = spend(0.05, one.looks + 1)
+        assert len(one.seen_by) == look - 1
+        alpha = spend(0.05, len(one.seen_by) + 1)
         with workspace.store.transaction() as connection:
             anchors.look(connection, one, version=f"v{look}", alpha=alpha, at=workspace.now())
             (one,) = anchors.current(connection)

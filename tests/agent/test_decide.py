@@ -28,8 +28,8 @@ def with_(**changes) -> Situation:
         (with_(shift="annotation"), (), "a person has to decide"),
         (with_(shift="far-out"), (), "a person has to decide"),
         (with_(labelled=29), (), "1 more labelled patients are needed"),
-        (with_(tried_with=30), (), "8 more labelled patients are needed"),
-        (with_(tried_with=30, labelled=38), LADDER, "38 labelled patients"),
+        (with_(tried_with=30), (), "16 more labelled patients are needed"),
+        (with_(tried_with=30, labelled=46), LADDER, "46 labelled patients"),
     ],
 )
 def test_what_the_default_plan_does(situation, recipes, says):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.plan import Plan
+from agent.plan import GATE_RULES, Plan
 from agent.updates.anchors import AnchorSet
 from agent.updates.judge import Anchored, Named, age_band, as_dict, judge, outcome
 from monitors import Judgement, Verdict
@@ -63,7 +63,7 @@ def anchored(domain: str, n: int, *, live: float, candidate: float, original: fl
     cases = [{"case_id": f"{domain}{i}", "patient": f"{domain} patient {i}"} for i in range(n)]
     before = says(live)
     return Anchored(
-        anchors=AnchorSet(domain, 1, cases, 0),
+        anchors=AnchorSet(domain, 1, cases, {}),
         target=target,
         original=before if original is None else says(original),
         live=before,
@@ -105,7 +105,7 @@ def test_a_new_domain_without_anchors_holds_and_says_how_many_patients_open_them
     assert outcome(found) == "held"
     gain = next(one for one in found if one.gate == "gain:hillside")
     assert gain.judgement.verdict == INSUFFICIENT
-    assert gain.judgement.needed == 15 and "15 labelled patients" in gain.judgement.says
+    assert gain.judgement.needed == 20 and "20 labelled patients" in gain.judgement.says
 
 
 def test_too_few_anchors_hold_and_say_how_many_would_decide():
@@ -115,6 +115,17 @@ def test_too_few_anchors_hold_and_say_how_many_would_decide():
     assert open_ and all((one.judgement.needed or 0) > 30 for one in open_)
     assert all(str(one.judgement.needed) in one.judgement.says for one in open_)
     assert outcome(found) == "held"
+
+
+def test_a_domain_learnt_since_needs_no_proof_but_no_harm_either():
+    """Its few anchors could not show a small margin for years; a harm that they show still refuses."""
+    home, vale = anchored("home", 600, live=0.95, candidate=0.95), anchored("vale", 60, live=0.2, candidate=0.9)
+    for candidate, state in ((0.9, "candidate"), (0.3, "rejected")):
+        records = [home, vale, anchored("hillside", 25, live=0.9, candidate=candidate)]
+        assert outcome(judge(Plan(), records, ["vale"])) == state
+    strict = GATE_RULES | {"forgetting": GATE_RULES["forgetting"].model_copy(update={"elsewhere": "non_inferiority"})}
+    records = [home, vale, anchored("hillside", 25, live=0.9, candidate=0.9)]
+    assert outcome(judge(Plan(gates=strict), records, ["vale"])) == "held"
 
 
 def test_a_candidate_that_forgets_home_is_rejected_however_much_it_gains():

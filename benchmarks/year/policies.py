@@ -1,0 +1,99 @@
+"""What a hospital may do with its model: policies of today, the agent, and the agent with one organ removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.config import Config
+from agent.plan import GATE_RULES, RESPONSES, GateRule, Response
+
+QUARTER = 91  # days between two retrainings by calendar
+MARGIN = 0.08  # of forgetting and calibration: what some 140 anchor patients can decide at a third or fourth look
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """How a year is met. `config` is the agent's own; the rest says which of its organs are there.
+
+    detects, watches: whether the monitors run, and the probation with its rollback. trusts: whether trust and
+    abstention count, or every answer is taken in good faith. every: days after which an update is asked for anyway.
+    person_after: days until a person approves a candidate.
+    """
+
+    name: str
+    shows: str
+    config: Config
+    detects: bool = True
+    watches: bool = True
+    trusts: bool = True
+    every: int | None = None
+    person_after: int | None = None
+
+
+def _config(mode: str = "bounded_auto", recipes: tuple[str, ...] | None = None, gates: bool = True) -> Config:
+    responses = {
+        name: Response(trust=response.trust, recipes=recipes if recipes and response.recipes else response.recipes)
+        for name, response in RESPONSES.items()
+    }
+    rules: dict[str, GateRule] = {}
+    for name, rule in GATE_RULES.items():
+        margin = MARGIN if name in ("forgetting", "calibration") else rule.margin
+        rules[name] = rule.model_copy(update={"margin": margin, "role": rule.role if gates else "inform"})
+    return Config().model_copy(
+        update={"plan": Config().plan.model_copy(update={"mode": mode, "responses": responses, "gates": rules})}
+    )
+
+
+def _without_memory() -> Config:
+    config = _config()
+    return config.model_copy(update={"memory": config.memory.model_copy(update={"size": 0})})
+
+
+NEVER, ORACLE, AGENT = "never", "oracle", "agent"
+
+POLICIES = (
+    Policy(
+        name="calendar",
+        shows="full fine-tuning every quarter on all labels so far, promoted unjudged",
+        config=_config(recipes=("full_finetune",), gates=False),
+        detects=False,
+        watches=False,
+        trusts=False,
+        every=QUARTER,
+    ),
+    Policy(
+        name="naive",
+        shows="full fine-tuning on the new labels at each alarm, promoted unjudged",
+        config=_config(recipes=("full_finetune",), gates=False),
+        watches=False,
+        trusts=False,
+    ),
+    Policy(
+        name="rehearsal",
+        shows="LoRA with rehearsal at each alarm, promoted unjudged",
+        config=_config(recipes=("lora_rehearsal",), gates=False),
+        watches=False,
+        trusts=False,
+    ),
+    Policy(name=AGENT, shows="the agent, plan bounded_auto", config=_config()),
+)
+
+MORE = (
+    Policy(
+        name="agent, person approves",
+        shows="the agent, plan recommend; a person approves after two days",
+        config=_config("recommend"),
+        person_after=2,
+    ),
+    Policy(name="agent - rehearsal", shows="nothing is remembered", config=_without_memory()),
+    Policy(name="agent - gates", shows="every candidate goes live", config=_config(gates=False)),
+    Policy(name="agent - rollback", shows="no probation: a version stays", config=_config(), watches=False),
+)
+
+# What follows from another run without playing it again: (the run, what is read otherwise).
+DERIVED: Mapping[str, tuple[str, str]] = {
+    "agent - detection": (NEVER, "no alarm ever comes, so nothing is decided: never update"),
+    "agent - attribution": (AGENT, "there is none to remove yet: every shift is undetermined"),
+    "agent - trust": (AGENT, "the same updates; every answer is taken in good faith"),
+}

@@ -1,0 +1,47 @@
+"""Between two candidates: what is held doesn't block, and gives way to what knows more."""
+
+from __future__ import annotations
+
+import json
+
+import deployed
+
+from agent.cycle import situation
+from agent.drift import episodes
+from agent.plan import Plan
+from agent.updates import update
+from agent.updates.decide import decide
+from agent.versions import registry
+
+
+def alarmed(tmp_path):
+    workspace = deployed.deploy(tmp_path / "site")
+    with workspace.store.transaction() as connection:
+        episodes.open_alarm(connection, monitor="embedding", shift="undetermined", at_case=9, since_case=1,
+                            statistic=3.0, threshold=2.0, score=7.0, evidence={}, at=workspace.now())  # fmt: skip
+    return workspace
+
+
+def hold(workspace, labelled: int) -> str:
+    version = deployed.candidate(workspace, deployed.HELD)
+    with workspace.store.transaction() as connection:
+        registry.move(connection, version, "held", by="homeostat", reason="too few", at=workspace.now())
+        measures = json.dumps({"labelled": labelled})
+        connection.execute("UPDATE versions SET measures = ? WHERE id = ?", (measures, version))
+    return version
+
+
+def test_a_held_candidate_waits_for_half_as_many_labels_again_and_then_gives_way(tmp_path):
+    """A year must not end with the first candidate that could not be decided."""
+    workspace = alarmed(tmp_path)
+    held = hold(workspace, 40)
+    with workspace.store.read() as connection:
+        found = situation(connection)
+    assert (found.waiting, found.tried_with) == (False, 40)
+    assert decide(Plan(), found).says == "61 more labelled patients are needed for the next update"
+    newer = deployed.candidate(workspace)
+    with workspace.store.transaction() as connection:
+        update._supersede(connection, newer, workspace.now())
+    with workspace.store.read() as connection:
+        assert registry.get(connection, held)["state"] == "rejected"
+        assert registry.get(connection, newer)["state"] == "candidate"
