@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 
 from agent import watch
@@ -14,7 +14,7 @@ from agent.drift.detect import Detector
 from agent.errors import HomeostatError
 from agent.observe import Observer
 from agent.store import Connection, journal
-from agent.updates import jobs, requests, update
+from agent.updates import anchors, jobs, requests, update
 from agent.updates.decide import Decision, Situation, decide
 from agent.updates.material import new_cases, patients
 from agent.versions import registry
@@ -82,10 +82,11 @@ class Cycle:
         with self.workspace.store.read() as connection:
             if _cases_wait(connection):
                 return False  # what has come already may bring labels: an update learns from all that is there
-            decision = decide(self.workspace.config.plan, situation(connection))
+            domains = anchors.judgeable(connection, least=self.workspace.config.plan.labels.anchor_patients)
+            decision = decide(self.workspace.config.plan, situation(connection, domains))
         if decision.recipes:
             self._say(decision, now)
-            self.making = update.begin(self.workspace, decision.recipes, by="homeostat", at=now)
+            self.making = update.begin(self.workspace, decision.recipes, by="homeostat", at=now, domains=domains)
         return bool(decision.recipes)
 
     def update(self, now: datetime) -> bool:
@@ -148,8 +149,8 @@ def _cases_wait(connection: Connection) -> bool:
     return row is not None
 
 
-def situation(connection: Connection) -> Situation:
-    """What the plan decides on, as the store knows it."""
+def situation(connection: Connection, domains: Collection[str]) -> Situation:
+    """What the plan decides on, as the store knows it; only what is of `domains` is learnt yet."""
     alarm = connection.execute(
         """SELECT id, shift, opened_at FROM alarms WHERE state != 'closed' AND shift IS NOT NULL AND shift != 'far-out'
            ORDER BY id DESC LIMIT 1"""
@@ -168,7 +169,7 @@ def situation(connection: Connection) -> Situation:
     ).fetchone()
     return Situation(
         shift=alarm["shift"],
-        labelled=patients(new_cases(connection)),
+        labelled=patients([case for case in new_cases(connection) if case["domain"] in domains]),
         tried_with=None if tried is None else json.loads(tried["measures"])["labelled"],
         waiting=waiting > 0,
     )

@@ -9,6 +9,7 @@ from datetime import datetime
 from hashlib import sha256
 
 from agent.clock import rfc3339
+from agent.drift.domains import HOME
 from agent.store import Connection, insert, journal
 from agent.updates.material import Case, judge_cases, patients
 
@@ -67,6 +68,14 @@ def open_generations(connection: Connection, *, least: int, alpha: float, by: st
         )
         body = {"domain": domain, "generation": generation + 1, "patients": patients(cases), "cases": len(ids)}
         journal.append(connection, "anchors_opened", at=at, by=by, body=body)
+
+
+def judgeable(connection: Connection, *, least: int) -> set[str]:
+    """Domains on which a candidate can be judged: home, and those whose labelled judge patients open an anchor set."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for case in judge_cases(connection):
+        found[case["domain"]].add(case["patient"])
+    return {HOME, *(domain for domain, some in found.items() if len(some) >= least)}
 
 
 def current(connection: Connection) -> list[AnchorSet]:

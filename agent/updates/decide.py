@@ -14,7 +14,8 @@ TIE = 0.01  # develop is small: recipes within a point of the best are equal, an
 class Situation:
     """What the decision rests on.
 
-    shift: of the open alarm, None without one. labelled: patients with labels to learn from since the change.
+    shift: of the open alarm, None without one. labelled: patients with labels to learn from since the change, of
+    domains on which a candidate can be judged.
     tried_with: how many of them the last refused, held or abandoned candidate had; None before the first try. waiting:
     a candidate is in the making, or waits for a person.
     """

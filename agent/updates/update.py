@@ -7,7 +7,7 @@ which the next start closes as abandoned.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -46,12 +46,17 @@ class Making:
     reference: Sequence[material.Case] = ()
 
 
-def begin(workspace: Workspace, recipes: Sequence[str], *, by: str, at: datetime) -> Making:
-    """Registers the next version and starts its training. Raises NotEnoughEvidence without labels to learn from."""
+def begin(
+    workspace: Workspace, recipes: Sequence[str], *, by: str, at: datetime, domains: Collection[str] | None = None
+) -> Making:
+    """Registers the next version and starts its training, on new cases of `domains` where they are given.
+
+    Raises NotEnoughEvidence without labels to learn from.
+    """
     config = workspace.config
     with workspace.store.read() as connection:
         live = registry.live(connection)["version"]
-        new = material.new_cases(connection)
+        new = [case for case in material.new_cases(connection) if domains is None or case["domain"] in domains]
         memory = material.memory_cases(connection, live)
         develop = material.develop_cases(connection)
         classes = get_setting(connection, "classes")

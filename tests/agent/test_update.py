@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 
 import deployed
+from stocked import add_case, stock
 
 from agent.cycle import situation
 from agent.drift import episodes
 from agent.plan import Plan
-from agent.updates import update
+from agent.updates import anchors, update
 from agent.updates.decide import decide
 from agent.versions import registry
 
@@ -36,7 +37,7 @@ def test_a_held_candidate_waits_for_half_as_many_labels_again_and_then_gives_way
     workspace = alarmed(tmp_path)
     held = hold(workspace, 40)
     with workspace.store.read() as connection:
-        found = situation(connection)
+        found = situation(connection, {"home"})
     assert (found.waiting, found.tried_with) == (False, 40)
     assert decide(Plan(), found).says == "61 more labelled patients are needed for the next update"
     newer = deployed.candidate(workspace)
@@ -45,3 +46,18 @@ def test_a_held_candidate_waits_for_half_as_many_labels_again_and_then_gives_way
     with workspace.store.read() as connection:
         assert registry.get(connection, held)["state"] == "rejected"
         assert registry.get(connection, newer)["state"] == "candidate"
+
+
+def test_the_plan_learns_a_domain_once_it_can_be_judged(tmp_path):
+    """A candidate without a test would be held, and each one spends alpha on the other anchors."""
+    workspace = stock(tmp_path / "site")
+    with workspace.store.transaction() as connection:
+        for i in range(12):
+            add_case(connection, workspace, f"new {i}", domain="vale", split="train", number=i + 1)
+        for i in range(4):
+            add_case(connection, workspace, f"judge {i}", domain="vale", number=20 + i)
+        episodes.open_alarm(connection, monitor="embedding", shift="undetermined", at_case=9, since_case=1,
+                            statistic=3.0, threshold=2.0, score=7.0, evidence={}, at=workspace.now())  # fmt: skip
+        for least, domains, labelled in ((5, {"home"}, 0), (4, {"home", "vale"}, 12)):
+            assert anchors.judgeable(connection, least=least) == domains
+            assert situation(connection, domains).labelled == labelled
