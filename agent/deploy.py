@@ -20,7 +20,7 @@ from agent.errors import HomeostatError
 from agent.observe import answers, record
 from agent.store import Connection, journal
 from agent.updates import anchors, material
-from agent.updates.update import store_memory
+from agent.updates.records import store_memory
 from agent.versions import bundle, pointer, registry
 from agent.workspace import Workspace, put_setting, write_atomically
 
@@ -215,8 +215,6 @@ def _reference(
     base_digest: str,
 ) -> dict[str, Any]:
     """Observations, epoch, anchors and memory of the deployed model, in the caller's transaction."""
-    from strategies.memory import balanced_by_domain
-
     now, config = workspace.now(), workspace.config
     sensor = f"base:{base_digest[:16]}"
     put_setting(connection, "sensor", sensor)
@@ -242,7 +240,8 @@ def _reference(
         connection, least=config.plan.labels.anchor_patients, alpha=config.plan.alpha, by=BY, at=now
     )
     anchored = [case for one in anchors.current(connection) for case in one.cases]
-    memory = store_memory(connection, "v0", material.trainable_cases(connection), workspace, balanced_by_domain)
+    trainable = material.trainable_cases(connection)
+    memory = store_memory(connection, "v0", trainable, size=config.memory.size, seed=config.plan.seed)
     return {
         "reference": {"n": len(cases), "patients": len({rows[case]["patient_key"] for case in cases})},
         "anchor": {"n": len(anchored), "patients": material.patients(anchored)},

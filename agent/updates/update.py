@@ -14,13 +14,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from agent.clock import rfc3339
 from agent.drift.reference import open_epoch
 from agent.errors import HomeostatError, NotEnoughEvidence
 from agent.observe import record
-from agent.store import Connection, insert, journal
-from agent.updates import anchors, jobs, material
-from agent.updates.judge import Anchored, Named, age_band, as_dict, judge, outcome
+from agent.store import Connection
+from agent.updates import anchors, jobs, material, records
+from agent.updates.judge import Anchored, age_band, as_dict, judge, outcome
 from agent.versions import bundle, registry
 from agent.workspace import Workspace, get_setting
 
@@ -85,7 +84,7 @@ def begin(
         )
         domains = sorted({case["domain"] for case in new})
         measures = {"labelled": material.patients(new), "domains": domains}
-        _measured(connection, version, measures)
+        records.add_measures(connection, version, measures)
     return Making(
         version=version,
         job=job,
@@ -211,12 +210,12 @@ def _judge(workspace: Workspace, making: Making, at: datetime) -> str:
         else:
             finalist = making.trained["finalist"]
             connection.execute("UPDATE versions SET recipe = ? WHERE id = ?", (finalist, making.version))
-            _measured(connection, making.version, {"develop": making.trained["develop"]})
+            records.add_measures(connection, making.version, {"develop": making.trained["develop"]})
             reason = f"trained by {finalist} on {making.labelled} labelled patients"
             registry.complete(connection, making.version, digest=digest, by="homeostat", reason=reason, at=at)
-            _supersede(connection, making.version, at)
+            records.supersede(connection, making.version, at)
         _keep(workspace, connection, making, outputs, at)
-        write_verdicts(connection, making.version, verdicts, at)
+        records.write_verdicts(connection, making.version, verdicts, at)
         for one in anchored:
             if making.version not in one.anchors.seen_by:
                 anchors.look(connection, one.anchors, version=making.version, alpha=one.alpha, at=at)
@@ -256,32 +255,10 @@ def anchor_records(
     return records
 
 
-def _supersede(connection: Connection, version: str, at: datetime) -> None:
-    """A candidate that knows more labels takes the place of what was held for want of them."""
-    for held in connection.execute("SELECT id FROM versions WHERE state = 'held'").fetchall():
-        reason = f"{version} was made with more labels"
-        registry.move(connection, held["id"], "rejected", by="homeostat", reason=reason, at=at)
-
-
-def write_verdicts(connection: Connection, version: str, verdicts: Sequence[Named], at: datetime) -> None:
-    """Replaces a version's verdicts by these, and journals them."""
-    connection.execute("DELETE FROM verdicts WHERE version = :id", {"id": version})
-    for named in verdicts:
-        j = named.judgement
-        low, high = j.interval or (None, None)
-        insert(connection, "verdicts", version=version, gate=named.gate, role=named.role, verdict=str(j.verdict), n=j.n,
-               before=j.before, after=j.after, low=low, high=high, margin=j.margin, needed=j.needed, says=j.says,
-               at=rfc3339(at))  # fmt: skip
-    says = {named.gate: str(named.judgement.verdict) for named in verdicts}
-    journal.append(connection, "version_judged", at=at, by="homeostat", body={"version": version, "verdicts": says})
-
-
 def _keep(
     workspace: Workspace, connection: Connection, making: Making, outputs: Mapping[str, Any], at: datetime
 ) -> None:
     """What the candidate said of the reference-to-be, its epoch, its rehearsal sample: promotion then only flips."""
-    from strategies.memory import balanced_by_domain
-
     sensor = get_setting(connection, "sensor")
     reference = {case["case_id"] for case in making.reference}
     for i, case in enumerate(making.shown):
@@ -292,31 +269,8 @@ def _keep(
     members = {case["case_id"]: "transform" if case["split"] == "train" else "calibrate" for case in making.reference}
     if members:
         open_epoch(connection, version=making.version, sensor=sensor, members=members, at=at, by="homeostat")
-    store_memory(connection, making.version, material.trainable_cases(connection), workspace, balanced_by_domain)
-
-
-def store_memory(
-    connection: Connection, version: str, cases: Sequence[material.Case], workspace: Workspace, policy: Any
-) -> int:
-    """Chooses and stores the rehearsal sample that stands with a version; returns its size."""
-    config = workspace.config
-    columns = {name: [case[name] for case in cases] for name in ("case_id", "domain", "label", "patient")}
-    kept = set(
-        policy(
-            columns["case_id"],
-            columns["domain"],
-            columns["label"],
-            columns["patient"],
-            config.memory.size,
-            config.plan.seed,
-        )
-    )
-    connection.execute("DELETE FROM memory WHERE version = ?", (version,))
-    connection.executemany(
-        "INSERT INTO memory (version, case_id, domain) VALUES (?, ?, ?)",
-        [(version, case["case_id"], case["domain"]) for case in cases if case["case_id"] in kept],
-    )
-    return len(kept)
+    size, seed = workspace.config.memory.size, workspace.config.plan.seed
+    records.store_memory(connection, making.version, material.trainable_cases(connection), size=size, seed=seed)
 
 
 def _facts(workspace: Workspace, making: Making, live: str) -> dict[str, Any]:
@@ -353,13 +307,6 @@ def _groups(connection: Connection, cases: Sequence[material.Case], columns: Seq
         values = [rows[case["case_id"]].get(column) or "" for case in cases]
         groups[column] = np.array([age_band(v) if column == "age" else str(v) for v in values], np.str_)
     return groups
-
-
-def _measured(connection: Connection, version: str, facts: Mapping[str, Any]) -> None:
-    """Adds to what is known of a version beside its verdicts."""
-    row = connection.execute("SELECT measures FROM versions WHERE id = ?", (version,)).fetchone()
-    known = {**json.loads(row["measures"] or "{}"), **facts}
-    connection.execute("UPDATE versions SET measures = ? WHERE id = ?", (json.dumps(known), version))
 
 
 def _folder_of(version: str) -> str | None:

@@ -10,7 +10,7 @@ from stocked import add_case, stock
 from agent.cycle import situation
 from agent.drift import episodes
 from agent.plan import Plan
-from agent.updates import anchors, update
+from agent.updates import anchors, records
 from agent.updates.decide import decide
 from agent.versions import registry
 
@@ -42,7 +42,7 @@ def test_a_held_candidate_waits_for_half_as_many_labels_again_and_then_gives_way
     assert decide(Plan(), found).says == "61 more labelled patients are needed for the next update"
     newer = deployed.candidate(workspace)
     with workspace.store.transaction() as connection:
-        update._supersede(connection, newer, workspace.now())
+        records.supersede(connection, newer, workspace.now())
     with workspace.store.read() as connection:
         assert registry.get(connection, held)["state"] == "rejected"
         assert registry.get(connection, newer)["state"] == "candidate"
