@@ -12,14 +12,15 @@ HOME = "home"
 
 
 def domain_of(case: Mapping[str, Any], *, by: Sequence[str], home: Sequence[str], episode: str | None) -> str:
-    """Home for a site and scanner that the reference had; else their names; by the open episode where unknown.
+    """The names of a site and scanner that the reference did not have; else home, or the open episode.
 
     home: the values that the reference's cases had, as `key_of` writes them. episode: "since-alarm-3" while an alarm
-    of a shift is open, None otherwise.
+    of a shift is open, None otherwise. What comes from home's own scanner meanwhile may be what has changed (it ages,
+    it is set up anew): as home it would be learnt, and judged on how home looked before.
     """
     key = key_of(case, by)
-    if key:
-        return HOME if key in home else key
+    if key and key not in home:
+        return key
     return episode or HOME
 
 
@@ -28,7 +29,7 @@ def key_of(case: Mapping[str, Any], by: Sequence[str]) -> str:
 
 
 def episode_name(connection: Connection) -> str | None:
-    """The domain of cases without a site or scanner of their own while a shift goes on; None outside of one."""
+    """The domain of home's cases while a shift goes on; None outside of one."""
     row = connection.execute(
         """SELECT id FROM alarms WHERE state != 'closed' AND shift IS NOT NULL AND shift != 'far-out'
            ORDER BY id DESC LIMIT 1"""

@@ -66,19 +66,26 @@ def outcome(verdicts: Sequence[Named]) -> str:
 
 
 def _gain(plan: Plan, anchored: Sequence[Anchored], learnt: Sequence[str]) -> Iterator[Named]:
-    """Home counts only where nothing else was learnt: a model that was made for home can't gain there by much."""
-    from monitors import Gain
+    """Home counts only where nothing else was learnt: a model that was made for home can't gain there by much.
+
+    Of several domains that were learnt one has to gain, at its share of the level; the others then inform, because not
+    all of them need have changed. That none is harmed is for the other gates to say.
+    """
+    from monitors import Gain, Verdict
 
     rule = plan.gates["gain"]
     away = [domain for domain in learnt if domain != HOME] or list(learnt)
+    gate = Gain(margin=rule.margin, alpha=GAIN_ALPHA / max(1, len(away)))
+    judged = {}
     for domain in away:
         found = [a for a in anchored if a.anchors.domain == domain]
-        gate = Gain(margin=rule.margin, alpha=GAIN_ALPHA)
         if found:
-            judged = gate.judge(found[0].scores(found[0].live), found[0].scores(found[0].candidate))
+            judged[domain] = gate.judge(found[0].scores(found[0].live), found[0].scores(found[0].candidate))
         else:
-            judged = _no_anchors(gate, domain, rule, plan.labels.anchor_patients)
-        yield Named(f"gain:{domain}", rule.role, judged)
+            judged[domain] = _no_anchors(gate, domain, rule, plan.labels.anchor_patients)
+    shown = any(one.verdict is Verdict.PASS for one in judged.values())
+    for domain, one in judged.items():
+        yield Named(f"gain:{domain}", "inform" if shown and one.verdict is not Verdict.PASS else rule.role, one)
 
 
 def _per_domain(plan: Plan, anchored: Sequence[Anchored]) -> Iterator[Named]:

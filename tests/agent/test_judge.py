@@ -108,6 +108,19 @@ def test_a_new_domain_without_anchors_holds_and_says_how_many_patients_open_them
     assert gain.judgement.needed == 20 and "20 labelled patients" in gain.judgement.says
 
 
+def test_of_several_domains_one_has_to_gain():
+    """Home's own scanner was learnt along while the other one changed: nothing was to be gained there."""
+    home = anchored("home", 600, live=0.95, candidate=0.95)
+    same, other = (anchored("since-alarm-1", 200, live=0.9, candidate=a, seed=1) for a in (0.9, 0.5))
+    better = anchored("hillside", 200, live=0.4, candidate=0.9)
+    learnt = ["hillside", "since-alarm-1"]
+    found = {one.gate: (one.role, one.judgement.verdict) for one in judge(Plan(), [home, same, better], learnt)}
+    assert found["gain:hillside"] == ("require", PASS) and found["gain:since-alarm-1"] == ("inform", FAIL)
+    assert outcome(judge(Plan(), [home, same, better], learnt)) == "candidate"
+    assert outcome(judge(Plan(), [home, other, better], learnt)) == "rejected", "harm is harm"
+    assert outcome(judge(Plan(), [home, same], ["since-alarm-1"])) == "rejected", "an update is for something"
+
+
 def test_too_few_anchors_hold_and_say_how_many_would_decide():
     """The number that a person needs in order to ask for labels."""
     found = judge(Plan(), [anchored("home", 30, live=0.9, candidate=0.9, original=0.86)], ["home"])
