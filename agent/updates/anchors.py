@@ -13,14 +13,21 @@ from agent.drift.domains import HOME
 from agent.store import Connection, insert, journal
 from agent.updates.material import Case, judge_cases, patients
 
+LARGE = 100  # patients from which a set is followed by a fresh one instead of growing
+
 
 @dataclass(frozen=True)
 class AnchorSet:
-    """One generation of judge-only cases of a domain; `seen_by`: the alpha of each candidate that it was shown to."""
+    """One generation of judge-only cases of a domain.
+
+    looks: how often these patients were looked at, in generations that this one grew from too. seen_by: the alpha of
+    each candidate that was shown this very generation.
+    """
 
     domain: str
     generation: int
     cases: Sequence[Case]
+    looks: int
     seen_by: Mapping[str, float]
 
     @property
@@ -29,9 +36,11 @@ class AnchorSet:
 
 
 def open_generations(connection: Connection, *, least: int, alpha: float, by: str, at: datetime) -> None:
-    """Opens the first generation of a domain at `least` patients, the next one when as many fresh patients are there.
+    """Opens the first generation of a domain at `least` patients, and the next when enough fresh patients are there.
 
-    A generation holds only patients that no earlier one of its domain had: fresh labels, fresh alpha.
+    A set of LARGE patients or more is followed by one of fresh patients alone, as many again: fresh labels, fresh
+    alpha. A smaller one decides little, so it grows by half instead, and goes on with the alpha that it has left: a
+    group-sequential test (Pocock 1977), whose looks together stay in alpha by the union bound.
     """
     used: dict[str, set[str]] = defaultdict(set)
     latest: dict[str, tuple[int, int]] = {}
@@ -47,9 +56,20 @@ def open_generations(connection: Connection, *, least: int, alpha: float, by: st
         if case["patient"] not in used[case["domain"]]:
             fresh[case["domain"]].append(case)
     for domain, cases in sorted(fresh.items()):
-        generation, size = latest.get(domain, (0, least))
-        if patients(cases) < max(size, least):
+        generation, size = latest.get(domain, (0, 0))
+        grows = 0 < size < LARGE
+        if patients(cases) < (size / 2 if grows else max(size, least)):
             continue
+        spent = 0.0
+        if grows:
+            before = connection.execute(
+                "SELECT case_id FROM anchor_members WHERE domain = ? AND generation = ?", (domain, generation)
+            ).fetchall()
+            known = {row["case_id"] for row in before}
+            cases = [*cases, *(case for case in judge_cases(connection) if case["case_id"] in known)]
+            spent = connection.execute(
+                "SELECT spent FROM anchor_sets WHERE domain = ? AND generation = ?", (domain, generation)
+            ).fetchone()["spent"]
         ids = sorted(case["case_id"] for case in cases)
         insert(
             connection,
@@ -59,7 +79,7 @@ def open_generations(connection: Connection, *, least: int, alpha: float, by: st
             digest=sha256("\n".join(ids).encode()).hexdigest(),
             n_patients=patients(cases),
             alpha=alpha,
-            spent=0.0,
+            spent=spent,
             opened_at=rfc3339(at),
         )
         connection.executemany(
@@ -91,9 +111,15 @@ def current(connection: Connection) -> list[AnchorSet]:
             "SELECT case_id FROM anchor_members WHERE domain = :d AND generation = :g ORDER BY case_id", key
         )
         cases = [by_id[m["case_id"]] for m in members if m["case_id"] in by_id]
-        looks = connection.execute("SELECT version, alpha FROM looks WHERE domain = :d AND generation = :g", key)
-        seen_by = {one["version"]: one["alpha"] for one in looks}
-        sets.append(AnchorSet(row["domain"], row["generation"], cases, seen_by))
+        looks = connection.execute(
+            """SELECT generation, version, alpha FROM looks WHERE domain = :d AND generation IN
+               (SELECT theirs.generation FROM anchor_members theirs JOIN anchor_members ours
+                ON ours.case_id = theirs.case_id AND ours.domain = :d AND ours.generation = :g
+                WHERE theirs.domain = :d)""",
+            key,
+        ).fetchall()
+        seen_by = {one["version"]: one["alpha"] for one in looks if one["generation"] == row["generation"]}
+        sets.append(AnchorSet(row["domain"], row["generation"], cases, len(looks), seen_by))
     return sets
 
 

@@ -249,7 +249,7 @@ def anchor_records(
                 live=outputs[f"scores_{live}"][rows],
                 candidate=outputs[f"scores_{making.version}"][rows],
                 groups=_groups(connection, one.cases, workspace.config.monitors.subgroups),
-                alpha=one.seen_by.get(making.version) or spend(workspace.config.plan.alpha, len(one.seen_by) + 1),
+                alpha=one.seen_by.get(making.version) or spend(workspace.config.plan.alpha, one.looks + 1),
             )
         )
     return records

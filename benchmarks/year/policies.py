@@ -41,7 +41,7 @@ def _config(mode: str = "bounded_auto", recipes: tuple[str, ...] | None = None, 
         margin = MARGIN if name in ("forgetting", "calibration") else rule.margin
         rules[name] = rule.model_copy(update={"margin": margin, "role": rule.role if gates else "inform"})
     if not gates:  # nothing may be approved without a required gate: one that nobody fails
-        rules["negative_flips"] = GateRule(margin=1.0, burden="no_harm_found")
+        rules["negative_flips"] = GateRule(margin=0.99, burden="no_harm_found")
     return Config().model_copy(
         update={"plan": Config().plan.model_copy(update={"mode": mode, "responses": responses, "gates": rules})}
     )

@@ -48,24 +48,44 @@ def test_a_set_opens_at_so_many_patients_of_the_judge_split(workspace):
     assert open_all(workspace) == []
     add(workspace, ["c9"])
     (only,) = open_all(workspace)
-    assert (only.domain, only.generation, only.seen_by) == ("home", 1, {})
+    assert (only.domain, only.generation, only.looks) == ("home", 1, 0)
     assert patients(only.cases) == 10 and len(only.cases) == 11
     assert {case["case_id"] for case in only.cases} == {*(f"c{i}" for i in range(10)), "again"}
 
 
-def test_an_open_generation_never_changes_and_the_next_holds_fresh_patients_only(workspace):
-    """A candidate is never judged twice on what an earlier one was chosen by."""
+def look_at(workspace, one: anchors.AnchorSet, version: str) -> float:
+    alpha = spend(0.05, one.looks + 1)
+    with workspace.store.transaction() as connection:
+        anchors.look(connection, one, version=version, alpha=alpha, at=workspace.now())
+    return alpha
+
+
+def test_a_small_set_grows_by_half_and_goes_on_with_the_alpha_it_has_left(workspace):
+    """Twenty patients decide little: the next candidate is judged on them and on the fresh ones."""
     add(workspace, [f"c{i}" for i in range(12)])
-    open_all(workspace)
+    (one,) = open_all(workspace)
+    look_at(workspace, one, "v1")
     first = members(workspace)["home", 1]
     add(workspace, [f"late{i}" for i in range(5)], patient="patient of c3")  # a patient who is used already
-    add(workspace, [f"d{i}" for i in range(11)])
-    assert open_all(workspace)[0].generation == 1, "as many fresh patients as the first had are needed"
-    add(workspace, ["d11"])
+    add(workspace, [f"d{i}" for i in range(5)])
+    assert open_all(workspace)[0].generation == 1, "half as many fresh patients as there are, are needed"
+    add(workspace, ["d5"])
     (second,) = open_all(workspace)
-    assert second.generation == 2 and second.seen_by == {}
-    assert {case["case_id"] for case in second.cases} == {f"d{i}" for i in range(12)}
+    assert (second.generation, second.looks, second.seen_by) == (2, 1, {})
+    assert {case["case_id"] for case in second.cases} == first | {f"d{i}" for i in range(6)}
     assert members(workspace)["home", 1] == first
+
+
+def test_a_large_set_is_followed_by_fresh_patients_with_fresh_alpha(workspace):
+    """A candidate is never judged twice on what an earlier one was chosen by."""
+    add(workspace, [f"c{i}" for i in range(100)])
+    look_at(workspace, open_all(workspace)[0], "v1")
+    add(workspace, [f"d{i}" for i in range(99)])
+    assert open_all(workspace)[0].generation == 1
+    add(workspace, ["d99"])
+    (second,) = open_all(workspace)
+    assert (second.generation, second.looks) == (2, 0)
+    assert {case["case_id"] for case in second.cases} == {f"d{i}" for i in range(100)}
 
 
 def test_domains_have_sets_of_their_own(workspace):
@@ -82,8 +102,8 @@ def test_every_look_is_recorded_and_alpha_is_never_overspent(workspace):
     (one,) = open_all(workspace)
     spent = []
     for look in range(1, 12):
-        assert len(one.seen_by) == look - 1
-        alpha = spend(0.05, len(one.seen_by) + 1)
+        assert one.looks == len(one.seen_by) == look - 1
+        alpha = spend(0.05, one.looks + 1)
         with workspace.store.transaction() as connection:
             anchors.look(connection, one, version=f"v{look}", alpha=alpha, at=workspace.now())
             (one,) = anchors.current(connection)
@@ -95,19 +115,24 @@ def test_every_look_is_recorded_and_alpha_is_never_overspent(workspace):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.lists(st.tuples(st.integers(0, 30), st.sampled_from("xy")), max_size=12), max_size=6))
-def test_no_patient_is_in_two_generations_of_a_domain(tmp_path_factory, arrivals):
-    """Whatever comes in whatever order, fresh labels mean fresh patients."""
+@given(st.lists(st.lists(st.tuples(st.integers(0, 60), st.sampled_from("xy")), max_size=25), max_size=8))
+def test_no_patient_is_looked_at_beyond_the_plans_alpha(tmp_path_factory, arrivals):
+    """Whatever comes in whatever order, over all generations that a patient is in."""
     workspace, number = stock(tmp_path_factory.mktemp("anchors") / "site"), 0
-    for arrival in arrivals:
+    for step, arrival in enumerate(arrivals):
         for patient, domain in arrival:
             number += 1
             add(workspace, [f"c{number}"], patient=f"p{patient}", domain=domain)
-        open_all(workspace, least=3)
+        for one in open_all(workspace, least=3):
+            look_at(workspace, one, f"v{step}")
     with workspace.store.read() as connection:
-        doubled = connection.execute(
-            """SELECT domain, patient_key FROM anchor_members JOIN cases USING (case_id, domain)
-               GROUP BY domain, patient_key HAVING count(DISTINCT generation) > 1"""
+        spent = connection.execute(
+            """SELECT sum(alpha) AS alpha FROM
+                 (SELECT DISTINCT m.domain, c.patient_key, l.id, l.alpha FROM anchor_members m
+                  JOIN cases c ON c.case_id = m.case_id
+                  JOIN looks l ON l.domain = m.domain AND l.generation = m.generation)
+               GROUP BY domain, patient_key"""
         ).fetchall()
-    assert doubled == []
-    workspace.store.close()
+        sets = connection.execute("SELECT spent FROM anchor_sets").fetchall()
+    assert all(row["alpha"] <= 0.05 for row in spent)
+    assert all(row["spent"] <= 0.05 for row in sets)
