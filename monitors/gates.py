@@ -21,11 +21,13 @@ SLOPE_DECIDES = 200
 
 
 class Gain:
-    """Is the candidate better where it should be? Balanced accuracy must be shown to rise by more than `margin`; with
-    the burden NO_HARM_FOUND, it must not be shown to rise by less.
+    """Is the candidate better where it should be? It must be shown to rise by more than `margin`; with the burden
+    NO_HARM_FOUND, it must not be shown to rise by less.
 
-    The one gate that an incumbent does not pass against itself. It answers INSUFFICIENT while a true gain of
-    `margin` + 5 points could be missed with more than one chance in five.
+    Shown in balanced accuracy, or in accuracy while balanced accuracy has not fallen, each at half the level: among few
+    patients a class of two or three makes balanced accuracy too coarse to show anything, and accuracy alone would
+    praise a model that gives up a rare class. The one gate that an incumbent does not pass against itself. It answers
+    INSUFFICIENT while a true gain of `margin` + 5 points could be missed with more than one chance in five.
     """
 
     name = "gain"
@@ -42,9 +44,15 @@ class Gain:
         self.margin, self.burden, self.alpha, self.min_n, self.seed = margin, burden, alpha, min_n, seed
 
     def judge(self, before: Scores, after: Scores) -> Judgement:
+        alpha, what = self.alpha / 2, "balanced accuracy"
         change = paired_change(balanced_accuracy, before, after, better=1, resamples=RESAMPLES, seed=self.seed)
-        low, high = change.interval(self.alpha)
-        needed = max(self.min_n, change.needed(self.worthwhile, self.alpha)) if change.n else self.min_n
+        low, high = change.interval(alpha)
+        needed = max(self.min_n, change.needed(self.worthwhile, alpha)) if change.n else self.min_n
+        if change.n and low <= self.margin and change.change >= 0:
+            plain = paired_change(accuracy, before, after, better=1, resamples=RESAMPLES, seed=self.seed)
+            if plain.interval(alpha)[0] > self.margin:
+                change, what = plain, "accuracy"
+                low, high = change.interval(alpha)
         enough = change.n >= self.min_n
         if enough and high <= self.margin:
             verdict, missing = Verdict.FAIL, None
@@ -54,7 +62,7 @@ class Gain:
             verdict, missing = Verdict.FAIL, None
         else:
             verdict, missing = Verdict.INSUFFICIENT, needed
-        return _judgement(self.name, "balanced accuracy", change, self.alpha, self.margin, verdict, missing)
+        return _judgement(self.name, what, change, alpha, self.margin, verdict, missing)
 
 
 class Forgetting:

@@ -159,7 +159,7 @@ QUIET = {"cases_observed", "labels_imported", "cases_taken_in", "job_started", "
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
     """Two months on generated heads: the second scanner comes on the eleventh day."""
     scratch = tmp_path_factory.mktemp("year")
-    sites = generated_sites(scratch, seed=0, patients=330)
+    sites = generated_sites(scratch, seed=0, patients=620)
     staged = stage(sites, scratch / "trial", seed=0)
     pools = {place: sites.by_class(place, staged.cast.year[place]) for place in (HOME, SCANNER, THIRD)}
     year = draw(0, pools | {FAR_OUT: {"": ["far"]}}, [Change(SCANNER, 10, 5, TWO_MONTHS)], days=TWO_MONTHS)

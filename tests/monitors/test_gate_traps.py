@@ -222,3 +222,19 @@ def test_all_looks_together_stay_within_alpha() -> None:
     assert sum(spend(0.05, look) for look in range(1, 200)) <= 0.05
     with pytest.raises(ValueError, match="from 1"):
         spend(0.05, 0)
+
+
+def test_a_gain_is_shown_on_few_patients_but_never_by_giving_up_a_class() -> None:
+    """Twelve of thirty patients put right are a gain, though two classes have two each; a lost class is none."""
+    target = np.array([0] * 26 + [1] * 2 + [2] * 2)
+    unit = np.array([f"p{i}" for i in range(30)])
+
+    def says(wrong: list[int]) -> Scores:
+        answer = target.copy()
+        answer[wrong] = (answer[wrong] + 1) % 3
+        return Scores(probability=np.eye(3)[answer] * 0.8 + 0.2 / 3, target=target, unit=unit)
+
+    before = says([*range(13), 27])
+    found = Gain().judge(before, says([0, 27]))
+    assert found.verdict is Verdict.PASS and found.says.startswith("accuracy")
+    assert Gain().judge(before, says([0, 26, 27, 28, 29])).verdict is not Verdict.PASS
