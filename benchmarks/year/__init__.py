@@ -157,10 +157,10 @@ def ratios(found: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
 
 
 def _follow(traces: Mapping[str, Trace]) -> dict[str, tuple[str, str]]:
-    """The removed organs whose year follows from one that was played; only beside the removals that were played."""
-    if not {policy.name for policy in MORE} <= set(traces):
-        return {}
-    return {name: (source, name.removeprefix(f"{AGENT} - ")) for name, (source, _) in DERIVED.items()}
+    """The removed organs whose year follows from one that was played: {name: (the run, the organ)}."""
+    return {
+        name: (source, name.removeprefix(f"{AGENT} - ")) for name, (source, _) in DERIVED.items() if source in traces
+    }
 
 
 def _sites(data: Path | None, input: Path | None, scratch: Path, seed: int) -> tuple[Sites, str]:

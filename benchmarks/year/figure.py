@@ -42,7 +42,8 @@ def draw(year: Year, traces: Mapping[str, Trace], names: Mapping[str, str], out:
         _policy(axis, traces[name], title, float(most))
     axes[-1].set_xticks(np.arange(0, DAYS, 28), [f"{month}" for month in range(1, DAYS // 28 + 1)])
     axes[-1].set_xlabel("four weeks each")
-    figure.subplots_adjust(left=0.06, right=0.985, top=0.985, bottom=0.075, hspace=0.32)
+    _legend(figure)
+    figure.subplots_adjust(left=0.02, right=0.985, top=0.985, bottom=0.15, hspace=0.36)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, metadata={"Date": None})
     plt.close(figure)
@@ -69,11 +70,27 @@ def _policy(axis: Any, trace: Trace, title: str, most: float) -> None:
     for one in trace.activations:
         if one["day"]:
             axis.axvline(one["day"], color=INK, linewidth=0.8, linestyle=":" if one["how"] == "rollback" else "-")
-            axis.text(one["day"] + 2, most * 0.72, one["version"], fontsize=8, color=INK)
+            late = one["day"] > DAYS - 15
+            axis.text(one["day"] + (-2 if late else 2), most * 0.72, one["version"], fontsize=8, color=INK,
+                      ha="right" if late else "left")  # fmt: skip
     total = int(silent.sum())
     axis.set_title(f"{title}: {total:,} wrong answers in good faith".replace(",", " "), loc="left", fontsize=9, pad=3)
     axis.set_ylim(0, most)
     _bare(axis)
+
+
+def _legend(figure: Any) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    keys = [
+        Patch(color=SILENT, label="wrong, in good faith"),
+        Patch(color=TOLD, label="wrong, while trust was lowered"),
+        Patch(color=TRUST["caution"], label="trust: caution"),
+        Line2D([], [], color=INK, marker="v", linestyle="", markersize=5, label="alarm"),
+        Line2D([], [], color=INK, linewidth=0.8, label="version goes live"),
+    ]
+    figure.legend(handles=keys, loc="lower center", ncols=len(keys), frameon=False, fontsize=8)
 
 
 def _bare(axis: Any) -> None:
@@ -94,5 +111,5 @@ def _weekly(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bands(trust: Sequence[tuple[int, str]]) -> list[tuple[int, int, str]]:
-    ends = [day for day, _ in trust[1:]] + [DAYS]
+    ends = [*(day for day, _ in trust[1:]), DAYS][: len(trust)]
     return [(day, end, level) for (day, level), end in zip(trust, ends, strict=True) if level in TRUST]
