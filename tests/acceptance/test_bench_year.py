@@ -6,6 +6,7 @@ import multiprocessing
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from agent.cases.datafolder import Row
 from agent.store import database
-from benchmarks.year import as_if_removed, ratios, summary
+from benchmarks.year import as_if_removed, figure, ratios, summary
 from benchmarks.year.pictures import Sites, cast, generated_sites
 from benchmarks.year.play import Trace
 from benchmarks.year.policies import AGENT, MORE, NEVER, ORACLE, POLICIES
@@ -145,6 +146,19 @@ def test_ratios_are_medians_over_the_years() -> None:
     )
     told = {one["policy"]: one for one in summary(years)}
     assert told[AGENT]["silent_errors_range"] == [10, 30] and told[AGENT]["recovered_scanner"] == "1/3"
+
+
+def test_the_picture_is_drawn_of_what_was_played(tmp_path: Path) -> None:
+    """An SVG with a row per policy, its alarms and versions; the same traces give the same bytes."""
+    answers = [(day, HOME if day < 10 else SCANNER, "a", "b", "normal", False) for day in range(110)]
+    live = [{"how": "promote", "day": 50, "previous": "v0", "version": "v1"}]
+    alarms = [{"day": 20, "shift": "undetermined"}]
+    traces = {"x": traced("x", answers, activations=live, alarms=alarms, trust=[(20, "caution"), (50, "normal")]),
+              "y": traced("y", answers)}  # fmt: skip
+    for name in ("one.svg", "other.svg"):
+        figure.draw(YEAR, traces, {"x": "With", "y": "Without"}, tmp_path / name)
+    drawn = (tmp_path / "one.svg").read_bytes()
+    assert drawn == (tmp_path / "other.svg").read_bytes() and drawn.startswith(b"<?xml") and len(drawn) > 5000
 
 
 def test_every_policy_has_its_own_name() -> None:
