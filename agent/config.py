@@ -188,7 +188,10 @@ def _render(section: BaseModel, lines: list[str], indent: str) -> None:
             lines.append(f"{indent}{name}:{note}")
             for key, entry in value.items():
                 flow = yaml.safe_dump(
-                    entry.model_dump(mode="json"), default_flow_style=True, sort_keys=False, width=1000
+                    entry.model_dump(mode="json", exclude_none=True),
+                    default_flow_style=True,
+                    sort_keys=False,
+                    width=1000,
                 )
                 lines.append(f"{indent}  {key}: {flow.strip()}")
         else:

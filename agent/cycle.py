@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from datetime import datetime
 
 from agent import watch
@@ -82,11 +82,12 @@ class Cycle:
         with self.workspace.store.read() as connection:
             if _cases_wait(connection):
                 return False  # what has come already may bring labels: an update learns from all that is there
-            domains = anchors.judgeable(connection, least=self.workspace.config.plan.labels.anchor_patients)
-            decision = decide(self.workspace.config.plan, situation(connection, domains))
+            plan = self.workspace.config.plan
+            found = situation(connection, least=plan.labels.anchor_patients)
+            decision = decide(plan, found)
         if decision.recipes:
             self._say(decision, now)
-            self.making = update.begin(self.workspace, decision.recipes, by="homeostat", at=now, domains=domains)
+            self.making = update.begin(self.workspace, decision.recipes, by="homeostat", at=now, domains=found.domains)
         return bool(decision.recipes)
 
     def update(self, now: datetime) -> bool:
@@ -149,8 +150,8 @@ def _cases_wait(connection: Connection) -> bool:
     return row is not None
 
 
-def situation(connection: Connection, domains: Collection[str]) -> Situation:
-    """What the plan decides on, as the store knows it; only what is of `domains` is learnt yet."""
+def situation(connection: Connection, *, least: int) -> Situation:
+    """What the plan decides on, as the store knows it; a domain is judgeable with `least` labelled judge patients."""
     alarm = connection.execute(
         """SELECT id, shift, opened_at FROM alarms WHERE state != 'closed' AND shift IS NOT NULL AND shift != 'far-out'
            ORDER BY id DESC LIMIT 1"""
@@ -167,8 +168,10 @@ def situation(connection: Connection, domains: Collection[str]) -> Situation:
            ORDER BY v.number DESC LIMIT 1""",
         {"since": alarm["opened_at"]},
     ).fetchone()
+    domains = anchors.judgeable(connection, least=least)
     return Situation(
         shift=alarm["shift"],
+        domains=domains,
         labelled=patients([case for case in new_cases(connection) if case["domain"] in domains]),
         tried_with=None if tried is None else json.loads(tried["measures"])["labelled"],
         waiting=waiting > 0,

@@ -15,6 +15,7 @@ ShiftName = Literal[
     "acquisition", "population", "prevalence", "manifestation", "annotation", "mixed", "far-out", "undetermined"
 ]
 RECIPES = ("recalibrate", "linear_probe", "lora_rehearsal", "full_finetune")
+PER_DOMAIN = ("forgetting", "calibration", "negative_flips")
 GATES = ("gain", "forgetting", "calibration", "negative_flips", "worst_subgroup")
 
 
@@ -56,20 +57,20 @@ RESPONSES: dict[ShiftName, Response] = {
 class GateRule(Section):
     """One gate: whether it blocks, how much change it tolerates, and who has to show it.
 
-    `burden` holds at home, which the model was approved for; `elsewhere` at domains that were learnt since, whose few
-    anchors could not show a small margin for a long time. Gain has to be shown wherever it is asked.
+    `burden` holds everywhere, unless `elsewhere` names another one for the domains learnt since home was approved:
+    their few anchors could not show a small margin for a long time. Only gates that are asked per domain take it.
     """
 
     role: Literal["require", "inform"] = "require"
     margin: float = Field(ge=0, le=1)
     burden: Literal["non_inferiority", "no_harm_found"] = "non_inferiority"
-    elsewhere: Literal["non_inferiority", "no_harm_found"] = "no_harm_found"
+    elsewhere: Literal["non_inferiority", "no_harm_found"] | None = None
 
 
 GATE_RULES: dict[str, GateRule] = {
     "gain": GateRule(margin=0.0),
-    "forgetting": GateRule(margin=0.05),
-    "calibration": GateRule(margin=0.05),
+    "forgetting": GateRule(margin=0.05, elsewhere="no_harm_found"),
+    "calibration": GateRule(margin=0.05, elsewhere="no_harm_found"),
     "negative_flips": GateRule(margin=0.10, burden="no_harm_found"),
     "worst_subgroup": GateRule(margin=0.10, burden="no_harm_found"),
 }
@@ -133,7 +134,9 @@ class Plan(Section):
     @field_validator("gates")
     @classmethod
     def _known_gates(cls, given: dict[str, GateRule]) -> dict[str, GateRule]:
-        for name in given:
+        for name, rule in given.items():
             if name not in GATES:
                 raise ValueError(f"'{name}' is no gate; there are {', '.join(GATES)}")
+            if rule.elsewhere and name not in PER_DOMAIN:
+                raise ValueError(f"'{name}' takes no 'elsewhere'; it is for {', '.join(PER_DOMAIN)}")
         return {**GATE_RULES, **given}

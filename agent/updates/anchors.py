@@ -51,8 +51,9 @@ def open_generations(connection: Connection, *, least: int, alpha: float, by: st
     )
     for row in members:
         used[row["domain"]].add(row["patient_key"])
+    everyone = judge_cases(connection)
     fresh: dict[str, list[Case]] = defaultdict(list)
-    for case in judge_cases(connection):
+    for case in everyone:
         if case["patient"] not in used[case["domain"]]:
             fresh[case["domain"]].append(case)
     for domain, cases in sorted(fresh.items()):
@@ -66,7 +67,7 @@ def open_generations(connection: Connection, *, least: int, alpha: float, by: st
                 "SELECT case_id FROM anchor_members WHERE domain = ? AND generation = ?", (domain, generation)
             ).fetchall()
             known = {row["case_id"] for row in before}
-            cases = [*cases, *(case for case in judge_cases(connection) if case["case_id"] in known)]
+            cases = [*cases, *(case for case in everyone if case["case_id"] in known)]
             spent = connection.execute(
                 "SELECT spent FROM anchor_sets WHERE domain = ? AND generation = ?", (domain, generation)
             ).fetchone()["spent"]

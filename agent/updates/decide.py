@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from agent.plan import Plan
@@ -14,16 +14,17 @@ TIE = 0.01  # develop is small: recipes within a point of the best are equal, an
 class Situation:
     """What the decision rests on.
 
-    shift: of the open alarm, None without one. labelled: patients with labels to learn from since the change, of
-    domains on which a candidate can be judged.
-    tried_with: how many of them the last refused, held or abandoned candidate had; None before the first try. waiting:
-    a candidate is in the making, or waits for a person.
+    shift: of the open alarm, None without one. domains: those on which a candidate can be judged, and which are learnt.
+    labelled: their patients with labels to learn from since the change. tried_with: how many of them the last refused,
+    held or abandoned candidate had; None before the first try. waiting: a candidate is in the making, or waits for a
+    person.
     """
 
     shift: str | None
     labelled: int
     tried_with: int | None
     waiting: bool
+    domains: Collection[str] = ()
 
 
 @dataclass(frozen=True)

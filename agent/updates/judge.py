@@ -163,7 +163,7 @@ def _no_anchors(gate: Gate, domain: str, rule: GateRule, least: int) -> Judgemen
 def _burden(rule: GateRule, domain: str = HOME) -> Burden:
     from monitors import Burden
 
-    return Burden(rule.burden if domain == HOME else rule.elsewhere)
+    return Burden(rule.burden if domain == HOME else rule.elsewhere or rule.burden)
 
 
 def age_band(age: Any) -> str:

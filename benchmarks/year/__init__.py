@@ -13,6 +13,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import numpy as np
 from benchmarks.year.pictures import Sites, generated_sites, real_sites
 from benchmarks.year.play import Trace
 from benchmarks.year.policies import AGENT, DERIVED, MORE, NEVER, ORACLE, POLICIES, Policy
+from benchmarks.year.schedule import DAYS
 from benchmarks.year.score import score
 from benchmarks.year.trial import Accuracies, Trial, prepare, run, stage
 
@@ -28,6 +31,12 @@ SEEDS = 20
 MODEL = "mobilenetv3_small_kermany_cxr.npz"
 GENERATED = 720  # patients of the home scanner, where no data are given
 NAIVE = "naive"
+SHOWS = {
+    NEVER: "the model as deployed, every answer in good faith",
+    ORACLE: "fine-tuned on the training patients of all conditions at once, with all their labels",
+    **{policy.name: policy.shows for policy in POLICIES + MORE},
+    **{name: says for name, (_, says) in DERIVED.items()},
+}
 DRAWN = {NEVER: "Never updated", NAIVE: "Fine-tuned at each alarm", AGENT: "Homeostat"}  # rows of the picture
 
 Progress = Callable[[str, int, int], None]
@@ -81,7 +90,7 @@ def play_all(trial: Trial, backbone: str, policies: Sequence[Policy], progress: 
     traces, truths = prepare(trial, backbone, progress)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=context, max_tasks_per_child=1) as pool:
-        waiting = {policy.name: pool.submit(run, trial, policy, _quiet) for policy in policies}
+        waiting = {policy.name: pool.submit(run, trial, policy, partial(_month, policy.name)) for policy in policies}
         for done, (name, future) in enumerate(waiting.items(), 1):
             traces[name], truths[name] = future.result()
             progress(f"seed {trial.seed}: {name}", done, len(waiting))
@@ -105,8 +114,6 @@ def scored(trial: Trial, played: Played) -> list[dict[str, Any]]:
 
 def as_if_removed(trace: Trace, organ: str) -> Trace:
     """The same run without what `organ` says: every answer in good faith for "trust", itself otherwise."""
-    from dataclasses import replace
-
     if organ != "trust":
         return trace
     return replace(trace, rows=[(*row[:4], "normal", False, row[6]) for row in trace.rows], trust=[])
@@ -117,7 +124,7 @@ def summary(found: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
     rows = []
     for name in [row["policy"] for row in found[0]]:
         some = [row for year in found for row in year if row["policy"] == name]
-        row: dict[str, Any] = {"policy": name, "seeds": len(some)}
+        row: dict[str, Any] = {"policy": name, "shows": SHOWS[name], "seeds": len(some)}
         for key, value in some[0].items():
             if key in ("policy", "seed", "recovery"):
                 continue
@@ -173,8 +180,10 @@ def _sites(data: Path | None, input: Path | None, scratch: Path, seed: int) -> t
     return real_sites(home, beside / "busi"), backbone
 
 
-def _quiet(day: int) -> None:
-    return None
+def _month(policy: str, day: int) -> None:
+    """Told in the process that plays the policy: a year takes minutes."""
+    if day % 28 == 0:
+        _tell(policy, day, DAYS)
 
 
 def _tell(what: str, done: int, of: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -69,8 +69,6 @@ def real_sites(folder: Path, far: Path | None) -> Sites:
 
 def generated_sites(scratch: Path, seed: int, patients: int) -> Sites:
     """Heads of two scanners, and of the first one with much noise."""
-    from dataclasses import replace
-
     from agent.demo.scanners import KINDS, A, B, generate
 
     machines = {
@@ -114,8 +112,8 @@ def _interleaved(groups: Mapping[str, Sequence[str]], rng: random.Random) -> lis
 class Pictures:
     """Writes images under `folder` when they are asked for; the same image has the same name."""
 
-    def __init__(self, sites: Sites, folder: Path, seed: int) -> None:
-        self.sites, self.folder, self.seed = sites, folder, seed
+    def __init__(self, sites: Sites, folder: Path) -> None:
+        self.sites, self.folder = sites, folder
         folder.mkdir(parents=True, exist_ok=True)
         self._read: dict[str, Pixels] = {}
 

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -57,7 +57,6 @@ class Trace:
     labels: list[int]  # day on which each label came
     training_seconds: float
     folder: Path
-    said: dict[str, int] = field(default_factory=dict)  # events of the journal, counted
 
 
 class RememberingObserver(Observer):
@@ -152,15 +151,12 @@ class _Site:
     def order_labels(self, cases: Sequence[Shown], day: int) -> None:
         """Each case draws the same numbers in every policy; who is flagged differs."""
         with self.workspace.store.read() as connection:
-            flagged = {
-                row["case_id"]
-                for case in cases
-                for row in connection.execute(
-                    """SELECT case_id FROM observations
-                       WHERE case_id = ? AND role = 'live' AND (abstained OR trust != 'normal')""",
-                    (case.case_id,),
-                )
-            }
+            rows = connection.execute(
+                """SELECT case_id FROM observations WHERE role = 'live' AND (abstained OR trust != 'normal')
+                   AND case_id IN (SELECT value FROM json_each(?))""",
+                (json.dumps([case.case_id for case in cases]),),
+            )
+            flagged = {row["case_id"] for row in rows}
         for case in cases:
             luck, delay = self.rng.random(), self.rng.randint(*DELAY)
             chance = AUDIT + (FLAGGED if case.case_id in flagged else ROUTINE)
@@ -225,7 +221,6 @@ def _trace(workspace: Workspace, policy: Policy, year: Year, site: _Site) -> Tra
             (_day(row["at"]), json.loads(row["body"])["to"])
             for row in connection.execute("SELECT at, body FROM journal WHERE event = 'trust_changed' ORDER BY seq")
         ]
-        counts = connection.execute("SELECT event, count(*) AS n FROM journal GROUP BY event").fetchall()
     scores = [np.frombuffer(row["scores"], "<f4") for row in seen]
     rows = []
     for row, said in zip(seen, scores, strict=True):
@@ -243,7 +238,6 @@ def _trace(workspace: Workspace, policy: Policy, year: Year, site: _Site) -> Tra
         labels=site.came,
         training_seconds=sum(map(_seconds, sorted(workspace.path("jobs").glob("*/result.json")))),
         folder=workspace.root,
-        said={row["event"]: row["n"] for row in counts},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Trial:
 
     @property
     def pictures(self) -> Pictures:
-        return Pictures(self.sites, self.folder / "images", self.seed)
+        return Pictures(self.sites, self.folder / "images")
 
 
 def stage(sites: Sites, folder: Path, seed: int) -> Trial:
@@ -159,8 +159,6 @@ def _train_oracle(trial: Trial, split: Split, progress: Progress) -> None:
 
 def _stored(sites: Sites, pictures: Pictures, condition: str, patient: str, view: int) -> Any:
     """The row of a patient with the image as it looks under a condition, and that condition as its site."""
-    from dataclasses import replace
-
     row = sites.rows[place_of(condition)][patient]
     return replace(row, file=pictures.file(condition, patient, view), site="main", scanner="A")
 
@@ -179,11 +177,11 @@ def _read(predictor: Any, files: Sequence[Path], tell: Callable[[int], None]) ->
 
 
 def _held(trial: Trial, predictor: Any) -> dict[str, float]:
-    found = {}
+    found, pictures = {}, trial.pictures
     for condition in CONDITIONS:
         place = place_of(condition)
         patients = trial.cast.held[place]
-        scores, _ = _read(predictor, [trial.pictures.file(condition, p, 0) for p in patients], lambda _: None)
+        scores, _ = _read(predictor, [pictures.file(condition, p, 0) for p in patients], lambda _: None)
         labels = [trial.sites.classes.index(trial.sites.rows[place][p].label or "") for p in patients]
         found[condition] = float((scores.argmax(axis=1) == np.array(labels)).mean())
     return found

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from agent.cases.datafolder import Row
+from agent.errors import HomeostatError
 from agent.store import database
-from benchmarks.year import as_if_removed, figure, ratios, summary
+from benchmarks.year import _sites, as_if_removed, figure, play_all, ratios, scored, summary
 from benchmarks.year.pictures import Sites, cast, generated_sites
 from benchmarks.year.play import Trace
 from benchmarks.year.policies import AGENT, MORE, NEVER, ORACLE, POLICIES
 from benchmarks.year.schedule import CONDITIONS, DAYS, FAR_OUT, HOME, KINDS, SCANNER, THIRD, Change, Shown, Year, draw
 from benchmarks.year.score import score
-from benchmarks.year.trial import Trial, prepare, run, stage
+from benchmarks.year.trial import Trial, stage
 
 POOLS = {
     HOME: {"a": [f"h{i}" for i in range(20)], "b": [f"k{i}" for i in range(20)]},
@@ -79,6 +79,23 @@ def test_nobody_plays_two_parts() -> None:
         groups = [set(parts.held[place]), set(parts.year[place]), set(parts.fitted) if place == HOME else set()]
         assert sum(map(len, groups)) == len(set().union(*groups)) == len(rows[place])
     assert len(parts.held[SCANNER]) == 20, "two fifths of a small site at most"
+
+
+def test_a_year_takes_the_three_largest_sites_of_a_folder(tmp_path: Path) -> None:
+    """The largest is home; with two sites there is no third one to come, which is said in a sentence."""
+    lines, number = ["file,patient_id,site,label"], 0
+    for site, n in (("small", 4), ("large", 12), ("middle", 8), ("tiny", 2)):
+        for _ in range(n):
+            number += 1
+            Image.new("RGB", (20, 20), (number, 0, 0)).save(tmp_path / f"{number}.png")
+            lines.append(f"{number}.png,p{number},{site},{'ab'[number % 2]}")
+    (tmp_path / "cases.csv").write_text("\n".join(lines) + "\n")
+    sites, backbone = _sites(None, tmp_path, tmp_path, 0)
+    assert {place: len(rows) for place, rows in sites.rows.items()} == {HOME: 12, SCANNER: 4, THIRD: 8}
+    assert sites.classes == ("a", "b") and not sites.far_out and backbone == "mobilenet_v3_small"
+    (tmp_path / "cases.csv").write_text("\n".join(line for line in lines if "small" not in line and "tiny" not in line))
+    with pytest.raises(HomeostatError, match="labelled cases of 2 sites; a year is played over three"):
+        _sites(None, tmp_path, tmp_path, 0)
 
 
 def traced(policy: str, answers: list[tuple[int, str, str, str, str, bool]], **what: object) -> Trace:
@@ -188,10 +205,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
     staged = stage(sites, scratch / "trial", seed=0)
     pools = {place: sites.by_class(place, staged.cast.year[place]) for place in (HOME, SCANNER, THIRD)}
     year = draw(0, pools | {FAR_OUT: {"": ["far"]}}, [Change(SCANNER, 10, 5, TWO_MONTHS)], days=TWO_MONTHS)
-    (scratch / "trial").mkdir()
-    short = replace(staged, year=year)
-    prepare(short, "mobilenet_v3_small", lambda what, done, of: None)
-    return short
+    return replace(staged, year=year)
 
 
 @pytest.mark.slow
@@ -208,10 +222,9 @@ def test_two_months_pass_in_this_order(trial: Trial) -> None:
     labels = plan.labels.model_copy(update={"train_patients": 15, "anchor_patients": 10})
     easy = plan.model_copy(update={"gates": plan.gates | wide, "labels": labels})
     short = replace(agent, config=agent.config.model_copy(update={"plan": easy}))
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
-        twice = [pool.submit(run, trial, replace(short, name=name), print) for name in ("first", "second")]
-        traces = [one.result()[0] for one in twice]
+    twice = [replace(short, name=name) for name in ("first", "second")]
+    played = play_all(trial, "mobilenet_v3_small", twice, lambda what, done, of: None)
+    traces = [played[0][name] for name in ("first", "second")]
     told = []
     for trace in traces:
         with database.Store.open(trace.folder / "homeostat.db").read() as connection:
@@ -221,3 +234,9 @@ def test_two_months_pass_in_this_order(trial: Trial) -> None:
     assert told[0] == told[1] and traces[0].rows == traces[1].rows, "the same months again"
     assert [event for _, event in told[0]] == EXPECTED
     assert told[0][0][0] >= "2026-01-15", "the change was on that day"
+    rows = {row["policy"]: row for row in scored(trial, played)}
+    assert {NEVER, ORACLE, "first", "second"} <= set(rows)
+    figures = [{key: value for key, value in rows[name].items() if key != "policy"} for name in ("first", "second")]
+    assert figures[0] | {"training_seconds": 0} == figures[1] | {"training_seconds": 0}, "the same table again"
+    assert rows[ORACLE]["excess_errors"] == 0 < rows[NEVER]["excess_errors"]
+    assert rows["first"]["silent_errors"] < rows[NEVER]["silent_errors"] == rows["agent - detection"]["silent_errors"]

@@ -138,3 +138,10 @@ def test_the_digest_is_of_the_plan_alone():
 def test_a_budget_counts_decisions(per, at_most, ticks):
     """A day is a decision, and so are ten cases without times."""
     assert FalseAlarms(per=per, at_most=at_most).ticks == ticks
+
+
+def test_elsewhere_is_taken_where_it_means_something():
+    """A burden for other domains is declared, or it is home's; a gate that reads none refuses it."""
+    assert parse_config("plan: {gates: {forgetting: {margin: 0.1}}}", "x").plan.gates["forgetting"].elsewhere is None
+    with pytest.raises(ConfigErrors, match="'gain' takes no 'elsewhere'"):
+        parse_config("plan: {gates: {gain: {margin: 0.0, elsewhere: no_harm_found}}}", "x")

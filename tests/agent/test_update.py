@@ -10,7 +10,7 @@ from stocked import add_case, stock
 from agent.cycle import situation
 from agent.drift import episodes
 from agent.plan import Plan
-from agent.updates import anchors, records
+from agent.updates import records
 from agent.updates.decide import decide
 from agent.versions import registry
 
@@ -37,7 +37,7 @@ def test_a_held_candidate_waits_for_half_as_many_labels_again_and_then_gives_way
     workspace = alarmed(tmp_path)
     held = hold(workspace, 40)
     with workspace.store.read() as connection:
-        found = situation(connection, {"home"})
+        found = situation(connection, least=20)
     assert (found.waiting, found.tried_with) == (False, 40)
     assert decide(Plan(), found).says == "61 more labelled patients are needed for the next update"
     newer = deployed.candidate(workspace)
@@ -59,5 +59,5 @@ def test_the_plan_learns_a_domain_once_it_can_be_judged(tmp_path):
         episodes.open_alarm(connection, monitor="embedding", shift="undetermined", at_case=9, since_case=1,
                             statistic=3.0, threshold=2.0, score=7.0, evidence={}, at=workspace.now())  # fmt: skip
         for least, domains, labelled in ((5, {"home"}, 0), (4, {"home", "vale"}, 12)):
-            assert anchors.judgeable(connection, least=least) == domains
-            assert situation(connection, domains).labelled == labelled
+            found = situation(connection, least=least)
+            assert (found.domains, found.labelled) == (domains, labelled)
