@@ -107,7 +107,14 @@ def _measures(base: Path, examples: FolderExamples, progress: Progress) -> dict[
 
 
 def init(
-    root: Path, base: Path, reference: Path, *, where: Sequence[str], config: Path | None, progress: Progress
+    root: Path,
+    base: Path,
+    reference: Path,
+    *,
+    where: Sequence[str],
+    config: Path | None,
+    progress: Progress,
+    key: bytes | None = None,
 ) -> dict[str, Any]:
     """Makes a workspace in `root`; a call that dies leaves a folder without live.json, which `init` asks to be removed.
 
@@ -116,7 +123,7 @@ def init(
     resolved = read_config(config) if config else Config()
     classes, task = _of_base(base)
     read_folder(reference, where)  # a wrong folder is refused before anything is written
-    workspace = Workspace.create(root)
+    workspace = Workspace.create(root, key=key)
     write_atomically(workspace.path("homeostat.yaml"), render(resolved).encode())
     shutil.copytree(base, workspace.base)
     known_split = (workspace.base / "split.json").exists()

@@ -28,16 +28,19 @@ class Workspace:
         self.now = clock
 
     @classmethod
-    def create(cls, root: Path, clock: Clock = utc_now) -> Workspace:
-        """Makes the folders and an empty store. Raises HomeostatError where a workspace is already."""
+    def create(cls, root: Path, clock: Clock = utc_now, key: bytes | None = None) -> Workspace:
+        """Makes the folders and an empty store. Raises HomeostatError where a workspace is already.
+
+        The pseudonyms' key is random; a benchmark gives its own, because their order decides who is rehearsed.
+        """
         if (root / "homeostat.db").exists():
             raise HomeostatError(f"{root} is a workspace already: choose another folder with --workspace")
         for name in FOLDERS:
             (root / name).mkdir(parents=True, exist_ok=True)
         workspace = cls(root, clock)
-        key = os.open(root / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.write(key, os.urandom(32))
-        os.close(key)
+        file = os.open(root / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(file, key or os.urandom(32))
+        os.close(file)
         workspace.__dict__["store"] = Store.create(root / "homeostat.db")
         return workspace
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def prepare(trial: Trial, backbone: str, progress: Progress) -> tuple[dict[str, 
         progress=progress,
     )
     split.write(folder / "base")
-    init(folder / "site", folder / "base", folder / "home", where=(), config=None, progress=progress)
+    key = sha256(f"year {trial.seed}".encode()).digest()
+    init(folder / "site", folder / "base", folder / "home", where=(), config=None, progress=progress, key=key)
     with Workspace(folder / "site").store.read() as connection:
         digest = connection.execute("SELECT digest FROM versions WHERE id = 'v0'").fetchone()["digest"]
     shown = sorted({(case.condition, case.patient, case.view) for case in trial.year.cases})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,8 @@ def test_two_months_pass_in_this_order(trial: Trial) -> None:
     assert told[0] == told[1] and traces[0].rows == traces[1].rows, "the same months again"
     assert [event for _, event in told[0]] == EXPECTED
     assert told[0][0][0] >= "2026-01-15", "the change was on that day"
+    key = sha256(b"year 0").digest()
+    assert (trial.folder / "site" / "key").read_bytes() == key, "pseudonyms, and so the rehearsal, follow the seed too"
     rows = {row["policy"]: row for row in scored(trial, played)}
     assert {NEVER, ORACLE, "first", "second"} <= set(rows)
     figures = [{key: value for key, value in rows[name].items() if key != "policy"} for name in ("first", "second")]
