@@ -17,6 +17,9 @@ CHUNK = 2**20
 def patient_weights(unit: NDArray[np.str_], resamples: int, seed: int) -> Iterator[Float]:
     """Yields float32 [b, n] in chunks that sum to `resamples` rows: how often each case's patient was drawn.
 
+    In memory a case's weights lie side by side (Fortran's order), so that a measure that sorts the cases moves them
+    whole.
+
     Patients are drawn with replacement, as many as there are; a patient's cases are drawn together. Counts that are
     Poisson with a mean a little below 1, filled up by single draws to n in all, are multinomial like n single draws and
     take a third of the time; the table of 2^16 steps that they are read from is off by 1e-5.
@@ -27,11 +30,11 @@ def patient_weights(unit: NDArray[np.str_], resamples: int, seed: int) -> Iterat
     step = max(1, CHUNK // n)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
-        counts = table[rng.integers(0, 2**16, (rows, n), dtype=np.uint16)]
-        missing = np.maximum(n - counts.sum(axis=1).astype(np.int64), 0)
-        drawn = np.repeat(np.arange(rows) * n, missing) + rng.integers(0, n, missing.sum())
+        counts = table[rng.integers(0, 2**16, (n, rows), dtype=np.uint16)]
+        missing = np.maximum(n - counts.sum(axis=0).astype(np.int64), 0)
+        drawn = rng.integers(0, n, missing.sum()) * rows + np.repeat(np.arange(rows), missing)
         np.add.at(counts.reshape(-1), drawn, np.float32(1))
-        yield counts if n == len(unit) else counts[:, of]
+        yield (counts if n == len(unit) else counts[of]).T
 
 
 def _poisson_table(mean: float) -> Float:

@@ -142,13 +142,13 @@ def _area(w: Float, score: Float, positive: NDArray[np.bool_]) -> Float:
     """Mann-Whitney: the weight of pairs in which the positive stands above the negative, over all pairs."""
     order = np.argsort(score, kind="stable")
     above, below = order[positive[order]], order[~positive[order]]
-    mass, total = w[:, above], np.zeros((len(w), len(below) + 1), dtype=w.dtype)
-    np.cumsum(w[:, below], axis=1, out=total[:, 1:])
+    mass, total = w.T[above], np.zeros((len(below) + 1, len(w)), dtype=w.dtype)
+    np.cumsum(w.T[below], axis=0, out=total[1:])
     lower, upper = (np.searchsorted(score[below], score[above], side=side) for side in ("left", "right"))
-    under = total[:, lower]
+    under = total[lower]
     if not np.array_equal(lower, upper):
-        under = (under + total[:, upper]) / 2
-    return _ratio(np.einsum("bp,bp->b", mass, under), mass.sum(axis=1).astype(np.float64) * total[:, -1])
+        under = (under + total[upper]) / 2
+    return _ratio(np.einsum("pb,pb->b", mass, under), mass.sum(axis=0).astype(np.float64) * total[-1])
 
 
 def _events(scores: Scores) -> tuple[Float, Float]:
