@@ -11,10 +11,12 @@ from agent import watch
 from agent.alerting import alerts
 from agent.cases import inbox
 from agent.drift.detect import Detector
+from agent.drift.domains import HOME
 from agent.errors import HomeostatError
 from agent.observe import Observer
 from agent.store import Connection, journal
 from agent.updates import anchors, jobs, requests, update
+from agent.updates.clear import Clearing
 from agent.updates.decide import Decision, Situation, decide
 from agent.updates.material import new_cases, patients
 from agent.versions import registry
@@ -28,8 +30,10 @@ class Cycle:
         self.workspace = workspace
         self.observer = Observer(workspace)
         self.detector = Detector(workspace)
+        self.clearing = Clearing(workspace)
         self.making: update.Making | None = None
         self._told = ""
+        self._undecided = -1
 
     def start(self, now: datetime) -> None:
         """What a dead process left half-way is closed as abandoned, and the pointer is brought up to the store."""
@@ -44,6 +48,7 @@ class Cycle:
             self.take,  # source -> case, durable
             self.observe,  # case -> answer and embedding
             self.detect,  # ticks -> signals -> alarm
+            self.clear,  # labels that show no harm -> the alarm ends
             self.decide,  # alarm, labels, plan -> recipes, or nothing
             self.update,  # recipes -> candidate -> verdicts
             self.promote,  # by the plan, where it may
@@ -67,9 +72,12 @@ class Cycle:
     def detect(self, now: datetime) -> bool:
         return self.detector.step(now) > 0
 
+    def clear(self, now: datetime) -> bool:
+        return self.making is None and self.clearing.step(now)
+
     def decide(self, now: datetime) -> bool:
         """A person's request comes first, then what is held for labels, then the plan."""
-        if self.making is not None:
+        if self.making is not None or (seq := self._last_event()) == self._undecided:
             return False
         if (asked := requests.pending(self.workspace)) is not None:
             with requests.answered(self.workspace, asked):
@@ -88,7 +96,13 @@ class Cycle:
         if decision.recipes:
             self._say(decision, now)
             self.making = update.begin(self.workspace, decision.recipes, by="homeostat", at=now, domains=found.domains)
+        else:
+            self._undecided = seq  # the same store gets the same answer: it is not asked again until something happens
         return bool(decision.recipes)
+
+    def _last_event(self) -> int:
+        with self.workspace.store.read() as connection:
+            return int(connection.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchone()[0])
 
     def update(self, now: datetime) -> bool:
         if self.making is None:
@@ -169,10 +183,13 @@ def situation(connection: Connection, *, least: int) -> Situation:
         {"since": alarm["opened_at"]},
     ).fetchone()
     domains = anchors.judgeable(connection, least=least)
+    labelled = [case for case in new_cases(connection) if case["domain"] in domains]
+    known = {} if tried is None else json.loads(tried["measures"])
     return Situation(
         shift=alarm["shift"],
         domains=domains,
-        labelled=patients([case for case in new_cases(connection) if case["domain"] in domains]),
-        tried_with=None if tried is None else json.loads(tried["measures"])["labelled"],
+        labelled=patients(labelled),
+        tried_with=known.get("labelled"),
+        more_domains=not {case["domain"] for case in labelled} <= {HOME, *known.get("domains", ())},
         waiting=waiting > 0,
     )

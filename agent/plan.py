@@ -81,7 +81,7 @@ class Labels(Section):
 
     train_patients: int = Field(30, ge=1, description="labelled patients to learn from before an update is tried")
     anchor_patients: int = Field(
-        20, ge=1, description="labelled judge patients that open an anchor set of a new domain; gates need 20"
+        12, ge=1, description="labelled judge patients that open an anchor set of a new domain; gates need 12"
     )
     more: float = Field(
         1.5, ge=1, description="after a refused or held candidate: so many times the labels before the next try"

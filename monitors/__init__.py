@@ -9,7 +9,7 @@ from monitors.bootstrap import paired, paired_all, patient_weights
 from monitors.evidence import EDetector, family
 from monitors.far_out import FarOut
 from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips, WorstSubgroup
-from monitors.harm import PairedHarm, collapse
+from monitors.harm import PairedHarm, collapse, unharmed
 from monitors.kernel import KernelTwoSample
 from monitors.measures import (
     accuracy,
@@ -73,6 +73,7 @@ __all__ = [
     "EDetector",
     "PairedHarm",
     "collapse",
+    "unharmed",
     "decidable",
     "power",
     "spend",

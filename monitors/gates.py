@@ -16,6 +16,8 @@ from monitors.protocols import Burden, Judgement, Scores, Verdict
 __all__ = ["Gain", "Forgetting", "Calibration", "NegativeFlips", "WorstSubgroup"]
 
 RESAMPLES = 2000
+LEAST = 12
+"""Patients below which a gate says nothing: from there on the intervals keep their level (tests/monitors)."""
 SLOPE_DECIDES = 200
 """Patients from which the calibration slope and calibration-in-the-large are told."""
 
@@ -38,7 +40,7 @@ class Gain:
         margin: float = 0.0,
         burden: Burden = Burden.NON_INFERIORITY,
         alpha: float = 0.05,
-        min_n: int = 20,
+        min_n: int = LEAST,
         seed: int = 0,
     ) -> None:
         self.margin, self.burden, self.alpha, self.min_n, self.seed = margin, burden, alpha, min_n, seed
@@ -78,7 +80,7 @@ class Forgetting:
         margin: float = 0.05,
         burden: Burden = Burden.NON_INFERIORITY,
         alpha: float = 0.05,
-        min_n: int = 20,
+        min_n: int = LEAST,
         seed: int = 0,
     ) -> None:
         self.margin, self.burden, self.alpha, self.min_n, self.seed = margin, burden, alpha, min_n, seed
@@ -103,7 +105,7 @@ class Calibration:
         margin_nll: float = 0.05,
         burden: Burden = Burden.NON_INFERIORITY,
         alpha: float = 0.05,
-        min_n: int = 20,
+        min_n: int = LEAST,
         seed: int = 0,
     ) -> None:
         self.margin, self.margin_nll, self.burden = margin, margin_nll, burden
@@ -142,7 +144,7 @@ class NegativeFlips:
         margin: float = 0.05,
         burden: Burden = Burden.NON_INFERIORITY,
         alpha: float = 0.05,
-        min_n: int = 20,
+        min_n: int = LEAST,
     ) -> None:
         self.margin, self.burden, self.alpha, self.min_n = margin, burden, alpha, min_n
 
@@ -197,7 +199,7 @@ class WorstSubgroup:
         margin: float = 0.05,
         burden: Burden = Burden.NO_HARM_FOUND,
         alpha: float = 0.05,
-        min_n: int = 20,
+        min_n: int = LEAST,
         seed: int = 0,
     ) -> None:
         self.groups = np.asarray(groups)

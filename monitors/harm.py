@@ -1,4 +1,4 @@
-"""Guards of a promoted version: harm shown by labels, at any time, and collapse, which needs no labels at all."""
+"""Harm of the version that is live: shown by labels, at any time; shown to be absent; and collapse, without labels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.protocols import Float
+from monitors.alpha import quantile
+from monitors.protocols import Float, Judgement, Verdict
 from monitors.state import check_version, joined
 
 
@@ -53,6 +54,32 @@ class PairedHarm:
         check_version(state)
         self._log, self._highest = np.array(state["log"], dtype=float), float(state["highest"])
         self.n = int(state["n"])
+
+
+def unharmed(approved: Float, since: Float, margin: float, alpha: float) -> Judgement:
+    """Is the accuracy since a change at most `margin` below the approved one? PASS where that is shown at level alpha.
+
+    approved [m], since [n]: the share of right answers of each patient, 0..1; two samples of different patients. The
+    interval of the difference adds a right and a wrong patient to each sample (Agresti and Caffo 2000), which keeps its
+    level from some ten patients on; a patient with several cases counts as one.
+    """
+    n, m = len(since), len(approved)
+    if not n or not m:
+        says = "there is no labelled patient"
+        return Judgement(gate="unharmed", verdict=Verdict.INSUFFICIENT, n=n, before=None, after=None, interval=None,
+                         margin=margin, says=says, needed=None)  # fmt: skip
+    shares = [(np.sum(right) + 1) / (len(right) + 2) for right in (approved, since)]
+    error = np.sqrt(sum(p * (1 - p) / (size + 2) for p, size in zip(shares, (m, n), strict=True)))
+    change, reach = float(shares[1] - shares[0]), float(quantile(1 - alpha) * error)
+    low, high = change - reach, change + reach
+    verdict = Verdict.PASS if low > -margin else Verdict.FAIL if high < -margin else Verdict.INSUFFICIENT
+    before, after = float(np.mean(approved)), float(np.mean(since))
+    says = (
+        f"accuracy {before:.3f} on the {m} patients of the approval, {after:.3f} on {n} since the change; change "
+        f"between {low:+.3f} and {high:+.3f}, margin {margin:.3f}"
+    )
+    return Judgement(gate="unharmed", verdict=verdict, n=n, before=before, after=after, interval=(low, high),
+                     margin=margin, says=says, needed=None)  # fmt: skip
 
 
 def collapse(outputs: Float, reference_outputs: Float, cases: int = 20) -> str | None:

@@ -84,6 +84,11 @@ class Predictor:
         """[h, w] or [h, w, 3] -> float32 [3, size, size]. Raises ValueError on NaN pixels or no pixels."""
         return apply(self.preprocessing, image)
 
+    def answer(self, batch: torch.Tensor) -> NDArray[np.float32]:
+        """Prepared images [b, 3, s, s] -> probabilities [b, k], without what the sensor sees."""
+        logits = self._rows(self._classifier.head, self._rows(self._classifier.backbone, batch))
+        return self._recalibrator(logits).numpy()
+
     def observe(self, batch: torch.Tensor) -> Observation:
         """Prepared images [b, 3, s, s] -> what the version says of each."""
         features = self._rows(self._classifier.backbone, batch)

@@ -89,6 +89,11 @@ NEWS = {
         "{version} is live again instead of {previous}; automatic promotion is paused.",
         "read 'homeostat history'; 'homeostat resume' lets the agent go on.",
     ),
+    "alarm_cleared": News(
+        "alarm {alarm} has ended",
+        "Labels show that what changed did no harm beyond the plan's margin; what has come since joins the reference.",
+        "read 'homeostat alarms'; 'homeostat suspend' if you know better.",
+    ),
     "rollback_failed": News(
         "{version} does harm and there is no way back",
         "The agent wanted to leave {version}, and no older version can go live; trust is suspended.",

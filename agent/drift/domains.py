@@ -9,6 +9,7 @@ from agent.store import Connection
 from agent.workspace import get_setting
 
 HOME = "home"
+EPISODE = "since-alarm-"
 
 
 def domain_of(case: Mapping[str, Any], *, by: Sequence[str], home: Sequence[str], episode: str | None) -> str:
@@ -34,7 +35,12 @@ def episode_name(connection: Connection) -> str | None:
         """SELECT id FROM alarms WHERE state != 'closed' AND shift IS NOT NULL AND shift != 'far-out'
            ORDER BY id DESC LIMIT 1"""
     ).fetchone()
-    return f"since-alarm-{row['id']}" if row else None
+    return f"{EPISODE}{row['id']}" if row else None
+
+
+def is_episode(domain: str) -> bool:
+    """Whether it is home during an alarm, and no site or scanner of its own."""
+    return domain.startswith(EPISODE)
 
 
 def home_keys(connection: Connection) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from agent.plan import Plan
 
+FEW = 30  # cases of develop below which a fall by half a margin is noise
 TIE = 0.01  # develop is small: recipes within a point of the best are equal, and the cheaper one is taken
 
 
@@ -16,7 +18,8 @@ class Situation:
 
     shift: of the open alarm, None without one. domains: those on which a candidate can be judged, and which are learnt.
     labelled: their patients with labels to learn from since the change. tried_with: how many of them the last refused,
-    held or abandoned candidate had; None before the first try. waiting: a candidate is in the making, or waits for a
+    held or abandoned candidate had; None before the first try. more_domains: whether some of them are of a domain beside
+    home that it did not have. waiting: a candidate is in the making, or waits for a
     person.
     """
 
@@ -25,6 +28,7 @@ class Situation:
     tried_with: int | None
     waiting: bool
     domains: Collection[str] = ()
+    more_domains: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def decide(plan: Plan, situation: Situation) -> Decision:
     if not response.recipes:
         return Decision((), f"a {situation.shift} shift is outside the plan: a person has to decide")
     need = plan.labels.train_patients
-    if situation.tried_with is not None:
+    if situation.tried_with is not None and not situation.more_domains:
         need = max(need, int(situation.tried_with * plan.labels.more) + 1)
     if situation.labelled < need:
         return Decision((), f"{need - situation.labelled} more labelled patients are needed for the next update")
@@ -59,18 +63,24 @@ def choose(
 ) -> str:
     """The finalist among recipes in order of cost, by their measures on *develop*: {recipe: {domain: measures}}.
 
-    A recipe that falls in some domain by more than the plan's margin of forgetting (as a point estimate) goes behind
-    all that don't; among equals the mean over domains of balanced accuracy decides, and within a point of the best the
-    cheapest. Only the finalist is shown to the anchors.
+    A recipe that falls in some domain by more than half the plan's margin of forgetting (as a point estimate) goes
+    behind all that don't: it could hardly be shown to stay within the margin. A domain with fewer than FEW cases is not
+    asked. Among equals the mean over domains of balanced accuracy decides, each by the root of its number of cases as
+    in training, and within a point of the best the cheapest. Only the finalist is shown to the anchors.
     """
 
     def forgets(name: str) -> bool:
         return any(
-            table[name][domain]["balanced_accuracy"] < before[domain]["balanced_accuracy"] - margin for domain in before
+            table[name][domain]["balanced_accuracy"] < before[domain]["balanced_accuracy"] - margin / 2
+            for domain in before
+            if before[domain]["n"] >= FEW
         )
 
     def mean(name: str) -> float:
-        return sum(m["balanced_accuracy"] for m in table[name].values()) / len(table[name])
+        weights = [math.sqrt(m["n"]) for m in table[name].values()]
+        return sum(w * m["balanced_accuracy"] for w, m in zip(weights, table[name].values(), strict=True)) / sum(
+            weights
+        )
 
     eligible = [name for name in table if not forgets(name)] or list(table)
     best = max(mean(name) for name in eligible)

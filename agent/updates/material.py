@@ -6,11 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from agent.drift.domains import EPISODE, HOME
 from agent.drift.reference import epoch_of
 from agent.store import Connection
+from agent.workspace import get_setting
 
 MOST_NEW = 4000  # an update learns from the latest so many cases
 MOST_REFERENCE = 2000  # and a reference epoch holds the latest so many
+SERVED = "served"  # setting: domains that labels have shown to be served as well as home
 LEAST_REFERENCE = 20  # patients to rank among; with fewer, the former reference stays in force beside them
 
 _LABELLED = """
@@ -36,16 +39,31 @@ def onset(connection: Connection) -> int:
 
 
 def new_cases(connection: Connection) -> list[Case]:
-    """Labelled cases of training patients, observed since the onset; the latest MOST_NEW."""
+    """Labelled cases of training patients, observed since the onset, or of a site or scanner that the live version has
+    not learnt, whenever they came; the latest MOST_NEW."""
     return _cases(
         connection,
         _LABELLED
-        + """AND p.split = 'train' AND c.case_id IN
-             (SELECT case_id FROM observations WHERE role = 'live' AND number >= :onset)
+        + """AND p.split = 'train' AND (
+               c.case_id IN (SELECT case_id FROM observations WHERE role = 'live' AND number >= :onset)
+               OR c.domain NOT LIKE :episode AND c.domain NOT IN (SELECT value FROM json_each(:learnt)))
              ORDER BY c.seq DESC LIMIT :most""",
         onset=onset(connection),
+        episode=f"{EPISODE}%",
+        learnt=json.dumps([HOME, *_learnt(connection), *get_setting(connection, SERVED, [])]),
         most=MOST_NEW,
     )
+
+
+def _learnt(connection: Connection) -> list[str]:
+    """The domains that the live version and those that it was made from learnt."""
+    rows = connection.execute(
+        """WITH RECURSIVE line(id, parent, measures) AS (
+               SELECT id, parent, measures FROM versions WHERE id = (SELECT version FROM live WHERE scope = '*')
+               UNION SELECT v.id, v.parent, v.measures FROM versions v JOIN line ON v.id = line.parent)
+           SELECT measures FROM line WHERE measures IS NOT NULL"""
+    )
+    return sorted({domain for row in rows for domain in json.loads(row["measures"]).get("domains", ())})
 
 
 def develop_cases(connection: Connection) -> list[Case]:
@@ -109,6 +127,12 @@ def epoch_cases(connection: Connection, version: str) -> list[Case]:
            WHERE m.epoch = :epoch""",
         epoch=epoch,
     )
+
+
+def answered(connection: Connection, version: str) -> set[str]:
+    """The cases that the version has answered, live or for its reference."""
+    rows = connection.execute("SELECT case_id FROM observations WHERE version = :version", {"version": version})
+    return {row["case_id"] for row in rows}
 
 
 def patients(cases: Sequence[Case]) -> int:

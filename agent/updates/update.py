@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from agent.drift.domains import HOME
 from agent.drift.reference import open_epoch
 from agent.errors import HomeostatError, NotEnoughEvidence
 from agent.observe import record
@@ -57,7 +58,8 @@ def begin(
         live = registry.live(connection)["version"]
         new = [case for case in material.new_cases(connection) if domains is None or case["domain"] in domains]
         memory = material.memory_cases(connection, live)
-        develop = material.develop_cases(connection)
+        taught = {HOME, *(case["domain"] for case in [*new, *memory])}  # what isn't says nothing about the candidate
+        develop = [case for case in material.develop_cases(connection) if case["domain"] in taught]
         classes = get_setting(connection, "classes")
     if not new or not develop:
         whose = "training" if not new else "develop"
@@ -156,7 +158,8 @@ def abandon(workspace: Workspace, making: Making, reason: str, *, at: datetime) 
 
 
 def _show(workspace: Workspace, making: Making, at: datetime) -> None:
-    """Starts the job in which candidate, live and original answer the anchors' and the reference's cases."""
+    """Starts the job in which candidate, live and original answer the anchors' cases, the candidate what it has not
+    answered yet of the reference's."""
     config = workspace.config
     with workspace.store.transaction() as connection:
         anchors.open_generations(
@@ -165,12 +168,18 @@ def _show(workspace: Workspace, making: Making, at: datetime) -> None:
         making.anchored = anchors.current(connection)
         live = registry.live(connection)["version"]
         making.reference = _reference_to_be(connection, live, making.learnt)
+        answered = material.answered(connection, making.version)
         classes = get_setting(connection, "classes")
-    by_id = {c["case_id"]: c for c in [*making.reference, *(c for a in making.anchored for c in a.cases)]}
-    making.shown = list(by_id.values())
+    judging = {case["case_id"]: case for one in making.anchored for case in one.cases}
+    rest = {case["case_id"]: case for case in making.reference if case["case_id"] not in answered}
+    making.shown = list({**judging, **rest}.values())
     assert making.parts is not None
     candidate = making.parts.relative_to(workspace.root).as_posix()
-    versions = {"v0": None, live: _folder_of(live), making.version: candidate}
+    versions: dict[str, tuple[str | None, int]] = {
+        "v0": (None, len(judging)),
+        live: (_folder_of(live), len(judging)),
+        making.version: (candidate, len(making.shown)),
+    }
     spec = {"base": "base", "versions": versions, "cases": _for_job(making.shown), "classes": classes,
             "batch": config.model.batch}  # fmt: skip
     making.job = jobs.start(workspace, "infer", spec, config.plan.limits, at=at)
@@ -259,13 +268,21 @@ def _keep(
     workspace: Workspace, connection: Connection, making: Making, outputs: Mapping[str, Any], at: datetime
 ) -> None:
     """What the candidate said of the reference-to-be, its epoch, its rehearsal sample: promotion then only flips."""
+    import numpy as np
+
     sensor = get_setting(connection, "sensor")
-    reference = {case["case_id"] for case in making.reference}
-    for i, case in enumerate(making.shown):
-        if case["case_id"] in reference:
-            record(connection, case_id=case["case_id"], version=making.version, role="replay",
-                   scores=outputs[f"scores_{making.version}"][i], embedding=outputs["embedding"][i], sensor=sensor,
-                   trust="normal", at=at)  # fmt: skip
+    place = {case["case_id"]: i for i, case in enumerate(making.shown)}
+    fresh = [case["case_id"] for case in making.reference if case["case_id"] in place]
+    rows = connection.execute(
+        """SELECT case_id, embedding FROM observations
+           WHERE sensor = :sensor AND case_id IN (SELECT value FROM json_each(:cases)) GROUP BY case_id""",
+        {"sensor": sensor, "cases": json.dumps(fresh)},
+    )
+    seen = {row["case_id"]: np.frombuffer(row["embedding"], "<f4") for row in rows}  # one sensor for all versions
+    for case_id in fresh:
+        record(connection, case_id=case_id, version=making.version, role="replay",
+               scores=outputs[f"scores_{making.version}"][place[case_id]], embedding=seen[case_id], sensor=sensor,
+               trust="normal", at=at)  # fmt: skip
     members = {case["case_id"]: "transform" if case["split"] == "train" else "calibrate" for case in making.reference}
     if members:
         open_epoch(connection, version=making.version, sensor=sensor, members=members, at=at, by="homeostat")

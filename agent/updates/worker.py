@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.observe import answers
 from agent.updates.decide import choose
 from agent.workspace import write_atomically
 
@@ -36,7 +35,7 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
         return float(balanced_accuracy(Scores(probability=probability, target=target, unit=target.astype(str)))[0])
 
     def measured(parts: Path | None) -> dict[str, dict[str, float]]:
-        scores = _infer(Predictor.load(base, parts), develop, spec["batch"])[0]
+        scores = _infer(Predictor.load(base, parts), develop, spec["batch"])
         by_domain = {}
         for domain in sorted(set(develop.domain)):
             rows = develop.domain == domain
@@ -82,34 +81,33 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
 
 
 def infer(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
-    """What each named version says of each case, and what the pinned sensor sees: `outputs.npz`."""
+    """What each named version says of the first so many cases: `outputs.npz`."""
     import numpy as np
 
     from strategies.predictor import Predictor
 
-    cases = ListedExamples(root, spec["cases"], tuple(spec["classes"]))
     arrays = {}
-    for version, parts in spec["versions"].items():
+    for version, (parts, n) in spec["versions"].items():
+        cases = ListedExamples(root, spec["cases"][:n], tuple(spec["classes"]))
         predictor = Predictor.load(root / spec["base"], root / parts if parts else None)
-        arrays[f"scores_{version}"], arrays["embedding"] = _infer(predictor, cases, spec["batch"])
+        arrays[f"scores_{version}"] = _infer(predictor, cases, spec["batch"])
     with (folder / "outputs.npz").open("wb") as file:
         np.savez(file, **arrays)
-    return {"outputs": "outputs.npz", "n": len(cases)}
+    return {"outputs": "outputs.npz", "n": len(spec["cases"])}
 
 
-def _infer(predictor: Any, cases: ListedExamples, batch: int) -> tuple[Any, Any]:
-    """(scores [n, k], embedding [n, d]); the same bytes under several cases are read once."""
+def _infer(predictor: Any, cases: ListedExamples, batch: int) -> Any:
+    """Scores [n, k]; the same bytes under several cases are read once."""
     import numpy as np
+    import torch
 
     first = {file: i for i, file in reversed(list(enumerate(cases.files)))}
     once = sorted(first.values())
-    scores, embedding = [], []
+    scores = []
     for start in range(0, len(once), batch):
-        said, seen = answers(predictor, [predictor.prepare(cases.image(i)) for i in once[start : start + batch]])
-        scores.append(said)
-        embedding.append(seen)
-    place = np.searchsorted(once, [first[file] for file in cases.files])
-    return np.concatenate(scores)[place], np.concatenate(embedding)[place]
+        tensors = [predictor.prepare(cases.image(i)) for i in once[start : start + batch]]
+        scores.append(predictor.answer(torch.stack(tensors)))
+    return np.concatenate(scores)[np.searchsorted(once, [first[file] for file in cases.files])]
 
 
 class ListedExamples:

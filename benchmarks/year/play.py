@@ -91,6 +91,8 @@ def play(
         cycle.detect = lambda now: False  # type: ignore[method-assign]
     if not policy.watches:
         cycle.watch = lambda now: False  # type: ignore[method-assign]
+    if not policy.clears:
+        cycle.clear = lambda now: False  # type: ignore[method-assign]
     site_of_day = _Site(workspace, pictures, seed)
     cycle.start(START)
     by_day: dict[int, list[Shown]] = {}

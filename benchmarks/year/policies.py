@@ -17,8 +17,8 @@ class Policy:
     """How a year is met. `config` is the agent's own; the rest says which of its organs are there.
 
     detects, watches: whether the monitors run, and the probation with its rollback. trusts: whether trust and
-    abstention count, or every answer is taken in good faith. every: days after which an update is asked for anyway.
-    person_after: days until a person approves a candidate.
+    abstention count, or every answer is taken in good faith. clears: whether labels may end an alarm. every: days after
+    which an update is asked for anyway. person_after: days until a person approves a candidate.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Policy:
     config: Config
     detects: bool = True
     watches: bool = True
+    clears: bool = True
     trusts: bool = True
     every: int | None = None
     person_after: int | None = None
@@ -61,6 +62,7 @@ POLICIES = (
         config=_config(recipes=("full_finetune",), gates=False),
         detects=False,
         watches=False,
+        clears=False,
         trusts=False,
         every=QUARTER,
     ),
@@ -69,6 +71,7 @@ POLICIES = (
         shows="full fine-tuning on the new labels at each alarm, promoted unjudged",
         config=_config(recipes=("full_finetune",), gates=False),
         watches=False,
+        clears=False,
         trusts=False,
     ),
     Policy(
@@ -76,6 +79,7 @@ POLICIES = (
         shows="LoRA with rehearsal at each alarm, promoted unjudged",
         config=_config(recipes=("lora_rehearsal",), gates=False),
         watches=False,
+        clears=False,
         trusts=False,
     ),
     Policy(name=AGENT, shows="the agent, plan bounded_auto", config=_config()),
@@ -90,6 +94,7 @@ MORE = (
     ),
     Policy(name="agent - rehearsal", shows="nothing is remembered", config=_without_memory()),
     Policy(name="agent - gates", shows="every candidate goes live", config=_config(gates=False)),
+    Policy(name="agent - clearing", shows="an alarm lasts until a version is promoted", config=_config(), clears=False),
     Policy(name="agent - rollback", shows="no probation: a version stays", config=_config(), watches=False),
 )
 

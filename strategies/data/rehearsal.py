@@ -16,7 +16,7 @@ class Rehearsal:
 
     name = "rehearsal"
 
-    def __init__(self, size: int = 200) -> None:
+    def __init__(self, size: int = 400) -> None:
         self.size = size
 
     def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Batches:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from strategies.domains import domain_shares
 from strategies.model import Recalibrator
 
 
@@ -17,7 +18,7 @@ class Recalibrate:
 
     Fitted by LBFGS on cases that no weight was fitted on, as the mode under normal priors of deviation `spread` on
     log T and on each bias. The prior is the guard for few cases: without any the answer is T = 1 and no bias, and it
-    fades as they come. Each domain weighs as if it had the mean number of cases, so a large old site can't outvote.
+    fades as they come. Domains weigh by `domain_shares`: a large old site doesn't outvote, nor do two new cases.
     """
 
     name = "recalibrate"
@@ -62,5 +63,9 @@ class Recalibrate:
 
 
 def _even(domain: NDArray[np.str_]) -> NDArray[np.float64]:
-    names, where, counts = np.unique(domain, return_inverse=True, return_counts=True)
-    return len(domain) / (len(names) * counts[where]) if len(names) else np.ones(0)
+    """[n] weights that sum to n, each domain's to its share."""
+    weight = np.zeros(len(domain))
+    for name, share in domain_shares(domain).items():
+        here = domain == name
+        weight[here] = len(domain) * share / here.sum()
+    return weight

@@ -199,7 +199,8 @@ def test_an_open_alarm_is_reminded_of_and_an_acknowledged_one_is_not(receiver: R
 def test_what_asks_for_a_person_is_told_from_the_journal(event: str, receiver: Receiver, tmp_path: Path) -> None:
     """A rollback, a candidate that waits, a failed update: told once, without the reason that the event carries."""
     site = Site(tmp_path / "w", [receiver.url])
-    body = {"version": "v1", "previous": "v0", "job": "j1", "monitor": "embedding", "reason": "MUELLER", "says": "X^Y"}
+    body = {"version": "v1", "previous": "v0", "job": "j1", "alarm": 3, "monitor": "embedding", "reason": "MUELLER"}
+    body["says"] = "X^Y"
     if event != "monitor_failed":
         del body["monitor"]
     with site.workspace.store.transaction() as connection:

@@ -30,6 +30,7 @@ def with_(**changes) -> Situation:
         (with_(labelled=29), (), "1 more labelled patients are needed"),
         (with_(tried_with=30), (), "16 more labelled patients are needed"),
         (with_(tried_with=30, labelled=46), LADDER, "46 labelled patients"),
+        (with_(tried_with=30, labelled=31, more_domains=True), LADDER, "31 labelled patients"),
     ],
 )
 def test_what_the_default_plan_does(situation, recipes, says):
@@ -64,8 +65,8 @@ def test_more_labels_never_take_an_update_away(situation, more):
         assert situation.labelled > situation.tried_with
 
 
-def measured(**domains: float) -> dict[str, dict[str, float]]:
-    return {domain: {"balanced_accuracy": value} for domain, value in domains.items()}
+def measured(n: int = 100, **domains: float) -> dict[str, dict[str, float]]:
+    return {domain: {"balanced_accuracy": value, "n": n} for domain, value in domains.items()}
 
 
 BEFORE = measured(home=0.90, new=0.40)
@@ -83,6 +84,21 @@ def test_among_equals_the_cheapest_is_taken():
     assert choose(table, BEFORE, 0.05) == "recalibrate"
     table["lora_rehearsal"] = measured(home=0.90, new=0.80)
     assert choose(table, BEFORE, 0.05) == "lora_rehearsal"
+
+
+def test_two_cases_of_a_new_site_do_not_choose():
+    """They would outvote a hospital; they neither decide the mean nor make a recipe one that forgets."""
+    one_lucky = {**measured(home=0.80), **measured(n=2, new=1.0)}
+    sound = {**measured(home=0.90), **measured(n=2, new=0.5)}
+    before = {**measured(home=0.90), **measured(n=2, new=1.0)}
+    assert choose({"linear_probe": one_lucky, "lora_rehearsal": sound}, before, 0.3) == "lora_rehearsal"
+
+
+def test_a_fall_by_more_than_half_the_margin_goes_behind():
+    """It could hardly be shown to stay within the margin, and would be held for labels that never come."""
+    table = {"linear_probe": measured(home=0.86, new=0.9), "lora_rehearsal": measured(home=0.89, new=0.7)}
+    assert choose(table, BEFORE, 0.05) == "lora_rehearsal"
+    assert choose(table, BEFORE, 0.10) == "linear_probe"
 
 
 def test_where_all_forget_the_best_is_still_shown_to_the_gates():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import deployed
 import pytest
-from stocked import add_case
+from stocked import add_case, answered
 
 from agent.cycle import Cycle, situation
 from agent.drift import episodes
@@ -157,6 +157,43 @@ def test_an_update_whose_second_job_fails_waits_for_more_labels(workspace):
     with workspace.store.read() as connection:
         assert registry.get(connection, making.version)["job"] == "job2", "the job that it died of"
         assert situation(connection, least=20).tried_with == 4
+
+
+def test_a_domain_that_is_not_taught_has_no_say_in_the_selection(workspace):
+    """A scanner that can't be judged yet isn't learnt: its cases would set epoch and temperature for the rest."""
+    with workspace.store.transaction() as connection:
+        put_setting(connection, "classes", ["a", "b"])
+        open_epoch(connection, version="v0", sensor="base:x", members={}, at=workspace.now(), by="init")
+        for i, domain in enumerate(("home", "vale", "hillside"), 1):
+            add_case(connection, workspace, f"c{i}", split="train", number=i, domain=domain)
+            add_case(connection, workspace, f"d{i}", split="develop", domain=domain)
+    for domains, selecting in (({"vale"}, {"home", "vale"}), (None, {"home", "vale", "hillside"})):
+        making = update.begin(workspace, ["recalibrate"], by="ana", at=workspace.now(), domains=domains)
+        spec = json.loads((making.job.folder / "job.json").read_text())
+        assert {case["domain"] for case in spec["develop"]} == selecting
+        update.abandon(workspace, making, "seen", at=workspace.now())
+
+
+def test_each_version_is_asked_only_what_its_judgement_needs(workspace):
+    """The original and the live version answer the anchors; the candidate the reference too, none of it twice."""
+    version = deployed.held(workspace)
+    measures = json.dumps({"labelled": 30, "domains": ["home"]})
+    workspace.path("versions", version, "version.json").write_text(json.dumps({"made": {}, "develop": {}}))
+    with workspace.store.transaction() as connection:
+        put_setting(connection, "classes", ["a", "b"])
+        connection.execute("UPDATE versions SET measures = ? WHERE id = ?", (measures, version))
+        for i in range(1, 61):
+            split = "judge" if i <= 20 else "train"
+            add_case(connection, workspace, f"c{i}", split=split, number=i, label="a" if i <= 20 else None)
+        for i in range(31, 61):
+            answered(connection, workspace, f"c{i}", version, "replay", (0.6, 0.4))
+    making = update.rejudge(workspace, at=workspace.now())
+    spec = json.loads((making.job.folder / "job.json").read_text())
+    assert {name: n for name, (_, n) in spec["versions"].items()} == {"v0": 20, version: 30}
+    asked = [case["patient"] for case in spec["cases"]]
+    assert sorted(asked[:20]) == sorted(f"patient of c{i}" for i in range(1, 21))
+    assert sorted(asked[20:]) == sorted(f"patient of c{i}" for i in range(21, 31))
+    jobs.kill(making.job)
 
 
 def test_a_held_version_that_cannot_be_judged_again_is_given_up(workspace):

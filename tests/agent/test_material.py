@@ -64,6 +64,16 @@ def test_an_update_learns_from_the_cases_since_the_change(workspace):
     assert material.patients(new) == 3 and len(new) == 6
 
 
+def test_an_update_learns_a_new_site_from_all_its_labels(workspace):
+    """A scanner came before the alarm that its cases raised, and its labels come weeks late: none of them is lost."""
+    alarm(workspace, since=51)
+    with workspace.store.read() as connection:
+        assert {case["case_id"] for case in material.new_cases(connection)} >= {"c43", "c44"}
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE cases SET domain = 'since-alarm-1' WHERE domain = 'hillside'")
+        assert not {case["case_id"] for case in material.new_cases(connection)} & {"c43", "c44"}
+
+
 def test_the_onset_is_that_of_the_latest_shift(workspace):
     """Far-out images and silence are no change to learn from; without an estimate the alarm's own case stands in."""
     with workspace.store.read() as connection:

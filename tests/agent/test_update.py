@@ -61,3 +61,19 @@ def test_the_plan_learns_a_domain_once_it_can_be_judged(tmp_path):
         for least, domains, labelled in ((5, {"home"}, 0), (4, {"home", "vale"}, 12)):
             found = situation(connection, least=least)
             assert (found.domains, found.labelled) == (domains, labelled)
+
+
+def test_a_domain_that_the_last_try_lacked_is_a_reason_for_the_next(tmp_path):
+    """A new scanner that can be judged at last doesn't wait until the others have brought half as many labels again."""
+    workspace = alarmed(tmp_path)
+    held = hold(workspace, 40)
+    with workspace.store.transaction() as connection:
+        for i in range(12):
+            add_case(connection, workspace, f"new {i}", domain="vale", split="train", number=i + 1)
+        assert not situation(connection, least=4).more_domains
+        for i in range(4):
+            add_case(connection, workspace, f"judge {i}", domain="vale", number=20 + i)
+        assert situation(connection, least=4).more_domains
+        measures = json.dumps({"labelled": 40, "domains": ["home", "vale"]})
+        connection.execute("UPDATE versions SET measures = ? WHERE id = ?", (measures, held))
+        assert not situation(connection, least=4).more_domains

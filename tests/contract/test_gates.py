@@ -70,7 +70,7 @@ def test_a_handful_of_patients_is_insufficient_under_either_burden(kind: type, b
 
     assert judged.verdict is Verdict.INSUFFICIENT
     assert judged.needed is not None
-    assert judged.needed >= 20
+    assert judged.needed >= 12
 
 
 @EVERY

@@ -41,6 +41,18 @@ def flipped(right: np.ndarray, rng: np.random.Generator, worse: float, better: f
     return np.where(right, chance >= worse, chance < better)
 
 
+@pytest.mark.parametrize("discordance", [0.3, 0.5, 0.8])
+def test_among_twelve_patients_a_false_gain_is_as_rare_as_among_many(discordance: float) -> None:
+    """The least that gates decide on: of 400 candidates that only differ, some 5 % are called better, never 8 %."""
+    rng, found = np.random.default_rng(int(100 * discordance)), 0
+    for seed in range(400):
+        differs, first = rng.random(12) < discordance, rng.random(12) < 0.5
+        before, after = np.where(differs, first, True), np.where(differs, ~first, True)
+        judged = Gain(alpha=0.05, seed=seed).judge(right_or_wrong(before), right_or_wrong(after))
+        found += judged.verdict is Verdict.PASS
+    assert found <= 0.08 * 400
+
+
 def test_a_perfect_model_is_not_refused_on_a_hundred_cases() -> None:
     """ECE of a perfect model is far from 0 at n = 100; paired Brier and log-loss don't mind."""
     verdicts = [Calibration().judge(calibrated(100, s), calibrated(100, s, 1.05)).verdict for s in range(20)]
@@ -131,7 +143,7 @@ def test_a_group_of_three_is_insufficient_not_a_pass() -> None:
     right = np.ones(3, dtype=bool)
     judged = WorstSubgroup(np.array(["rare"] * 3)).judge(right_or_wrong(right), right_or_wrong(right))
 
-    assert (judged.verdict, judged.needed) == (Verdict.INSUFFICIENT, 20)
+    assert (judged.verdict, judged.needed) == (Verdict.INSUFFICIENT, 12)
     assert "rare (3 patients)" in judged.says
 
 

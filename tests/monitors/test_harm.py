@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monitors import PairedHarm, collapse
+from monitors import PairedHarm, Verdict, collapse, unharmed
 
 
 def test_harm_is_shown_soon_and_stays_shown() -> None:
@@ -39,6 +39,26 @@ def test_the_guard_continues_where_it_was() -> None:
     other.restore(one.state())
 
     assert (other.update(False, True), other.log_e, other.n) == (one.update(False, True), one.log_e, one.n)
+
+
+@pytest.mark.parametrize("patients", [25, 50, 100, 200])
+def test_harm_of_the_margin_is_seldom_called_none(patients: int) -> None:
+    """Of 2000 sites that lost exactly the margin at most about 5 % are told that they lost less."""
+    rng = np.random.default_rng(patients)
+    approved, since = rng.random((2000, 240)) < 0.95, rng.random((2000, patients)) < 0.87
+    called = sum(unharmed(a, s, 0.08, 0.05).verdict is Verdict.PASS for a, s in zip(approved, since, strict=True))
+    assert called / 2000 <= 0.06
+
+
+def test_what_is_as_good_is_called_so_once_there_are_labels() -> None:
+    """Two hundred patients as well served as at the approval pass; ten prove nothing; a ruin fails."""
+    approved, as_good = np.ones(240), np.ones(240)
+    approved[:12] = as_good[:12] = 0.0
+    assert unharmed(approved, as_good, 0.08, 0.0125).verdict is Verdict.PASS
+    assert unharmed(approved, as_good[-10:], 0.08, 0.0125).verdict is Verdict.INSUFFICIENT
+    assert unharmed(approved, np.arange(200) % 2, 0.08, 0.0125).verdict is Verdict.FAIL
+    for empty in ((approved[:0], as_good), (approved, as_good[:0])):
+        assert unharmed(*empty, 0.08, 0.0125).verdict is Verdict.INSUFFICIENT
 
 
 @pytest.mark.parametrize("value", [2.0, -1.0, float("nan")])

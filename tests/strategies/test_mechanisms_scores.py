@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from strategies.domains import domain_shares
 from strategies.model import Recalibrator
 from strategies.objective import CrossEntropy
 from strategies.representation import Recalibrate
@@ -39,6 +40,19 @@ def test_recalibration_without_cases_is_the_identity() -> None:
     """No labels, no change: the prior is all there is."""
     fitted = Recalibrate().mode(np.zeros((5, 3)), np.full(5, -1), np.full(5, "home"))
     assert fitted == Recalibrator(1.0, (0.0, 0.0, 0.0))
+
+
+def test_a_domain_speaks_by_the_root_of_its_cases() -> None:
+    """Two cases of a new site don't set the temperature of a hospital; three thousand don't silence three hundred."""
+    assert domain_shares(np.array(["a"] * 16 + ["b"] * 4 + ["c"])) == pytest.approx(
+        {"a": 4 / 7, "b": 2 / 7, "c": 1 / 7}
+    )
+    assert domain_shares(np.array([], np.str_)) == {}
+    logits, target = drawn(1000)
+    odd = np.array([[9.0, 0.0, 0.0]] * 2)
+    both = np.concatenate([logits, odd]), np.concatenate([target, [1, 2]])
+    fitted = Recalibrate(bias=False).mode(*both, np.array(["home"] * 1000 + ["new"] * 2))
+    assert 1.0 < fitted.temperature < 2.2, "with equal votes it is beyond 50"
 
 
 def test_few_cases_do_not_run_away() -> None:

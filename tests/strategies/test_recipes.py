@@ -97,6 +97,31 @@ def test_every_recipe_makes_a_version_that_loads(base: Path, tmp_path: Path, nam
     assert json.dumps(candidate.made)
 
 
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_after_a_training_no_answer_is_recalibrated_away(base: Path, tmp_path: Path, name: str) -> None:
+    """A bias per class, fitted where a new site is mostly wrong, would undo at home what the training kept."""
+    candidate = go(base, tmp_path / "out", RECIPES[name])
+    if "recalibrator" in candidate.parts:
+        bias = json.loads((candidate.folder / "recalibrator.json").read_text())["bias"]
+        assert any(bias) == (name == "recalibrate")
+
+
+def test_the_epoch_is_not_chosen_by_two_odd_cases(base: Path, tmp_path: Path) -> None:
+    """The measure over domains weighs them by the root of their cases."""
+    weighed = []
+
+    def noted(probabilities: np.ndarray, labels: np.ndarray) -> float:
+        weighed.append(len(labels))
+        return 1.0 if len(labels) == 32 else 0.0
+
+    develop = Joined(Shapes.of("home", 32, 100), Shapes.of("new", 2, 300))
+    made = run(RECIPES["linear_probe"], base=base, live_parts=None, new=Shapes.of("new", 12, 200),
+               memory=Shapes.of("home", 16), develop=develop, out=tmp_path / "out", seed=0, measure=noted,
+               epochs=1).made  # fmt: skip
+    assert sorted(weighed) == [2, 32]
+    assert made["stages"][0]["develop"] == [pytest.approx(0.8)]
+
+
 def test_the_recipes_that_are_covered_are_all() -> None:
     """Four for plans, from cheap to deep, and two that only the benchmark names."""
     assert list(RECIPES) == ["recalibrate", "linear_probe", "lora_rehearsal", "full_finetune"]

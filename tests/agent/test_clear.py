@@ -1,0 +1,173 @@
+"""Clear: labels that show no harm end an alarm; harm, too few labels, or a domain without any, do not."""
+
+from __future__ import annotations
+
+import json
+
+import deployed
+import pytest
+from stocked import CLASSES, add_case, add_label, answered
+
+from agent.drift import episodes
+from agent.drift.reference import epoch_of, open_epoch
+from agent.trust import set_trust, trust_now
+from agent.updates import material
+from agent.updates.clear import LOOKS, Clearing
+from agent.versions import registry
+from agent.workspace import put_setting
+
+RIGHT, WRONG = (0.8, 0.2), (0.3, 0.7)  # of a case that is labelled "a"
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """v0, approved on 240 patients of whom one in 24 was answered wrongly; an alarm since case 1; trust is caution."""
+    workspace = deployed.deploy(tmp_path / "site")
+    workspace.path("homeostat.yaml").write_text("plan: {gates: {forgetting: {margin: 0.08}}}\n")
+    with workspace.store.transaction() as connection:
+        put_setting(connection, "classes", CLASSES)
+        put_setting(connection, "sensor", "base:x")
+        for i in range(240):
+            add_case(connection, workspace, f"r{i}", split="develop" if i % 2 else "judge")
+            says = WRONG if i % 24 == 0 else RIGHT
+            answered(connection, workspace, f"r{i}", "v0", "replay", says)
+        members = {f"r{i}": "calibrate" for i in range(240)}
+        open_epoch(connection, version="v0", sensor="base:x", members=members, at=workspace.now(), by="ana")
+        episodes.open_alarm(connection, monitor="embedding", shift="undetermined", at_case=9, since_case=1,
+                            statistic=3.0, threshold=2.0, score=7.0, evidence={}, at=workspace.now())  # fmt: skip
+        set_trust(connection, "caution", by="homeostat", reason="an alarm", at=workspace.now())
+    return workspace
+
+
+def see(workspace, n: int, *, wrong_every: int = 24, label: str | None = "a", domain: str = "since-alarm-1") -> None:
+    """n more patients with a case each; every `wrong_every`-th is answered wrongly."""
+    with workspace.store.transaction() as connection:
+        first = connection.execute("SELECT coalesce(max(number), 0) + 1 FROM observations").fetchone()[0]
+        for i in range(first, first + n):
+            says = WRONG if i % wrong_every == 0 else RIGHT
+            split = ("train", "develop", "judge")[i % 3]
+            add_case(connection, workspace, f"c{i}", label=label, domain=domain, number=i, answer=says, split=split)
+
+
+def look(workspace) -> bool:
+    return Clearing(workspace).step(workspace.now())
+
+
+def alarm(workspace) -> dict:
+    with workspace.store.read() as connection:
+        return dict(connection.execute("SELECT state, closed_because FROM alarms").fetchone())
+
+
+def trust(workspace) -> str:
+    with workspace.store.read() as connection:
+        return trust_now(connection)
+
+
+def test_labels_that_show_no_harm_end_the_alarm(workspace):
+    """The site isn't cautious for the rest of the year because of a change that the model stands."""
+    see(workspace, LOOKS[-1])
+    assert look(workspace)
+    ended = alarm(workspace)
+    assert ended["state"] == "closed" and "200 since the change" in ended["closed_because"]
+    assert "labels show no harm" in ended["closed_because"]
+    assert trust(workspace) == "normal"
+    assert json.loads(workspace.path("live.json").read_text())["trust"] == "normal"
+    with workspace.store.read() as connection:
+        epoch, said_by = epoch_of(connection, "v0")
+        members = {case["case_id"] for case in material.epoch_cases(connection, "v0")}
+        events = [row["event"] for row in connection.execute("SELECT event FROM journal ORDER BY seq DESC LIMIT 4")]
+    assert (epoch, said_by) == (2, "v0") and {"r0", "c1", "c200"} <= members
+    assert "alarm_cleared" in events
+    assert not look(workspace)
+
+
+@pytest.mark.parametrize(
+    ("n", "changes"),
+    [
+        (LOOKS[0] - 1, {}),  # before the first look
+        (LOOKS[-1], {"wrong_every": 4}),  # harm
+        (LOOKS[-1], {"label": None}),  # nobody knows
+    ],
+)
+def test_harm_or_too_few_labels_do_not(workspace, n, changes):
+    """Not knowing is no evidence."""
+    see(workspace, n, **changes)
+    assert not look(workspace)
+    assert alarm(workspace)["state"] == "open" and trust(workspace) == "caution"
+
+
+def test_a_domain_without_labels_holds_the_alarm_unless_it_is_rare(workspace):
+    """What nobody has looked at may be what goes wrong; a visitor of three cases may not block a hospital."""
+    see(workspace, LOOKS[-1])
+    see(workspace, 20, label=None, domain="main/C")
+    assert not look(workspace)
+    see(workspace, 200)
+    assert look(workspace)
+
+
+def test_a_harmed_domain_holds_the_alarm(workspace):
+    """The mean over sites hides the one that suffers."""
+    see(workspace, 600)
+    see(workspace, 50, wrong_every=2, domain="main/C")
+    assert not look(workspace)
+
+
+def test_a_look_takes_the_first_labels_only(workspace):
+    """Between two looks more labels are no further test: the 99th patient changes nothing, the 100th does."""
+    see(workspace, LOOKS[1], wrong_every=4)
+    see(workspace, LOOKS[2] - LOOKS[1] - 1, wrong_every=1000)
+    assert not look(workspace)
+    clearing = Clearing(workspace)
+    assert not clearing.step(workspace.now())
+    see(workspace, 1)
+    see(workspace, LOOKS[3], wrong_every=1000)
+    assert clearing.step(workspace.now())  # at the last look 13 of 200 are wrong
+
+
+def test_patients_who_taught_the_live_version_do_not_speak(workspace):
+    """Of them it is right by heart."""
+    see(workspace, LOOKS[-1])
+    with workspace.store.transaction() as connection:
+        for i in range(1, LOOKS[-1] + 1):  # an older labelled case of every patient, three in three of them train
+            connection.execute("UPDATE patients SET split = 'train' WHERE patient_key = ?", (f"patient of c{i}",))
+            add_case(connection, workspace, f"old{i}", patient=f"patient of c{i}", label=None)
+            add_label(connection, workspace, f"old{i}", "a")
+        connection.execute("UPDATE labels SET received_at = '2020-01-01T00:00:00Z' WHERE case_id LIKE 'old%'")
+    assert not look(workspace)
+
+
+def test_what_was_held_for_the_alarm_gives_way(workspace):
+    """It could show no gain, for nothing was lost."""
+    version = deployed.candidate(workspace, deployed.HELD)
+    with workspace.store.transaction() as connection:
+        registry.move(connection, version, "held", by="homeostat", reason="too few", at=workspace.now())
+    see(workspace, LOOKS[-1])
+    assert look(workspace)
+    assert deployed.state(workspace, version) == "rejected"
+
+
+@pytest.mark.parametrize("taken_by", ["suspended", "a rollback"])
+def test_trust_that_a_person_has_to_give_back_stays_away(workspace, taken_by):
+    """A suspension, or the caution after a rollback, is not the alarm's."""
+    with workspace.store.transaction() as connection:
+        if taken_by == "suspended":
+            set_trust(connection, "suspended", by="ana", reason="an incident", at=workspace.now())
+        else:
+            put_setting(connection, "automatic_promotion", False)
+    before = trust(workspace)
+    see(workspace, LOOKS[-1])
+    assert look(workspace)
+    assert trust(workspace) == before
+
+
+def test_a_domain_that_is_served_well_need_not_be_learnt(workspace):
+    """Its labels are no reason for an update at the next alarm."""
+    see(workspace, 200)
+    see(workspace, 200, domain="main/C")
+    with workspace.store.read() as connection:
+        assert "main/C" in {case["domain"] for case in material.new_cases(connection)}
+    assert look(workspace)
+    with workspace.store.transaction() as connection:
+        episodes.open_alarm(connection, monitor="embedding", shift="undetermined", at_case=400, since_case=400,
+                            statistic=3.0, threshold=2.0, score=7.0, evidence={}, at=workspace.now())  # fmt: skip
+        assert "main/C" not in {c["domain"] for c in material.new_cases(connection) if c["case_id"] != "c400"}
