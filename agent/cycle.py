@@ -178,7 +178,8 @@ def situation(connection: Connection, *, least: int) -> Situation:
     tried = connection.execute(
         """SELECT v.measures FROM versions v LEFT JOIN jobs j ON j.id = v.job
            WHERE v.created_at >= :since
-             AND (v.state IN ('rejected', 'held') OR (v.state = 'abandoned' AND j.state = 'failed'))
+             AND (v.state IN ('rejected', 'held')
+                  OR v.state = 'abandoned' AND (j.state = 'failed' OR v.measures ->> 'no_better'))
            ORDER BY v.number DESC LIMIT 1""",
         {"since": alarm["opened_at"]},
     ).fetchone()

@@ -56,24 +56,24 @@ class PairedHarm:
         self.n = int(state["n"])
 
 
-def unharmed(approved: Float, since: Float, margin: float, alpha: float) -> Judgement:
+def unharmed(approved: tuple[float, int], since: tuple[float, int], margin: float, alpha: float) -> Judgement:
     """Is the accuracy since a change at most `margin` below the approved one? PASS where that is shown at level alpha.
 
-    approved [m], since [n]: the share of right answers of each patient, 0..1; two samples of different patients. The
+    Each: (the patients' shares of right answers, 0..1, added up; patients), two samples of different patients. The
     interval of the difference adds a right and a wrong patient to each sample (Agresti and Caffo 2000), which keeps its
     level from some ten patients on; a patient with several cases counts as one.
     """
-    n, m = len(since), len(approved)
+    n, m = since[1], approved[1]
     if not n or not m:
         says = "there is no labelled patient"
         return Judgement(gate="unharmed", verdict=Verdict.INSUFFICIENT, n=n, before=None, after=None, interval=None,
                          margin=margin, says=says, needed=None)  # fmt: skip
-    shares = [(np.sum(right) + 1) / (len(right) + 2) for right in (approved, since)]
+    shares = [(right + 1) / (size + 2) for right, size in (approved, since)]
     error = np.sqrt(sum(p * (1 - p) / (size + 2) for p, size in zip(shares, (m, n), strict=True)))
     change, reach = float(shares[1] - shares[0]), float(quantile(1 - alpha) * error)
     low, high = change - reach, change + reach
     verdict = Verdict.PASS if low > -margin else Verdict.FAIL if high < -margin else Verdict.INSUFFICIENT
-    before, after = float(np.mean(approved)), float(np.mean(since))
+    before, after = approved[0] / m, since[0] / n
     says = (
         f"accuracy {before:.3f} on the {m} patients of the approval, {after:.3f} on {n} since the change; change "
         f"between {low:+.3f} and {high:+.3f}, margin {margin:.3f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -19,12 +20,7 @@ from agent.versions import pointer, registry
 from agent.workspace import Workspace, get_setting, put_setting
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from monitors import Judgement
-
-    Shares = NDArray[np.floating]  # of right answers, per patient
 
 LOOKS = (25, 50, 100, 200)  # labelled patients of a domain since the change; the looks share the plan's alpha
 RARE = 0.05  # a domain with a smaller share of the cases since the change is not asked for
@@ -41,7 +37,9 @@ class Clearing:
         """Ends the open alarm of a shift where every domain since its onset is shown to be served as well as approved.
 
         As well: an accuracy at most the plan's margin of forgetting below that of the deployed model on the patients
-        of its reference that did not teach it. All domains have to show it, so each is tested at the full level.
+        of its reference that did not teach it; a domain that the live version has learnt is held to what its anchors
+        showed then, under the burden that the plan has for such domains. All have to show it, so each is tested at the
+        full level.
         """
         with self.workspace.store.read() as connection:
             alarm = connection.execute(
@@ -53,19 +51,20 @@ class Clearing:
                 return False
             found = judged(connection, self.workspace.config.plan, alarm["onset"])
         self._seen = (alarm["id"], alarm["labels"])
-        if not found or any(judgement.verdict != "PASS" for judgement in found.values()):
+        if not found or not all(shown for _, shown in found.values()):
             return False
-        worst = min(found.values(), key=lambda judgement: judgement.interval or (0.0, 0.0))
+        worst = min((judgement for judgement, _ in found.values()), key=lambda one: one.interval or (0.0, 0.0))
         with self.workspace.store.transaction() as connection:
             _end(connection, alarm["id"], sorted(found), f"labels show no harm: {worst.says}", now)
         pointer.publish(self.workspace)
         return True
 
 
-def judged(connection: Connection, plan: Plan, onset: int) -> dict[str, Judgement]:
-    """Per domain of the cases since the onset: is the live version as good there as was approved? Empty: too early.
+def judged(connection: Connection, plan: Plan, onset: int) -> dict[str, tuple[Judgement, bool]]:
+    """Per domain of the cases since the onset: (is the live version as good there as was approved, is that shown).
 
-    A look takes the first so many patients in order of their labels: looked at twice, it is the same test.
+    Empty: too early. A look takes the first so many patients in order of their labels: looked at twice, it is the same
+    test.
     """
     from monitors import unharmed
 
@@ -73,12 +72,28 @@ def judged(connection: Connection, plan: Plan, onset: int) -> dict[str, Judgemen
     common = [domain for domain, n in cases.items() if n >= RARE * sum(cases.values())]
     if not common or min(len(since[domain]) for domain in common) < LOOKS[0]:
         return {}
-    approved, margin, alpha = _approved(connection), plan.gates["forgetting"].margin, plan.alpha / len(LOOKS)
-    taken = {domain: max(look for look in LOOKS if look <= len(since[domain])) for domain in common}
-    return {domain: unharmed(approved, since[domain][:n], margin, alpha) for domain, n in taken.items()}
+    rule, alpha = plan.gates["forgetting"], plan.alpha / len(LOOKS)
+    approved, learnt, found = _approved(connection), _learnt(connection), {}
+    for domain in common:
+        n = max(look for look in LOOKS if look <= len(since[domain]))
+        right = sum(since[domain][:n]), n
+        if domain in learnt and rule.elsewhere == "no_harm_found":
+            judgement = unharmed(learnt[domain], right, rule.margin, alpha)
+            found[domain] = judgement, judgement.verdict != "FAIL"
+        else:
+            judgement = unharmed(approved, right, rule.margin, alpha)
+            found[domain] = judgement, judgement.verdict == "PASS"
+    return found
 
 
-def _since(connection: Connection, onset: int) -> tuple[dict[str, int], dict[str, Shares]]:
+def _learnt(connection: Connection) -> dict[str, tuple[float, int]]:
+    """What the anchors of each domain beside home showed of the live version: (right patients, patients)."""
+    row = registry.get(connection, registry.live(connection)["version"])
+    shown = json.loads(row["measures"] or "{}").get("right", {})
+    return {domain: (right, n) for domain, (right, n) in shown.items() if domain != HOME and not is_episode(domain)}
+
+
+def _since(connection: Connection, onset: int) -> tuple[dict[str, int], dict[str, list[float]]]:
     """Per domain, home's episodes being home: the live version's answered cases since the onset, and the shares of its
     labelled patients, without those whom it may have learnt from."""
     classes, live = get_setting(connection, "classes"), registry.live(connection)["version"]
@@ -104,8 +119,8 @@ def _since(connection: Connection, onset: int) -> tuple[dict[str, int], dict[str
     return cases, {domain: _shares(right[domain]) for domain in cases}
 
 
-def _approved(connection: Connection) -> Shares:
-    """Of the deployed model, on the patients of its first reference that did not teach it."""
+def _approved(connection: Connection) -> tuple[float, int]:
+    """(right patients, patients) of the deployed model's first reference, without those who taught it."""
     classes = get_setting(connection, "classes")
     rows = connection.execute(
         """SELECT c.patient_key AS patient, o.scores, l.value
@@ -119,7 +134,7 @@ def _approved(connection: Connection) -> Shares:
     right: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
         right[row["patient"]].append(_is_right(row, classes))
-    return _shares(right)
+    return sum(_shares(right)), len(right)
 
 
 def _is_right(row: Mapping[str, Any], classes: list[str]) -> bool:
@@ -128,10 +143,8 @@ def _is_right(row: Mapping[str, Any], classes: list[str]) -> bool:
     return bool(classes[int(np.frombuffer(row["scores"], "<f4").argmax())] == row["value"])
 
 
-def _shares(right: Mapping[str, list[bool]]) -> Shares:
-    import numpy as np
-
-    return np.array([sum(answers) / len(answers) for answers in right.values()])
+def _shares(right: Mapping[str, list[bool]]) -> list[float]:
+    return [sum(answers) / len(answers) for answers in right.values()]
 
 
 def _end(connection: Connection, alarm: int, domains: Sequence[str], because: str, now: datetime) -> None:

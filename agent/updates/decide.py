@@ -18,9 +18,8 @@ class Situation:
 
     shift: of the open alarm, None without one. domains: those on which a candidate can be judged, and which are learnt.
     labelled: their patients with labels to learn from since the change. tried_with: how many of them the last refused,
-    held or abandoned candidate had; None before the first try. more_domains: whether some of them are of a domain beside
-    home that it did not have. waiting: a candidate is in the making, or waits for a
-    person.
+    held or abandoned candidate had; None before the first try. more_domains: whether some of them are of a domain
+    beside home that it did not have. waiting: a candidate is in the making, or waits for a person.
     """
 
     shift: str | None
@@ -76,12 +75,17 @@ def choose(
             if before[domain]["n"] >= FEW
         )
 
-    def mean(name: str) -> float:
-        weights = [math.sqrt(m["n"]) for m in table[name].values()]
-        return sum(w * m["balanced_accuracy"] for w, m in zip(weights, table[name].values(), strict=True)) / sum(
-            weights
-        )
-
+    means = {name: _mean(measures) for name, measures in table.items()}
     eligible = [name for name in table if not forgets(name)] or list(table)
-    best = max(mean(name) for name in eligible)
-    return next(name for name in eligible if mean(name) >= best - TIE)
+    best = max(means[name] for name in eligible)
+    return next(name for name in eligible if means[name] >= best - TIE)
+
+
+def worth_judging(after: Mapping[str, Mapping[str, float]], before: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether a finalist is better than the live version on *develop* at all: each look at the anchors costs alpha."""
+    return _mean(after) > _mean(before) + TIE
+
+
+def _mean(measures: Mapping[str, Mapping[str, float]]) -> float:
+    found = [(math.sqrt(m["n"]), m["balanced_accuracy"]) for m in measures.values()]
+    return sum(weight * value for weight, value in found) / sum(weight for weight, _ in found)

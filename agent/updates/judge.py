@@ -40,6 +40,13 @@ class Anchored:
         unit = np.array([case["patient"] for case in self.anchors.cases], np.str_)
         return Scores(probability=probability, target=self.target, unit=unit)
 
+    def right(self) -> tuple[float, int]:
+        """The shares of right answers that the candidate gave of each patient, added up; and the patients."""
+        shares: dict[str, list[bool]] = {}
+        for case, right in zip(self.anchors.cases, self.candidate.argmax(axis=1) == self.target, strict=True):
+            shares.setdefault(case["patient"], []).append(bool(right))
+        return sum(sum(some) / len(some) for some in shares.values()), len(shares)
+
 
 @dataclass(frozen=True)
 class Named:

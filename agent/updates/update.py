@@ -32,6 +32,7 @@ class Making:
     """One candidate in the making: first its training job, then the job that shows it to the anchors.
 
     `trained` is the first job's result, empty while it trains; a held version judged again starts at the second.
+    spares: whether a finalist that is no better on *develop* is not shown to the anchors at all.
     """
 
     version: str
@@ -44,16 +45,17 @@ class Making:
     anchored: Sequence[anchors.AnchorSet] = ()
     shown: Sequence[material.Case] = ()
     reference: Sequence[material.Case] = ()
+    spares: bool = False
 
 
 def begin(
     workspace: Workspace, recipes: Sequence[str], *, by: str, at: datetime, domains: Collection[str] | None = None
 ) -> Making:
-    """Registers the next version and starts its training, on new cases of `domains` where they are given.
+    """Registers the next version and starts its training; on new cases of `domains` where the plan decided on it.
 
-    Raises NotEnoughEvidence without labels to learn from.
+    What a person asks for is always judged. Raises NotEnoughEvidence without labels to learn from.
     """
-    config = workspace.config
+    config, of_plan = workspace.config, domains is not None
     with workspace.store.read() as connection:
         live = registry.live(connection)["version"]
         new = [case for case in material.new_cases(connection) if domains is None or case["domain"] in domains]
@@ -93,6 +95,7 @@ def begin(
         learnt=tuple(domains),
         labelled=material.patients(new),
         tried=tuple(recipes),
+        spares=of_plan and config.plan.gates["gain"].role == "require",
     )
 
 
@@ -137,6 +140,8 @@ def advance(workspace: Workspace, making: Making, *, at: datetime) -> str | None
             return None
         if not making.trained:
             making.trained, making.parts = result, making.job.folder / "candidate"
+            if making.spares and not result["worth_judging"]:
+                return _spare(workspace, making, at)
             _show(workspace, making, at)
             return None
         return _judge(workspace, making, at)
@@ -155,6 +160,16 @@ def abandon(workspace: Workspace, making: Making, reason: str, *, at: datetime) 
     with workspace.store.transaction() as connection:
         if registry.get(connection, making.version)["state"] == "training":
             registry.move(connection, making.version, "abandoned", by="homeostat", reason=reason, at=at)
+
+
+def _spare(workspace: Workspace, making: Making, at: datetime) -> str:
+    """Closes a version that could not show a gain; the anchors keep their alpha for one that can."""
+    reason = f"on the develop patients {making.trained['finalist']} is no better than what is live"
+    with workspace.store.transaction() as connection:
+        facts = {"develop": making.trained["develop"], "no_better": True}
+        records.add_measures(connection, making.version, facts)
+        registry.move(connection, making.version, "abandoned", by="homeostat", reason=reason, at=at)
+    return "abandoned"
 
 
 def _show(workspace: Workspace, making: Making, at: datetime) -> None:
@@ -225,12 +240,15 @@ def _judge(workspace: Workspace, making: Making, at: datetime) -> str:
             records.supersede(connection, making.version, at)
         _keep(workspace, connection, making, outputs, at)
         records.write_verdicts(connection, making.version, verdicts, at)
+        records.add_measures(connection, making.version, {"right": {a.anchors.domain: a.right() for a in anchored}})
         for one in anchored:
             if making.version not in one.anchors.seen_by:
                 anchors.look(connection, one.anchors, version=making.version, alpha=one.alpha, at=at)
         if state != "candidate":
-            failed = [n for n in verdicts if n.role == "require" and n.judgement.verdict != "PASS"]
-            registry.move(connection, making.version, state, by="homeostat", reason=failed[0].judgement.says, at=at)
+            wanted = "FAIL" if state == "rejected" else "INSUFFICIENT"
+            why = next(n for n in verdicts if n.role == "require" and n.judgement.verdict == wanted)
+            reason = f"{why.gate}: {why.judgement.says}"
+            registry.move(connection, making.version, state, by="homeostat", reason=reason, at=at)
     return state
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.updates.decide import choose
+from agent.updates.decide import choose, worth_judging
 from agent.workspace import write_atomically
 
 Spec = Mapping[str, Any]
@@ -76,8 +76,14 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
     shutil.rmtree(folder / "candidate", ignore_errors=True)
     shutil.copytree(folder / "recipes" / finalist, folder / "candidate")
     assert np.isfinite([m["balanced_accuracy"] for m in table[finalist].values()]).any()
-    seconds = sum(one["seconds"] for one in made.values())
-    return {"finalist": finalist, "develop": table, "before": before, "made": made[finalist], "seconds": seconds}
+    return {
+        "finalist": finalist,
+        "worth_judging": worth_judging(table[finalist], before),
+        "develop": table,
+        "before": before,
+        "made": made[finalist],
+        "seconds": sum(one["seconds"] for one in made.values()),
+    }
 
 
 def infer(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:

@@ -23,7 +23,9 @@ RIGHT, WRONG = (0.8, 0.2), (0.3, 0.7)  # of a case that is labelled "a"
 def workspace(tmp_path):
     """v0, approved on 240 patients of whom one in 24 was answered wrongly; an alarm since case 1; trust is caution."""
     workspace = deployed.deploy(tmp_path / "site")
-    workspace.path("homeostat.yaml").write_text("plan: {gates: {forgetting: {margin: 0.08}}}\n")
+    workspace.path("homeostat.yaml").write_text(
+        "plan: {gates: {forgetting: {margin: 0.08, elsewhere: no_harm_found}}}\n"
+    )
     with workspace.store.transaction() as connection:
         put_setting(connection, "classes", CLASSES)
         put_setting(connection, "sensor", "base:x")
@@ -110,6 +112,18 @@ def test_a_harmed_domain_holds_the_alarm(workspace):
     see(workspace, 600)
     see(workspace, 50, wrong_every=2, domain="main/C")
     assert not look(workspace)
+
+
+@pytest.mark.parametrize(("wrong_every", "ends"), [(4, True), (2, False)])
+def test_a_learnt_domain_is_held_to_what_it_showed_when_it_was_learnt(workspace, wrong_every, ends):
+    """It never was as good as home: harm is a fall below its own level, and has to be shown."""
+    see(workspace, 200)
+    see(workspace, 100, wrong_every=wrong_every, domain="main/C")
+    assert not look(workspace)
+    with workspace.store.transaction() as connection:
+        measures = json.dumps({"right": {"main/C": [120.0, 160], "home": [140.0, 144]}})
+        connection.execute("UPDATE versions SET measures = ? WHERE id = 'v0'", (measures,))
+    assert look(workspace) == ends
 
 
 def test_a_look_takes_the_first_labels_only(workspace):

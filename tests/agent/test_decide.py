@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.plan import LADDER, RESPONSES, Plan
-from agent.updates.decide import Situation, choose, decide
+from agent.updates.decide import Situation, choose, decide, worth_judging
 
 READY = Situation(shift="acquisition", labelled=30, tried_with=None, waiting=False)
 
@@ -99,6 +99,16 @@ def test_a_fall_by_more_than_half_the_margin_goes_behind():
     table = {"linear_probe": measured(home=0.86, new=0.9), "lora_rehearsal": measured(home=0.89, new=0.7)}
     assert choose(table, BEFORE, 0.05) == "lora_rehearsal"
     assert choose(table, BEFORE, 0.10) == "linear_probe"
+
+
+def test_what_is_no_better_on_develop_is_not_worth_a_look():
+    """Each look at the anchors costs alpha: a model that nothing has harmed spends none on candidates."""
+    assert not worth_judging(BEFORE, BEFORE)
+    assert not worth_judging(measured(home=0.905, new=0.405), BEFORE)
+    assert worth_judging(measured(home=0.90, new=0.45), BEFORE)
+    lucky = {**measured(home=0.90), **measured(n=2, new=1.0)}
+    assert worth_judging(lucky, {**measured(home=0.90), **measured(n=2, new=0.0)})
+    assert not worth_judging(lucky, {**measured(home=0.98), **measured(n=2, new=0.5)})
 
 
 def test_where_all_forget_the_best_is_still_shown_to_the_gates():

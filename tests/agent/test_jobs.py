@@ -174,6 +174,30 @@ def test_a_domain_that_is_not_taught_has_no_say_in_the_selection(workspace):
         update.abandon(workspace, making, "seen", at=workspace.now())
 
 
+@pytest.mark.parametrize(("domains", "state"), [({"home"}, "abandoned"), (None, "training")])
+def test_a_finalist_that_is_no_better_is_not_shown_to_the_anchors(workspace, domains, state):
+    """The plan's own try ends there and counts as one; what a person asked for is judged all the same."""
+    with workspace.store.transaction() as connection:
+        put_setting(connection, "classes", ["a", "b"])
+        open_epoch(connection, version="v0", sensor="base:x", members={}, at=workspace.now(), by="init")
+        episodes.open_alarm(connection, monitor="embedding", shift="undetermined", at_case=1, since_case=1,
+                            statistic=1.0, threshold=1.0, score=1.0, evidence={}, at=workspace.now())  # fmt: skip
+        for i in range(1, 5):
+            add_case(connection, workspace, f"c{i}", split="train", number=i)
+            add_case(connection, workspace, f"d{i}", split="develop")
+    making = update.begin(workspace, ["recalibrate"], by="homeostat", at=workspace.now(), domains=domains)
+    jobs.kill(making.job)
+    result = {"finalist": "recalibrate", "worth_judging": False, "develop": {}}
+    (making.job.folder / "result.json").write_text(json.dumps(result))
+    (making.job.folder / "candidate").mkdir()
+    assert update.advance(workspace, making, at=workspace.now()) == ("abandoned" if domains else None)
+    assert deployed.state(workspace, making.version) == state
+    with workspace.store.read() as connection:
+        assert situation(connection, least=20).tried_with == (4 if domains else None)
+        assert connection.execute("SELECT count(*) FROM looks").fetchone()[0] == 0
+    jobs.kill(making.job)
+
+
 def test_each_version_is_asked_only_what_its_judgement_needs(workspace):
     """The original and the live version answer the anchors; the candidate the reference too, none of it twice."""
     version = deployed.held(workspace)

@@ -46,18 +46,20 @@ def test_harm_of_the_margin_is_seldom_called_none(patients: int) -> None:
     """Of 2000 sites that lost exactly the margin at most about 5 % are told that they lost less."""
     rng = np.random.default_rng(patients)
     approved, since = rng.random((2000, 240)) < 0.95, rng.random((2000, patients)) < 0.87
-    called = sum(unharmed(a, s, 0.08, 0.05).verdict is Verdict.PASS for a, s in zip(approved, since, strict=True))
+    called = sum(
+        unharmed((a.sum(), 240), (s.sum(), patients), 0.08, 0.05).verdict is Verdict.PASS
+        for a, s in zip(approved, since, strict=True)
+    )
     assert called / 2000 <= 0.06
 
 
 def test_what_is_as_good_is_called_so_once_there_are_labels() -> None:
     """Two hundred patients as well served as at the approval pass; ten prove nothing; a ruin fails."""
-    approved, as_good = np.ones(240), np.ones(240)
-    approved[:12] = as_good[:12] = 0.0
-    assert unharmed(approved, as_good, 0.08, 0.0125).verdict is Verdict.PASS
-    assert unharmed(approved, as_good[-10:], 0.08, 0.0125).verdict is Verdict.INSUFFICIENT
-    assert unharmed(approved, np.arange(200) % 2, 0.08, 0.0125).verdict is Verdict.FAIL
-    for empty in ((approved[:0], as_good), (approved, as_good[:0])):
+    approved = (228.0, 240)
+    assert unharmed(approved, (190.0, 200), 0.08, 0.0125).verdict is Verdict.PASS
+    assert unharmed(approved, (10.0, 10), 0.08, 0.0125).verdict is Verdict.INSUFFICIENT
+    assert unharmed(approved, (100.0, 200), 0.08, 0.0125).verdict is Verdict.FAIL
+    for empty in ((approved, (0.0, 0)), ((0.0, 0), approved)):
         assert unharmed(*empty, 0.08, 0.0125).verdict is Verdict.INSUFFICIENT
 
 
