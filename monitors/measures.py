@@ -8,11 +8,12 @@ measure is undefined: no labelled case, or one class only where two are needed.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.protocols import Float, Scores
+from monitors.protocols import Float, Int, Scores
 
 Measure = Callable[[Scores, Float | None], Float]
 
@@ -23,13 +24,13 @@ CLIP = 1e-6
 
 def accuracy(scores: Scores, weights: Float | None = None) -> Float:
     """Share of cases whose most probable class is the target, 0..1."""
-    w, right = _weights(scores, weights), _right(scores)
+    w, right = _weights(scores, weights), scores.once(_right)
     return _ratio(w @ right, w.sum(axis=1))
 
 
 def balanced_accuracy(scores: Scores, weights: Float | None = None) -> Float:
     """Mean recall over the classes present (with weight), 0..1."""
-    w, right = _weights(scores, weights), _right(scores)
+    w, right = _weights(scores, weights), scores.once(_right)
     member = _members(scores, w.dtype)
     total, hit = w @ member, w @ (member * right[:, None])
     present = total > 0
@@ -41,9 +42,7 @@ def auroc(scores: Scores, weights: Float | None = None) -> Float:
     """Area under the ROC curve, ties counting half: of class 1 with two classes, else the mean of one against the rest
     over the classes present."""
     w = _weights(scores, weights)
-    if scores.probability.shape[1] == 2:
-        return _area(w, scores.probability[:, 1], scores.target == 1)
-    areas = np.stack([_area(w, p, scores.target == c) for c, p in enumerate(scores.probability.T)])
+    areas = np.stack([_area(w, ranking) for ranking in scores.once(_rankings)])
     defined = ~np.isnan(areas)
     return _ratio(np.where(defined, areas, 0.0).sum(axis=0), defined.sum(axis=0))
 
@@ -53,7 +52,7 @@ def ece(scores: Scores, weights: Float | None = None) -> Float:
 
     It is far from 0 on few cases even of a perfect model (0.04 at n = 500): see ece_debiased.
     """
-    w, gap = _weights(scores, weights), _binned(scores, _right(scores) - scores.probability.max(axis=1))
+    w, gap = _weights(scores, weights), scores.once(_gaps)
     return _ratio(np.abs(w @ gap).sum(axis=1), w.sum(axis=1))
 
 
@@ -138,15 +137,44 @@ def _binned(scores: Scores, values: Float) -> Float:
     return placed
 
 
-def _area(w: Float, score: Float, positive: NDArray[np.bool_]) -> Float:
-    """Mann-Whitney: the weight of pairs in which the positive stands above the negative, over all pairs."""
+def _gaps(scores: Scores) -> Float:
+    """[n, BINS], what each case was answered less what was said of it, in its bin."""
+    return _binned(scores, scores.once(_right) - scores.probability.max(axis=1))
+
+
+class _Ranking(NamedTuple):
+    """The positives in order of their score, the negatives in theirs, and how many of these lie below each positive.
+
+    `upper` counts ties too; it is None where there are none.
+    """
+
+    above: Int
+    below: Int
+    lower: Int
+    upper: Int | None
+
+
+def _rankings(scores: Scores) -> list[_Ranking]:
+    """Of class 1 with two classes, else of each class against the rest."""
+    if scores.probability.shape[1] == 2:
+        return [_rank(scores.probability[:, 1], scores.target == 1)]
+    return [_rank(p, scores.target == c) for c, p in enumerate(scores.probability.T)]
+
+
+def _rank(score: Float, positive: NDArray[np.bool_]) -> _Ranking:
     order = np.argsort(score, kind="stable")
     above, below = order[positive[order]], order[~positive[order]]
+    lower, upper = (np.searchsorted(score[below], score[above], side=side) for side in ("left", "right"))
+    return _Ranking(above, below, lower, None if np.array_equal(lower, upper) else upper)
+
+
+def _area(w: Float, ranking: _Ranking) -> Float:
+    """Mann-Whitney: the weight of pairs in which the positive stands above the negative, over all pairs."""
+    above, below, lower, upper = ranking
     mass, total = w.T[above], np.zeros((len(below) + 1, len(w)), dtype=w.dtype)
     np.cumsum(w.T[below], axis=0, out=total[1:])
-    lower, upper = (np.searchsorted(score[below], score[above], side=side) for side in ("left", "right"))
     under = total[lower]
-    if not np.array_equal(lower, upper):
+    if upper is not None:
         under = (under + total[upper]) / 2
     return _ratio(np.einsum("pb,pb->b", mass, under), mass.sum(axis=0).astype(np.float64) * total[-1])
 

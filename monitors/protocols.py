@@ -5,16 +5,17 @@ Arrays in, numbers out: nothing here knows of disks, clocks or torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float = NDArray[np.floating]
 Int = NDArray[np.integer]
+Made = TypeVar("Made")
 
 
 class Shift(StrEnum):
@@ -127,9 +128,16 @@ class Scores:
     probability: Float
     target: Int
     unit: NDArray[np.str_]
+    _made: dict[Callable[[Scores], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.target)
+
+    def once(self, make: Callable[[Scores], Made]) -> Made:
+        """What `make` derives from the records, derived at the first call only: a bootstrap asks for every chunk."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
 
 
 class Verdict(StrEnum):
