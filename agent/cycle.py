@@ -177,8 +177,8 @@ def situation(connection: Connection, *, least: int) -> Situation:
     ).fetchone()[0]
     tried = connection.execute(
         """SELECT v.measures FROM versions v LEFT JOIN jobs j ON j.id = v.job
-           WHERE v.created_at >= :since
-             AND (v.state IN ('rejected', 'held')
+           WHERE v.number > 0 AND v.created_at >= :since
+             AND (v.state NOT IN ('training', 'candidate', 'approved', 'abandoned')
                   OR v.state = 'abandoned' AND (j.state = 'failed' OR v.measures ->> 'no_better'))
            ORDER BY v.number DESC LIMIT 1""",
         {"since": alarm["opened_at"]},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +16,23 @@ from agent.store.database import Connection, Store
 
 if TYPE_CHECKING:
     from agent.config import Config
+    from agent.updates.jobs import Worker
 
 FOLDERS = ("objects", "versions", "jobs", "inbox", "quarantine", "memory", "reports", "logs")
 
 
 class Workspace:
-    """Paths, the store, the configuration and the clock of one deployment; opened by every command."""
+    """Paths, the store, the configuration and the clock of one deployment; opened by every command.
 
-    def __init__(self, root: Path, clock: Clock = utc_now) -> None:
+    executor: starts the worker of a job's folder with so many threads; None: `agent.updates.jobs.spawn`.
+    """
+
+    def __init__(
+        self, root: Path, clock: Clock = utc_now, executor: Callable[[Path, int], Worker] | None = None
+    ) -> None:
         self.root = root.resolve()
         self.now = clock
+        self.executor = executor
 
     @classmethod
     def create(cls, root: Path, clock: Clock = utc_now, key: bytes | None = None) -> Workspace:

@@ -40,6 +40,7 @@ def fit_base(
     classes: Sequence[str],
     *,
     backbone: str = DEFAULT_BACKBONE,
+    size: int | None = None,
     epochs: int = DEFAULT_EPOCHS,
     seed: int = 0,
     out: Path,
@@ -48,7 +49,8 @@ def fit_base(
 ) -> dict[str, Any]:
     """Trains `backbone` and a linear head on the labelled examples and writes the base folder `out`.
 
-    Keeps the epoch with the best `measure` on `develop`. Answers with the backbone, the counts, the measure, the epochs
+    `size` is the side in pixels that images are brought to, where it isn't the backbone's own. Keeps the epoch with the
+    best `measure` on `develop`. Answers with the backbone, the counts, the measure, the epochs
     and the seconds. Raises ValueError where `out` is taken, a class has no example, or only one class is there.
     """
     started = time.monotonic()
@@ -56,7 +58,8 @@ def fit_base(
     _check(train_examples, known, classes)
     torch.manual_seed(seed)
     origin = load_backbone(backbone)
-    origin = origin.fed(replace(origin.preprocessing, scale=_scale(train_examples, known[0])))
+    scale = _scale(train_examples, known[0])
+    origin = origin.fed(replace(origin.preprocessing, scale=scale, size=size or origin.preprocessing.size))
     model = Classifier(origin, nn.Linear(origin.width, len(classes)), classes)
     parts = [Chosen(part, rows) for part, rows in zip((train_examples, develop), known, strict=True)]
     images = [Pixels(part, origin.preprocessing, progress=progress) for part in parts]

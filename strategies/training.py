@@ -76,7 +76,7 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     moving = list(parameters)
-    optimiser = torch.optim.AdamW(moving, lr=learning_rate, weight_decay=weight_decay)
+    optimiser = torch.optim.AdamW(moving, lr=learning_rate, weight_decay=weight_decay, fused=True)
     batches = batches or Shuffled(len(inputs), batch_size, generator)
     steps = len(batches)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * steps, pct_start=0.2)

@@ -95,7 +95,7 @@ class Detector:
                 {"tick": number, "first": tick.numbers[0], "last": tick.numbers[-1]},
             )
         at_case = connection.execute(
-            "SELECT coalesce(max(number), 0) FROM observations WHERE tick IS NOT NULL"
+            "SELECT coalesce(max(number), 0) FROM observations WHERE tick = (SELECT max(tick) FROM observations)"
         ).fetchone()[0]
         for signal in [*heard, *([rule] if rule else [])]:
             self._record(connection, signal, number, at_case, tick.day)

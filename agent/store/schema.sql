@@ -82,6 +82,7 @@ CREATE TABLE observations (
     UNIQUE (case_id, version, role)
 );
 CREATE INDEX observations_tick ON observations (tick, number);
+CREATE INDEX observations_open ON observations (number) WHERE tick IS NULL AND role = 'live';  -- not yet decided on
 
 CREATE TABLE reference_epochs (
     epoch        INTEGER PRIMARY KEY,

@@ -86,6 +86,20 @@ def judged(connection: Connection, plan: Plan, onset: int) -> dict[str, tuple[Ju
     return found
 
 
+def below(connection: Connection, plan: Plan, right: Mapping[str, tuple[float, int]]) -> list[str]:
+    """The domains beside home at which a version is shown to be worse than what was approved, by more than the margin
+    of forgetting; `right` is what its anchors say: {domain: (right patients, patients)}. Better than before it may be:
+    that a candidate gained makes it live, not good enough to be trusted."""
+    from monitors import unharmed
+
+    level, margin = _approved(connection), plan.gates["forgetting"].margin
+    return sorted(
+        domain
+        for domain, shown in right.items()
+        if domain != HOME and unharmed(level, shown, margin, plan.alpha).verdict == "FAIL"
+    )
+
+
 def _learnt(connection: Connection) -> dict[str, tuple[float, int]]:
     """What the anchors of each domain beside home showed of the live version: (right patients, patients)."""
     row = registry.get(connection, registry.live(connection)["version"])

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from agent.clock import rfc3339
 from agent.errors import HomeostatError
@@ -34,13 +34,24 @@ class JobFailed(HomeostatError):
     exit_code = 1
 
 
+class Worker(Protocol):
+    """What works off a job's folder: a process, as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
+
+
 @dataclass
 class Job:
     """A running worker; `id` names its folder below jobs/."""
 
     id: str
     folder: Path
-    process: subprocess.Popen[bytes]
+    process: Worker
     deadline: float  # monotonic seconds
     memory_limit: float  # bytes
 
@@ -61,9 +72,17 @@ def start(workspace: Workspace, kind: str, spec: Mapping[str, Any], limits: Limi
         journal.append(
             connection, "job_started", at=at, by="homeostat", body={"job": job, "kind": kind, "spec": digest}
         )
-    environment = {**os.environ, **{name: str(limits.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}}
+    process = (workspace.executor or spawn)(folder, limits.threads)
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE jobs SET pid = :pid WHERE id = :id", {"pid": process.pid, "id": job})
+    return Job(job, folder, process, time.monotonic() + limits.minutes * 60, limits.memory_gib * 2**30)
+
+
+def spawn(folder: Path, threads: int) -> Worker:
+    """The executor of a deployment: a process of its own, which leads a group that can be ended at once."""
+    environment = {**os.environ, **{name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}}
     with (folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "agent.updates.worker", str(folder)],
             stdout=log,
             stderr=log,
@@ -71,9 +90,6 @@ def start(workspace: Workspace, kind: str, spec: Mapping[str, Any], limits: Limi
             env=environment,
             start_new_session=True,
         )
-    with workspace.store.transaction() as connection:
-        connection.execute("UPDATE jobs SET pid = :pid WHERE id = :id", {"pid": process.pid, "id": job})
-    return Job(job, folder, process, time.monotonic() + limits.minutes * 60, limits.memory_gib * 2**30)
 
 
 def poll(workspace: Workspace, job: Job, *, at: datetime) -> dict[str, Any] | None:
@@ -104,7 +120,9 @@ def pause(job: Job, progress: Callable[[str, int, int], None] | None = None) -> 
 
 
 def kill(job: Job) -> None:
-    """Ends the worker and whatever it started, at once."""
+    """Ends the worker and whatever it started, at once; one that has ended is left alone."""
+    if job.process.poll() is not None:
+        return
     try:
         os.killpg(job.process.pid, signal.SIGKILL)
     except ProcessLookupError:

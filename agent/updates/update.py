@@ -20,6 +20,7 @@ from agent.errors import HomeostatError, NotEnoughEvidence
 from agent.observe import record
 from agent.store import Connection
 from agent.updates import anchors, jobs, material, records
+from agent.updates.clear import below
 from agent.updates.judge import Anchored, age_band, as_dict, judge, outcome
 from agent.versions import bundle, registry
 from agent.workspace import Workspace, get_setting
@@ -222,7 +223,8 @@ def _judge(workspace: Workspace, making: Making, at: datetime) -> str:
         if live != registry.get(connection, making.version)["parent"]:
             raise jobs.JobFailed(f"{live} became live while {making.version} was made from another version")
         anchored = anchor_records(workspace, connection, making, outputs, live)
-    verdicts = judge(workspace.config.plan, anchored, making.learnt)
+    plan = workspace.config.plan
+    verdicts = judge(plan, anchored, making.learnt)
     state = outcome(verdicts)
     again = making.parts.parent == workspace.path("versions")
     if not again:
@@ -240,7 +242,8 @@ def _judge(workspace: Workspace, making: Making, at: datetime) -> str:
             records.supersede(connection, making.version, at)
         _keep(workspace, connection, making, outputs, at)
         records.write_verdicts(connection, making.version, verdicts, at)
-        records.add_measures(connection, making.version, {"right": {a.anchors.domain: a.right() for a in anchored}})
+        right = {one.anchors.domain: one.right() for one in anchored}
+        records.add_measures(connection, making.version, {"right": right, "below": below(connection, plan, right)})
         for one in anchored:
             if making.version not in one.anchors.seen_by:
                 anchors.look(connection, one.anchors, version=making.version, alpha=one.alpha, at=at)

@@ -6,6 +6,7 @@ activation and the journal's event in one transaction; the pointer file follows 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -223,12 +224,18 @@ def activate(
 
 
 def _after_promotion(connection: Connection, version: str, before: str, by: str, at: datetime) -> None:
-    """Probation begins, the shift that led here is dealt with, and answers may be trusted again."""
+    """Probation begins; the shift that led here is dealt with, and answers may be trusted again.
+
+    Where the version's own anchors show a domain still below what was approved, both wait for a better one.
+    """
     seen = connection.execute("SELECT COALESCE(MAX(number), 0) AS n FROM observations").fetchone()["n"]
     put_setting(connection, "probation", {"version": version, "previous": before, "since": seen})
-    episodes.close_alarms(
-        connection, {episodes.SHIFT, episodes.FAR_OUT}, because=f"{version} was promoted", by=by, at=at
-    )
+    below = json.loads(get(connection, version)["measures"] or "{}").get("below", [])
+    ended = {episodes.FAR_OUT} if below else {episodes.SHIFT, episodes.FAR_OUT}
+    episodes.close_alarms(connection, ended, because=f"{version} was promoted", by=by, at=at)
+    if below:
+        journal.append(connection, "alarm_kept", at=at, by=by, body={"version": version, "below": below})
+        return
     set_trust(connection, NORMAL, by=by, reason=f"{version} was promoted", at=at)
 
 

@@ -25,7 +25,7 @@ from benchmarks.year.play import Trace
 from benchmarks.year.policies import AGENT, DERIVED, MORE, NEVER, ORACLE, POLICIES, Policy
 from benchmarks.year.schedule import DAYS
 from benchmarks.year.score import score
-from benchmarks.year.trial import Accuracies, Trial, prepare, run, stage
+from benchmarks.year.trial import Accuracies, Trial, foretell, prepare, run, stage
 
 SEEDS = 20
 MODEL = "mobilenetv3_small_kermany_cxr.npz"
@@ -85,12 +85,14 @@ def years(
 
 
 def play_all(trial: Trial, backbone: str, policies: Sequence[Policy], progress: Progress) -> Played:
-    """Every policy in a process of its own; the bounds first, because all of them start from the same base."""
+    """Every policy in a process of its own, once the base that all of them start from is there."""
     trial.folder.mkdir(parents=True, exist_ok=True)
-    traces, truths = prepare(trial, backbone, progress)
+    never = prepare(trial, backbone, progress)
+    traces, truths = {NEVER: never[0]}, {NEVER: never[1]}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=context, max_tasks_per_child=1) as pool:
-        waiting = {policy.name: pool.submit(run, trial, policy, partial(_month, policy.name)) for policy in policies}
+        waiting = {ORACLE: pool.submit(foretell, trial, partial(_tell_at_end, trial.seed))}
+        waiting |= {policy.name: pool.submit(run, trial, policy, partial(_month, policy.name)) for policy in policies}
         for done, (name, future) in enumerate(waiting.items(), 1):
             traces[name], truths[name] = future.result()
             progress(f"seed {trial.seed}: {name}", done, len(waiting))
@@ -184,6 +186,11 @@ def _month(policy: str, day: int) -> None:
     """Told in the process that plays the policy: a year takes minutes."""
     if day % 28 == 0:
         _tell(policy, day, DAYS)
+
+
+def _tell_at_end(seed: int, what: str, done: int, of: int) -> None:
+    if done == of:
+        _tell(f"seed {seed}: {ORACLE}, {what}", done, of)
 
 
 def _tell(what: str, done: int, of: int) -> None:

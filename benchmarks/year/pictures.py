@@ -19,7 +19,7 @@ from agent.cases.images import read_image
 from agent.errors import HomeostatError
 from benchmarks.year.schedule import FAR_OUT, HARMLESS, HOME, LEVELS, SCANNER, THIRD, creep
 
-SIDE = 128  # pixels a side of the stored images: all pass through it, so that no one differs by it
+SIDE = 96  # pixels a side of the images: all pass through it, so that no one differs by it
 HELD = {HOME: 120, SCANNER: 60, THIRD: 60}  # patients that only the benchmark itself looks at
 FITTED = 480  # home patients that the base is fitted and deployed with
 

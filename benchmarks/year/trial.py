@@ -15,7 +15,7 @@ from agent.cases.datafolder import sharing_bytes
 from agent.cases.examples import FolderExamples
 from agent.cases.split import Split
 from benchmarks.stream import write_folder
-from benchmarks.year.pictures import Cast, Pictures, Sites, cast, place_of
+from benchmarks.year.pictures import SIDE, Cast, Pictures, Sites, cast, place_of
 from benchmarks.year.play import Known, Tell, Trace, play
 from benchmarks.year.policies import NEVER, ORACLE, Policy
 from benchmarks.year.schedule import CONDITIONS, FAR_OUT, HARMLESS, HOME, LEVELS, SCANNER, THIRD, Year, creep, draw
@@ -53,8 +53,8 @@ def stage(sites: Sites, folder: Path, seed: int) -> Trial:
     return Trial(seed, folder, sites, draw(seed, pools), parts)
 
 
-def prepare(trial: Trial, backbone: str, progress: Progress) -> tuple[dict[str, Trace], dict[str, Accuracies]]:
-    """Fits and deploys the base, and plays the two bounds, which need no agent: never update, and the oracle."""
+def prepare(trial: Trial, backbone: str, progress: Progress) -> tuple[Trace, Accuracies]:
+    """Fits and deploys the base; what it says of the year's images is the bound of never updating."""
     import torch
 
     from agent.deploy import init
@@ -73,6 +73,7 @@ def prepare(trial: Trial, backbone: str, progress: Progress) -> tuple[dict[str, 
         FolderExamples(part["develop"], sites.classes),
         sites.classes,
         backbone=backbone,
+        size=SIDE,
         epochs=EPOCHS,
         seed=trial.seed,
         out=folder / "base",
@@ -84,22 +85,32 @@ def prepare(trial: Trial, backbone: str, progress: Progress) -> tuple[dict[str, 
     init(folder / "site", folder / "base", folder / "home", where=(), config=None, progress=progress, key=key)
     with Workspace(folder / "site").store.read() as connection:
         digest = connection.execute("SELECT digest FROM versions WHERE id = 'v0'").fetchone()["digest"]
-    shown = sorted({(case.condition, case.patient, case.view) for case in trial.year.cases})
-    files = {one: pictures.file(*one) for one in shown}
+    files = [pictures.file(*one) for one in _shown(trial)]
     base = Predictor.load(folder / "base")
-    said = _read(base, list(files.values()), lambda done: progress("the year's images", done, len(files)))
-    np.savez(folder / "v0.npz", digest=np.array(digest), names=np.array([path.name for path in files.values()]),
+    said = _read(base, files, lambda done: progress("the year's images", done, len(files)))
+    np.savez(folder / "v0.npz", digest=np.array(digest), names=np.array([path.name for path in files]),
              scores=said[0], embedding=said[1])  # fmt: skip
-    _train_oracle(trial, split, progress)
-    oracle = Predictor.load(folder / "base", folder / "oracle")
-    foretold = _read(oracle, list(files.values()), lambda done: progress("the oracle's answers", done, len(files)))
-    place = {one: i for i, one in enumerate(shown)}
-    traces = {
-        NEVER: _bound(trial, NEVER, "v0", said[0], place),
-        ORACLE: _bound(trial, ORACLE, ORACLE, foretold[0], place),
-    }
-    truth = {NEVER: {"v0": _held(trial, base)}, ORACLE: {"v0": _held(trial, base), ORACLE: _held(trial, oracle)}}
-    return traces, truth
+    return _bound(trial, NEVER, "v0", said[0]), {"v0": _held(trial, base)}
+
+
+def foretell(trial: Trial, progress: Progress) -> tuple[Trace, Accuracies]:
+    """The oracle, which knows each change and has its labels at once; the base has to be prepared."""
+    import torch
+
+    from strategies.predictor import Predictor
+
+    torch.set_num_threads(1)
+    files = [trial.pictures.file(*one) for one in _shown(trial)]
+    _train_oracle(trial, Split.read(trial.folder / "base"), progress)
+    oracle = Predictor.load(trial.folder / "base", trial.folder / "oracle")
+    said, _ = _read(oracle, files, lambda done: progress("the oracle's answers", done, len(files)))
+    truth = {"v0": _held(trial, Predictor.load(trial.folder / "base")), ORACLE: _held(trial, oracle)}
+    return _bound(trial, ORACLE, ORACLE, said), truth
+
+
+def _shown(trial: Trial) -> list[tuple[str, str, int]]:
+    """Every image of the year once: (condition, patient, view)."""
+    return sorted({(case.condition, case.patient, case.view) for case in trial.year.cases})
 
 
 def run(trial: Trial, policy: Policy, tell: Tell) -> tuple[Trace, Accuracies]:
@@ -122,11 +133,9 @@ def run(trial: Trial, policy: Policy, tell: Tell) -> tuple[Trace, Accuracies]:
     return trace, {name: _held(trial, Predictor.load(trial.folder / "base", parts[name])) for name in live}
 
 
-def _bound(
-    trial: Trial, name: str, version: str, scores: NDArray[np.floating], place: Mapping[tuple[str, str, int], int]
-) -> Trace:
-    """The trace of a model that never changes, and whose every answer is taken in good faith."""
-    cases = trial.year.cases
+def _bound(trial: Trial, name: str, version: str, scores: NDArray[np.floating]) -> Trace:
+    """The trace of a model that never changes, and whose every answer is taken in good faith; scores by `_shown`."""
+    cases, place = trial.year.cases, {one: i for i, one in enumerate(_shown(trial))}
     at = [place[case.condition, case.patient, case.view] for case in cases]
     answers = [trial.sites.classes[k] for k in scores[at].argmax(axis=1)]
     rows = [

@@ -105,7 +105,8 @@ def test_a_new_domain_without_anchors_holds_and_says_how_many_patients_open_them
     assert outcome(found) == "held"
     gain = next(one for one in found if one.gate == "gain:hillside")
     assert gain.judgement.verdict == INSUFFICIENT
-    assert gain.judgement.needed == 20 and "20 labelled patients" in gain.judgement.says
+    least = Plan().labels.anchor_patients
+    assert gain.judgement.needed == least and f"{least} labelled patients" in gain.judgement.says
 
 
 def test_of_several_domains_one_has_to_gain():
