@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 
 
-def spend(alpha: float, look: int) -> float:
-    """The level of the look-th candidate (from 1) on one anchor set: alpha * 2^-look, so all looks together stay in
-    alpha, however many there are. Raises ValueError for a look below 1."""
+def spend(alpha: float, look: int, carried: float = 0.0) -> float:
+    """The level of the look-th candidate (from 1) on one anchor set: alpha * 2^-look, and `carried` on top.
+
+    carried: the level of the look before, where its candidate was shown harmless, else 0. That is the online fallback
+    procedure (Tian and Ramdas 2021, "Online control of the familywise error rate"): a rejected hypothesis of harm hands
+    its level on, and the probability that any harmful candidate ever passes stays in alpha, however many there are and
+    however they depend on each other. Raises ValueError for a look below 1.
+    """
     if look < 1:
         raise ValueError(f"looks are counted from 1, not {look}")
-    return alpha * 2.0**-look
+    return alpha * 2.0**-look + carried
 
 
 def decidable(n: int, discordance: float = 0.05, alpha: float = 0.05, power: float = 0.8) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.errors import DiskFull, HomeostatError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Connection = sqlite3.Connection
 

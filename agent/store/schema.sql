@@ -207,6 +207,7 @@ CREATE TABLE looks (
     generation   INTEGER NOT NULL,
     version      TEXT NOT NULL,
     alpha        REAL NOT NULL,
+    passed       INTEGER NOT NULL,                           -- no harm at this domain: the next look gets its alpha too
     revealed     TEXT NOT NULL CHECK (revealed IN ('verdict', 'rounded', 'all')),
     at           TEXT NOT NULL
 );

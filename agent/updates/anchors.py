@@ -20,14 +20,15 @@ LARGE = 100  # patients from which a set is followed by a fresh one instead of g
 class AnchorSet:
     """One generation of judge-only cases of a domain.
 
-    looks: how often these patients were looked at, in generations that this one grew from too. seen_by: the alpha of
-    each candidate that was shown this very generation.
+    looks: how often these patients were looked at, in generations that this one grew from too. carried: the alpha that
+    the latest of these looks hands on. seen_by: the alpha of each candidate that was shown this very generation.
     """
 
     domain: str
     generation: int
     cases: Sequence[Case]
     looks: int
+    carried: float
     seen_by: Mapping[str, float]
 
     @property
@@ -113,26 +114,28 @@ def current(connection: Connection) -> list[AnchorSet]:
         )
         cases = [by_id[m["case_id"]] for m in members if m["case_id"] in by_id]
         looks = connection.execute(
-            """SELECT generation, version, alpha FROM looks WHERE domain = :d AND generation IN
+            """SELECT generation, version, alpha, passed FROM looks WHERE domain = :d AND generation IN
                (SELECT theirs.generation FROM anchor_members theirs JOIN anchor_members ours
                 ON ours.case_id = theirs.case_id AND ours.domain = :d AND ours.generation = :g
-                WHERE theirs.domain = :d)""",
+                WHERE theirs.domain = :d) ORDER BY id""",
             key,
         ).fetchall()
         seen_by = {one["version"]: one["alpha"] for one in looks if one["generation"] == row["generation"]}
-        sets.append(AnchorSet(row["domain"], row["generation"], cases, len(looks), seen_by))
+        carried = looks[-1]["alpha"] if looks and looks[-1]["passed"] else 0.0
+        sets.append(AnchorSet(row["domain"], row["generation"], cases, len(looks), carried, seen_by))
     return sets
 
 
-def look(connection: Connection, anchors: AnchorSet, *, version: str, alpha: float, at: datetime) -> None:
-    """Records that a candidate was judged on the set, at which alpha; all was revealed (the verdicts' figures)."""
+def look(connection: Connection, anchors: AnchorSet, *, version: str, alpha: float, passed: bool, at: datetime) -> None:
+    """Records that a candidate was judged on the set, at which alpha, and whether it was shown to do no harm there:
+    then that alpha is not lost but handed on. All was revealed (the verdicts' figures)."""
     key = {"d": anchors.domain, "g": anchors.generation}
     connection.execute(
-        """INSERT INTO looks (domain, generation, version, alpha, revealed, at)
-           VALUES (:d, :g, :version, :alpha, 'all', :at)""",
-        {**key, "version": version, "alpha": alpha, "at": rfc3339(at)},
+        """INSERT INTO looks (domain, generation, version, alpha, passed, revealed, at)
+           VALUES (:d, :g, :version, :alpha, :passed, 'all', :at)""",
+        {**key, "version": version, "alpha": alpha, "passed": int(passed), "at": rfc3339(at)},
     )
     connection.execute(
-        "UPDATE anchor_sets SET spent = min(alpha, spent + :alpha) WHERE domain = :d AND generation = :g",
-        {**key, "alpha": alpha},
+        "UPDATE anchor_sets SET spent = min(alpha, spent + :lost) WHERE domain = :d AND generation = :g",
+        {**key, "lost": 0.0 if passed else alpha},
     )

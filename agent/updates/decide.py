@@ -57,35 +57,40 @@ def decide(plan: Plan, situation: Situation) -> Decision:
     return Decision(response.recipes, f"{situation.labelled} labelled patients since the change")
 
 
-def choose(
-    table: Mapping[str, Mapping[str, Mapping[str, float]]], before: Mapping[str, Mapping[str, float]], margin: float
-) -> str:
-    """The finalist among recipes in order of cost, by their measures on *develop*: {recipe: {domain: measures}}.
+Measures = Mapping[str, Mapping[str, float]]  # of one version on *develop*: {domain: {measure: value}}
 
-    A recipe that falls in some domain by more than half the plan's margin of forgetting (as a point estimate) goes
-    behind all that don't: it could hardly be shown to stay within the margin. A domain with fewer than FEW cases is not
-    asked. Among equals the mean over domains of balanced accuracy decides, each by the root of its number of cases as
-    in training, and within a point of the best the cheapest. Only the finalist is shown to the anchors.
+
+def choose(table: Mapping[str, Measures], before: Measures, margin: float) -> str:
+    """The finalist among recipes in order of cost, by their measures on *develop*.
+
+    A recipe that harms goes behind all that don't. Among equals the mean over domains of balanced accuracy decides,
+    each by the root of its number of cases as in training, and within a point of the best the cheapest. Only the
+    finalist is shown to the anchors.
     """
-
-    def forgets(name: str) -> bool:
-        return any(
-            table[name][domain]["balanced_accuracy"] < before[domain]["balanced_accuracy"] - margin / 2
-            for domain in before
-            if before[domain]["n"] >= FEW
-        )
-
     means = {name: _mean(measures) for name, measures in table.items()}
-    eligible = [name for name in table if not forgets(name)] or list(table)
+    eligible = [name for name in table if not _harms(table[name], before, margin)] or list(table)
     best = max(means[name] for name in eligible)
     return next(name for name in eligible if means[name] >= best - TIE)
 
 
-def worth_judging(after: Mapping[str, Mapping[str, float]], before: Mapping[str, Mapping[str, float]]) -> bool:
-    """Whether a finalist is better than the live version on *develop* at all: each look at the anchors costs alpha."""
-    return _mean(after) > _mean(before) + TIE
+def worth_judging(after: Measures, before: Measures, margin: float) -> bool:
+    """Whether a finalist is better than the live version on *develop* at all, and harms no domain there: each look at
+    the anchors costs alpha."""
+    return _mean(after) > _mean(before) + TIE and not _harms(after, before, margin)
 
 
-def _mean(measures: Mapping[str, Mapping[str, float]]) -> float:
+def _harms(after: Measures, before: Measures, margin: float) -> bool:
+    """Whether some domain falls by more than half the plan's margin of forgetting, as a point estimate, in balanced
+    accuracy or in the Brier score: it could hardly be shown to stay within the margin. Domains with fewer than FEW
+    cases are not asked."""
+    return any(
+        after[domain]["balanced_accuracy"] < was["balanced_accuracy"] - margin / 2
+        or after[domain]["brier"] > was["brier"] + margin / 2
+        for domain, was in before.items()
+        if was["n"] >= FEW
+    )
+
+
+def _mean(measures: Measures) -> float:
     found = [(math.sqrt(m["n"]), m["balanced_accuracy"]) for m in measures.values()]
     return sum(weight * value for weight, value in found) / sum(weight for weight, _ in found)

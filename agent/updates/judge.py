@@ -72,6 +72,16 @@ def outcome(verdicts: Sequence[Named]) -> str:
     return "held" if Verdict.INSUFFICIENT in required else "candidate"
 
 
+def unharmed_at(domain: str, verdicts: Sequence[Named]) -> bool:
+    """Whether the candidate passed every gate that is asked of this domain, gain aside."""
+    from monitors import Verdict
+
+    asked = [
+        named for named in verdicts if named.gate.split(":")[1:2] == [domain] and not named.gate.startswith("gain")
+    ]
+    return bool(asked) and all(named.judgement.verdict is Verdict.PASS for named in asked)
+
+
 def _gain(plan: Plan, anchored: Sequence[Anchored], learnt: Sequence[str]) -> Iterator[Named]:
     """Home counts only where nothing else was learnt: a model that was made for home can't gain there by much.
 

@@ -21,7 +21,7 @@ from agent.observe import record
 from agent.store import Connection
 from agent.updates import anchors, jobs, material, records
 from agent.updates.clear import below
-from agent.updates.judge import Anchored, age_band, as_dict, judge, outcome
+from agent.updates.judge import Anchored, age_band, as_dict, judge, outcome, unharmed_at
 from agent.versions import bundle, registry
 from agent.workspace import Workspace, get_setting
 
@@ -33,7 +33,7 @@ class Making:
     """One candidate in the making: first its training job, then the job that shows it to the anchors.
 
     `trained` is the first job's result, empty while it trains; a held version judged again starts at the second.
-    spares: whether a finalist that is no better on *develop* is not shown to the anchors at all.
+    spares: whether a finalist that is no better on *develop*, or harms there, is not shown to the anchors at all.
     """
 
     version: str
@@ -164,8 +164,8 @@ def abandon(workspace: Workspace, making: Making, reason: str, *, at: datetime) 
 
 
 def _spare(workspace: Workspace, making: Making, at: datetime) -> str:
-    """Closes a version that could not show a gain; the anchors keep their alpha for one that can."""
-    reason = f"on the develop patients {making.trained['finalist']} is no better than what is live"
+    """Closes a version that could not pass; the anchors keep their alpha for one that can."""
+    reason = f"on the develop patients {making.trained['finalist']} is no better than what is live, or harms"
     with workspace.store.transaction() as connection:
         facts = {"develop": making.trained["develop"], "no_better": True}
         records.add_measures(connection, making.version, facts)
@@ -246,7 +246,8 @@ def _judge(workspace: Workspace, making: Making, at: datetime) -> str:
         records.add_measures(connection, making.version, {"right": right, "below": below(connection, plan, right)})
         for one in anchored:
             if making.version not in one.anchors.seen_by:
-                anchors.look(connection, one.anchors, version=making.version, alpha=one.alpha, at=at)
+                passed = unharmed_at(one.anchors.domain, verdicts)
+                anchors.look(connection, one.anchors, version=making.version, alpha=one.alpha, passed=passed, at=at)
         if state != "candidate":
             wanted = "FAIL" if state == "rejected" else "INSUFFICIENT"
             why = next(n for n in verdicts if n.role == "require" and n.judgement.verdict == wanted)
@@ -266,7 +267,7 @@ def anchor_records(
 
     from monitors import spend
 
-    position = {case["case_id"]: i for i, case in enumerate(making.shown)}
+    plan, position = workspace.config.plan, {case["case_id"]: i for i, case in enumerate(making.shown)}
     classes = {name: i for i, name in enumerate(get_setting(connection, "classes"))}
     records = []
     for one in making.anchored:
@@ -279,7 +280,7 @@ def anchor_records(
                 live=outputs[f"scores_{live}"][rows],
                 candidate=outputs[f"scores_{making.version}"][rows],
                 groups=_groups(connection, one.cases, workspace.config.monitors.subgroups),
-                alpha=one.seen_by.get(making.version) or spend(workspace.config.plan.alpha, one.looks + 1),
+                alpha=one.seen_by.get(making.version) or spend(plan.alpha, one.looks + 1, one.carried),
             )
         )
     return records

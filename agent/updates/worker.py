@@ -78,7 +78,7 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
     assert np.isfinite([m["balanced_accuracy"] for m in table[finalist].values()]).any()
     return {
         "finalist": finalist,
-        "worth_judging": worth_judging(table[finalist], before),
+        "worth_judging": worth_judging(table[finalist], before, spec["margin"]),
         "develop": table,
         "before": before,
         "made": made[finalist],

@@ -53,10 +53,10 @@ def test_a_set_opens_at_so_many_patients_of_the_judge_split(workspace):
     assert {case["case_id"] for case in only.cases} == {*(f"c{i}" for i in range(10)), "again"}
 
 
-def look_at(workspace, one: anchors.AnchorSet, version: str) -> float:
-    alpha = spend(0.05, one.looks + 1)
+def look_at(workspace, one: anchors.AnchorSet, version: str, passed: bool = False) -> float:
+    alpha = spend(0.05, one.looks + 1, one.carried)
     with workspace.store.transaction() as connection:
-        anchors.look(connection, one, version=version, alpha=alpha, at=workspace.now())
+        anchors.look(connection, one, version=version, alpha=alpha, passed=passed, at=workspace.now())
     return alpha
 
 
@@ -103,15 +103,26 @@ def test_every_look_is_recorded_and_alpha_is_never_overspent(workspace):
     spent = []
     for look in range(1, 12):
         assert one.looks == len(one.seen_by) == look - 1
-        alpha = spend(0.05, one.looks + 1)
-        with workspace.store.transaction() as connection:
-            anchors.look(connection, one, version=f"v{look}", alpha=alpha, at=workspace.now())
+        look_at(workspace, one, f"v{look}")
+        with workspace.store.read() as connection:
             (one,) = anchors.current(connection)
             spent.append(connection.execute("SELECT spent FROM anchor_sets").fetchone()[0])
     assert spent == sorted(spent) and spent[-1] <= 0.05
     with workspace.store.read() as connection:
         looks = connection.execute("SELECT sum(alpha) AS alpha, count(*) AS n FROM looks").fetchone()
     assert looks["n"] == 11 and looks["alpha"] == pytest.approx(spent[-1])
+
+
+def test_a_look_that_shows_no_harm_hands_its_alpha_on(workspace):
+    """A site whose updates are good can go on updating for years; one bad try costs what it was tried at."""
+    add(workspace, [f"c{i}" for i in range(10)])
+    levels = []
+    for look, passed in enumerate((True, True, False, False), 1):
+        (one,) = open_all(workspace)
+        levels.append(look_at(workspace, one, f"v{look}", passed))
+    assert levels == pytest.approx([0.025, 0.0375, 0.04375, 0.003125])
+    with workspace.store.read() as connection:
+        assert connection.execute("SELECT spent FROM anchor_sets").fetchone()[0] == pytest.approx(0.046875)
 
 
 @settings(max_examples=15, deadline=None)

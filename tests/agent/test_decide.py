@@ -65,8 +65,8 @@ def test_more_labels_never_take_an_update_away(situation, more):
         assert situation.labelled > situation.tried_with
 
 
-def measured(n: int = 100, **domains: float) -> dict[str, dict[str, float]]:
-    return {domain: {"balanced_accuracy": value, "n": n} for domain, value in domains.items()}
+def measured(n: int = 100, brier: float = 0.1, **domains: float) -> dict[str, dict[str, float]]:
+    return {domain: {"balanced_accuracy": value, "brier": brier, "n": n} for domain, value in domains.items()}
 
 
 BEFORE = measured(home=0.90, new=0.40)
@@ -103,12 +103,25 @@ def test_a_fall_by_more_than_half_the_margin_goes_behind():
 
 def test_what_is_no_better_on_develop_is_not_worth_a_look():
     """Each look at the anchors costs alpha: a model that nothing has harmed spends none on candidates."""
-    assert not worth_judging(BEFORE, BEFORE)
-    assert not worth_judging(measured(home=0.905, new=0.405), BEFORE)
-    assert worth_judging(measured(home=0.90, new=0.45), BEFORE)
+    assert not worth_judging(BEFORE, BEFORE, 0.05)
+    assert not worth_judging(measured(home=0.905, new=0.405), BEFORE, 0.05)
+    assert worth_judging(measured(home=0.90, new=0.45), BEFORE, 0.05)
     lucky = {**measured(home=0.90), **measured(n=2, new=1.0)}
-    assert worth_judging(lucky, {**measured(home=0.90), **measured(n=2, new=0.0)})
-    assert not worth_judging(lucky, {**measured(home=0.98), **measured(n=2, new=0.5)})
+    assert worth_judging(lucky, {**measured(home=0.90), **measured(n=2, new=0.0)}, 0.05)
+    assert not worth_judging(lucky, {**measured(home=0.98), **measured(n=2, new=0.5)}, 0.05)
+
+
+def test_what_harms_on_develop_is_not_worth_a_look():
+    """A finalist that forgets home, or loses its calibration there, would be refused at the cost of alpha."""
+    assert not worth_judging(measured(home=0.87, new=0.80), BEFORE, 0.05)
+    assert worth_judging(measured(home=0.88, new=0.80), BEFORE, 0.05)
+    assert not worth_judging(measured(home=0.90, new=0.80, brier=0.13), BEFORE, 0.05)
+
+
+def test_a_recipe_that_loses_its_calibration_goes_behind():
+    """An over-confident model that is right a little more often is not the better one."""
+    table = {"linear_probe": measured(home=0.90, new=0.9, brier=0.2), "lora_rehearsal": measured(home=0.90, new=0.7)}
+    assert choose(table, BEFORE, 0.05) == "lora_rehearsal"
 
 
 def test_where_all_forget_the_best_is_still_shown_to_the_gates():

@@ -63,7 +63,7 @@ def anchored(domain: str, n: int, *, live: float, candidate: float, original: fl
     cases = [{"case_id": f"{domain}{i}", "patient": f"{domain} patient {i}"} for i in range(n)]
     before = says(live)
     return Anchored(
-        anchors=AnchorSet(domain, 1, cases, 0, {}),
+        anchors=AnchorSet(domain, 1, cases, 0, 0.0, {}),
         target=target,
         original=before if original is None else says(original),
         live=before,

@@ -236,6 +236,22 @@ def test_all_looks_together_stay_within_alpha() -> None:
         spend(0.05, 0)
 
 
+@pytest.mark.parametrize("harmful", [1.0, 0.5, 0.2])
+def test_no_harmful_candidate_passes_more_often_than_alpha(harmful: float) -> None:
+    """Good candidates hand their level on to the next; the chance that any bad one of thirty passes stays in alpha."""
+    rng, fooled = np.random.default_rng(0), 0
+    for _ in range(4000):
+        carried, wrong = 0.0, False
+        for look in range(1, 31):
+            level = spend(0.05, look, carried)
+            bad = rng.random() < harmful
+            passed = rng.random() < level if bad else True
+            wrong, carried = wrong or (bad and passed), level if passed else 0.0
+        fooled += wrong
+
+    assert fooled / 4000 <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 4000)
+
+
 def test_a_gain_is_shown_on_few_patients_but_never_by_giving_up_a_class() -> None:
     """Twelve of thirty patients put right are a gain, though two classes have two each; a lost class is none."""
     target = np.array([0] * 26 + [1] * 2 + [2] * 2)
