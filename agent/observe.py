@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from agent.cases.examples import StoredExamples
 from agent.clock import rfc3339
-from agent.drift.domains import domain_of, episode_name, home_keys
+from agent.drift import episodes
+from agent.drift.domains import domain_of, episode_name, home_keys, known
 from agent.drift.reference import read_approved
 from agent.drift.ticks import CASES_PER_TICK, day_of
 from agent.errors import HomeostatError
 from agent.store import Connection, journal
+from agent.trust import CAUTION, NORMAL, trust_now
 from agent.versions import registry
 from agent.versions.pointer import Pointer
 from agent.versions.serve import load
@@ -96,7 +98,8 @@ class Observer:
 
         assert self._guard is not None
         number = connection.execute("SELECT coalesce(max(number), 0) FROM observations").fetchone()[0]
-        trust = get_setting(connection, "trust", "normal")
+        trust = trust_now(connection)
+        spared = known(connection) if trust == CAUTION and episodes.only_arrivals(connection) else set()
         by, home, episode = self.workspace.config.intake.domain_by, home_keys(connection), episode_name(connection)
         abstained = 0
         for i, case in enumerate(wanted):
@@ -128,7 +131,7 @@ class Observer:
                     scores=seen[i][0],
                     embedding=seen[i][1],
                     sensor=get_setting(connection, "sensor"),
-                    trust=trust,
+                    trust=NORMAL if domain in spared else trust,
                     abstained=far or not finite,
                     at=now,
                 )

@@ -167,7 +167,10 @@ def _stand(args: argparse.Namespace, event: str, trust: str) -> Answer:
         set_trust(connection, trust, by=args.by, reason=args.reason, at=at)
         if trust == NORMAL:
             put_setting(connection, "automatic_promotion", True)
-            ended = {episodes.SHIFT, episodes.FAR_OUT}  # a shift that goes on opens a new episode within a few ticks
+            ended = {
+                *episodes.OF_SHIFT,
+                episodes.FAR_OUT,
+            }  # a shift that goes on opens a new episode within a few ticks
             episodes.close_alarms(connection, ended, because=f"resumed: {args.reason}", by=args.by, at=at)
         value = {"state": deployment_state(connection), "trust": trust}
     publish(workspace)

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from agent.drift import episodes
+from agent.drift.domains import ALL, KNOWN, NEW, common_since, known, stream_of
 from agent.drift.reference import batch_of, epoch_of, observed_rows, read_reference
 from agent.drift.ticks import LIVE, Tick, closed_ticks, day_of
 from agent.store import Connection, insert, journal
@@ -19,16 +20,22 @@ if TYPE_CHECKING:
     from monitors.protocols import Batch, Monitor, Signal
 
 
+SILENT = -600.0  # the log evidence of a chart that has read nothing lies below
+AGAIN = 100  # apart from the seeds of the first stream's monitors
 ROUNDING = 1e-9  # a chart that fires alone brings exactly the threshold, up to the last bit
 
 
 class Detector:
-    """The monitors of the live version on its reference epoch, their state kept in the store with every tick."""
+    """The monitors of the live version on its reference epoch, their state kept in the store with every tick.
+
+    Known domains and new ones are streams with monitors of their own, beside those that read every case; all share one
+    budget. Against one reference both are exchangeable with it while nothing has changed, so nothing is promised less.
+    """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._fitted: tuple[str, int, int, bool] | None = None  # version, epoch, closed alarms, whether times are known
-        self._monitors: list[Monitor] = []
+        self._monitors: list[tuple[str, Monitor]] = []  # with the stream that each reads
         self._saved: dict[tuple[str, str], bytes] = {}
 
     def step(self, now: datetime) -> int:
@@ -64,13 +71,18 @@ class Detector:
 
         with self.workspace.store.read() as connection:
             self._fit(connection)
-            batch = batch_of(observed_rows(connection, tick.numbers), tick.start)
-        signals = [self._read(monitor, batch) for monitor in self._monitors]
-        heard = [signal for signal in signals if signal is not None]
+            rows, is_known = observed_rows(connection, tick.numbers), known(connection)
+        of = [stream_of(row["domain"], is_known) for row in rows]
+        batches = {
+            stream: batch_of([row for row, its in zip(rows, of, strict=True) if stream in (its, ALL)], tick.start)
+            for stream in (KNOWN, NEW, ALL)
+        }
+        read = [(stream, self._read(monitor, batches[stream])) for stream, monitor in self._monitors]
+        heard = [(stream, s) for stream, s in read if s is not None and (stream != NEW or s.log_e > SILENT)]
         budget = self.workspace.config.monitors.false_alarms.ticks
         with self.workspace.store.read() as connection:
-            free = [s for s in heard if episodes.heard(connection, s.monitor, s.statistic)]
-        rule = family(free, [1 / len(self._monitors)] * len(free), budget) if free else None
+            free = [(at, s) for at, s in heard if episodes.heard(connection, at, s.monitor, s.statistic)]
+        rule = family([s for _, s in free], [self._share(heard)] * len(free), budget) if free else None
         try:
             with self.workspace.store.transaction() as connection:
                 self._commit(connection, tick, heard, rule, free, now)
@@ -79,13 +91,19 @@ class Detector:
             raise
         pointer.publish(self.workspace)  # an alarm may have lowered trust
 
+    def _share(self, heard: list[tuple[str, Signal]]) -> float:
+        """Of each monitor in the family: those of new domains take theirs from the first new case on. Until then their
+        evidence is none, so the family stays an e-detector: shares are known before the tick that they weigh."""
+        arrived = any(stream == NEW for stream, _ in heard)
+        return 1 / sum(arrived or stream != NEW for stream, _ in self._monitors)
+
     def _commit(
         self,
         connection: Connection,
         tick: Tick,
-        heard: list[Signal],
+        heard: list[tuple[str, Signal]],
         rule: Signal | None,
-        free: list[Signal],
+        free: list[tuple[str, Signal]],
         now: datetime,
     ) -> None:
         number = connection.execute("SELECT coalesce(max(tick), 0) + 1 FROM signals").fetchone()[0]
@@ -97,8 +115,8 @@ class Detector:
         at_case = connection.execute(
             "SELECT coalesce(max(number), 0) FROM observations WHERE tick = (SELECT max(tick) FROM observations)"
         ).fetchone()[0]
-        for signal in [*heard, *([rule] if rule else [])]:
-            self._record(connection, signal, number, at_case, tick.day)
+        for stream, signal in [*heard, *([(ALL, rule)] if rule else [])]:
+            self._record(connection, _label(stream, signal.monitor), signal, number, at_case, tick.day)
         self._save(connection)
         if rule is not None and rule.log_e >= rule.threshold - ROUNDING:
             self._alarm(connection, free, rule, at_case, now)
@@ -120,12 +138,14 @@ class Detector:
                 journal.append(connection, "monitor_failed", at=self.workspace.now(), by="homeostat", body=body)
             return None
 
-    def _record(self, connection: Connection, signal: Signal, tick: int, at_case: int, day: date | None) -> None:
+    def _record(
+        self, connection: Connection, label: str, signal: Signal, tick: int, at_case: int, day: date | None
+    ) -> None:
         insert(
             connection,
             "signals",
             tick=tick,
-            monitor=signal.monitor,
+            monitor=label,
             at_case=at_case,
             time=day.isoformat() if day else None,
             log_e=max(signal.log_e, -1e300),
@@ -134,14 +154,19 @@ class Detector:
             n=signal.n,
         )
 
-    def _alarm(self, connection: Connection, signals: list[Signal], rule: Signal, at_case: int, now: datetime) -> None:
-        driver = max(signals, key=lambda signal: signal.log_e)
+    def _alarm(
+        self, connection: Connection, signals: list[tuple[str, Signal]], rule: Signal, at_case: int, now: datetime
+    ) -> None:
+        stream, driver = max(signals, key=lambda pair: pair[1].log_e)
         shift = episodes.shift_of(driver.monitor, driver.statistic)
-        evidence = {**driver.evidence, "log_e": {signal.monitor: round(signal.log_e, 3) for signal in signals}}
+        log_e = {_label(at, signal.monitor): round(signal.log_e, 3) for at, signal in signals}
+        since = common_since(connection, driver.since or at_case, stream)
+        evidence = {**driver.evidence, "log_e": log_e, "stream": stream, "domains": sorted(since)}
         episodes.open_alarm(
             connection,
             monitor=driver.monitor,
             shift=shift,
+            stream=stream,
             at_case=at_case,
             since_case=driver.since,
             statistic=driver.statistic,
@@ -158,8 +183,6 @@ class Detector:
 
     def _fit(self, connection: Connection) -> None:
         """Fits on the live version's epoch and goes on from the stored state; anew when one of them changed."""
-        from monitors import default_monitors
-
         live = registry.live(connection)["version"]
         epoch, said_by = epoch_of(connection, live)
         ended = connection.execute("SELECT count(*) FROM alarms WHERE state = 'closed'").fetchone()[0]
@@ -168,32 +191,50 @@ class Detector:
             return
         reference = read_reference(connection, epoch, said_by)
         config = self.workspace.config
-        self._monitors = default_monitors(config.monitors.false_alarms.ticks, config.plan.seed, timed)
-        for monitor in self._monitors:
+        self._monitors = _one_budget(config.monitors.false_alarms.ticks, config.plan.seed, timed)
+        for _, monitor in self._monitors:
             monitor.fit(reference)
         stored: dict[str, dict[str, Any]] = {}
         self._saved = {}
         for row in connection.execute("SELECT monitor, key, value FROM monitor_state WHERE epoch = :e", {"e": epoch}):
             stored.setdefault(row["monitor"], {})[row["key"]] = _from_bytes(row["value"])
             self._saved[row["monitor"], row["key"]] = _digest(row["value"])
-        for monitor in self._monitors:
-            if monitor.name in stored:
-                monitor.restore(stored[monitor.name])
+        for stream, monitor in self._monitors:
+            if (label := _label(stream, monitor.name)) in stored:
+                monitor.restore(stored[label])
         self._fitted = (live, epoch, ended, timed)
 
     def _save(self, connection: Connection) -> None:
         """Writes the arrays that changed since the last tick."""
         assert self._fitted is not None
-        for monitor in self._monitors:
+        for stream, monitor in self._monitors:
+            label = _label(stream, monitor.name)
             for key, array in monitor.state().items():
                 value = _to_bytes(array)
                 digest = _digest(value)
-                if self._saved.get((monitor.name, key)) != digest:
+                if self._saved.get((label, key)) != digest:
                     connection.execute(
                         "REPLACE INTO monitor_state (epoch, monitor, key, value) VALUES (?, ?, ?, ?)",
-                        (self._fitted[1], monitor.name, key, value),
+                        (self._fitted[1], label, key, value),
                     )
-                    self._saved[monitor.name, key] = digest
+                    self._saved[label, key] = digest
+
+
+def _one_budget(ticks: float, seed: int, timed: bool) -> list[tuple[str, Monitor]]:
+    """The monitors of each stream. Those of cases are there twice, and the case volume reads every case."""
+    from monitors import MONITORS, CaseVolume, default_monitors
+
+    first, again = len(MONITORS) - (not timed), len(MONITORS) - 1
+    total = ticks * (first + again)
+    streams = [
+        (ALL if isinstance(monitor, CaseVolume) else KNOWN, monitor)
+        for monitor in default_monitors(total / first, seed, timed)
+    ]
+    return streams + [(NEW, monitor) for monitor in default_monitors(total / again, seed + AGAIN, timed=False)]
+
+
+def _label(stream: str, monitor: str) -> str:
+    return f"{monitor}:{NEW}" if stream == NEW else monitor
 
 
 def _has_times(connection: Connection) -> bool:

@@ -7,18 +7,22 @@ from datetime import datetime
 from typing import Any
 
 from agent.clock import rfc3339
+from agent.drift.domains import KNOWN, NEW
 from agent.store import Connection, insert, journal
+from agent.workspace import get_setting
 
-# A monitor opens an episode of its kind. The kinds run beside each other: a far-out batch is told during a shift too.
-SHIFT, FAR_OUT, VOLUME = "shift", "far-out", "volume"
+# A monitor opens an episode of its kind. The kinds run beside each other: a far-out batch is told during a shift too,
+# and a shift at home while a new scanner is being learnt.
+SHIFT, ARRIVAL, FAR_OUT, VOLUME = "shift", "arrival", "far-out", "volume"
+OF_SHIFT = {SHIFT, ARRIVAL}  # of known domains, and of new ones
 
 
 MOSTLY = 0.5  # share of far-out cases in a tick from which on the episode is one of far-out cases
 
 
-def kind_of(shift: str | None) -> str:
-    """The kind of an episode, by what the alarm says of the shift."""
-    return {None: VOLUME, FAR_OUT: FAR_OUT}.get(shift, SHIFT)
+def kind_of(shift: str | None, stream: str) -> str:
+    """The kind of an episode, by what the alarm says of the shift and whose cases it is about."""
+    return {None: VOLUME, FAR_OUT: FAR_OUT}.get(shift, ARRIVAL if stream == NEW else SHIFT)
 
 
 def shift_of(monitor: str, statistic: float) -> str | None:
@@ -32,11 +36,18 @@ def open_alarms(connection: Connection) -> list[Mapping[str, Any]]:
     return connection.execute("SELECT * FROM alarms WHERE state != 'closed' ORDER BY id").fetchall()
 
 
-def heard(connection: Connection, monitor: str, statistic: float) -> bool:
-    """Whether the monitor may open an episode: none of its kind is open, and none that it opened itself."""
+def heard(connection: Connection, stream: str, monitor: str, statistic: float) -> bool:
+    """Whether the monitor of a stream may open an episode: none of its kind is open, and none that it opened itself."""
     alarms = open_alarms(connection)
-    kinds = {kind_of(alarm["shift"]) for alarm in alarms}
-    return kind_of(shift_of(monitor, statistic)) not in kinds and monitor not in {alarm["monitor"] for alarm in alarms}
+    kinds = {kind_of(alarm["shift"], alarm["stream"]) for alarm in alarms}
+    opened = {(alarm["stream"], alarm["monitor"]) for alarm in alarms}
+    return kind_of(shift_of(monitor, statistic), stream) not in kinds and (stream, monitor) not in opened
+
+
+def only_arrivals(connection: Connection) -> bool:
+    """Whether a shift of new domains is open and none of known ones: then these are as trustworthy as before."""
+    kinds = {kind_of(alarm["shift"], alarm["stream"]) for alarm in open_alarms(connection)} & OF_SHIFT
+    return kinds == {ARRIVAL} and bool(get_setting(connection, "automatic_promotion", True))
 
 
 def open_alarm(
@@ -44,6 +55,7 @@ def open_alarm(
     *,
     monitor: str,
     shift: str | None,
+    stream: str = KNOWN,
     at_case: int,
     since_case: int | None,
     statistic: float,
@@ -57,6 +69,7 @@ def open_alarm(
         connection,
         "alarms",
         monitor=monitor,
+        stream=stream,
         shift=shift,
         state="open",
         opened_at=rfc3339(at),
@@ -70,6 +83,7 @@ def open_alarm(
     body = {
         "alarm": alarm,
         "monitor": monitor,
+        "stream": stream,
         "shift": shift,
         "at_case": at_case,
         "since_case": since_case,
@@ -81,7 +95,7 @@ def open_alarm(
 
 def close_alarms(connection: Connection, kinds: set[str], *, because: str, by: str, at: datetime) -> list[int]:
     """Closes the open episodes of these kinds and restarts all charts. Returns the ids of those closed."""
-    ended = [alarm["id"] for alarm in open_alarms(connection) if kind_of(alarm["shift"]) in kinds]
+    ended = [alarm["id"] for alarm in open_alarms(connection) if kind_of(alarm["shift"], alarm["stream"]) in kinds]
     for alarm in ended:
         connection.execute(
             "UPDATE alarms SET state = 'closed', closed_at = :at, closed_because = :because WHERE id = :id",

@@ -48,7 +48,8 @@ def epoch_of(connection: Connection, version: str) -> tuple[int, str]:
 
 
 ROWS = """
-    SELECT o.number, o.case_id, o.scores, o.embedding, o.version, o.sensor, c.patient_key, c.acquired_at, c.facts
+    SELECT o.number, o.case_id, o.scores, o.embedding, o.version, o.sensor,
+           c.patient_key, c.domain, c.acquired_at, c.facts
     FROM observations o JOIN cases c ON c.case_id = o.case_id
 """
 

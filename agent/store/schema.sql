@@ -121,6 +121,7 @@ CREATE TABLE signals (
 CREATE TABLE alarms (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     monitor      TEXT NOT NULL,
+    stream       TEXT NOT NULL DEFAULT 'known' CHECK (stream IN ('known', 'new', 'all')),  -- see drift/domains
     shift        TEXT,                                       -- null for silence, volume and schema
     state        TEXT NOT NULL CHECK (state IN ('open', 'acknowledged', 'closed')),
     opened_at    TEXT NOT NULL,

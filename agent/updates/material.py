@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from agent.drift.domains import EPISODE, HOME
+from agent.drift.domains import EPISODE, HOME, SERVED, known, learnt
 from agent.drift.reference import epoch_of
 from agent.store import Connection
 from agent.workspace import get_setting
 
 MOST_NEW = 4000  # an update learns from the latest so many cases
 MOST_REFERENCE = 2000  # and a reference epoch holds the latest so many
-SERVED = "served"  # setting: domains that labels have shown to be served as well as home
 LEAST_REFERENCE = 20  # patients to rank among; with fewer, the former reference stays in force beside them
 
 _LABELLED = """
@@ -30,10 +29,12 @@ Case = dict[str, Any]  # case_id, uri, media_type, label, patient, domain
 
 
 def onset(connection: Connection) -> int:
-    """Number of the first case after the latest change that was alarmed; 1 where none ever was."""
+    """Number of the first case after the oldest change whose alarm is open, else after the latest one that was alarmed;
+    1 where none ever was."""
     row = connection.execute(
         """SELECT coalesce(since_case, opened_at_case) AS since FROM alarms
-           WHERE shift IS NOT NULL AND shift != 'far-out' ORDER BY id DESC LIMIT 1"""
+           WHERE shift IS NOT NULL AND shift != 'far-out'
+           ORDER BY state = 'closed', CASE state WHEN 'closed' THEN -id ELSE id END LIMIT 1"""
     ).fetchone()
     return row["since"] if row else 1
 
@@ -50,20 +51,9 @@ def new_cases(connection: Connection) -> list[Case]:
              ORDER BY c.seq DESC LIMIT :most""",
         onset=onset(connection),
         episode=f"{EPISODE}%",
-        learnt=json.dumps([HOME, *_learnt(connection), *get_setting(connection, SERVED, [])]),
+        learnt=json.dumps([HOME, *learnt(connection), *get_setting(connection, SERVED, [])]),
         most=MOST_NEW,
     )
-
-
-def _learnt(connection: Connection) -> list[str]:
-    """The domains that the live version and those that it was made from learnt."""
-    rows = connection.execute(
-        """WITH RECURSIVE line(id, parent, measures) AS (
-               SELECT id, parent, measures FROM versions WHERE id = (SELECT version FROM live WHERE scope = '*')
-               UNION SELECT v.id, v.parent, v.measures FROM versions v JOIN line ON v.id = line.parent)
-           SELECT measures FROM line WHERE measures IS NOT NULL"""
-    )
-    return sorted({domain for row in rows for domain in json.loads(row["measures"]).get("domains", ())})
 
 
 def develop_cases(connection: Connection) -> list[Case]:
@@ -91,7 +81,8 @@ def judge_cases(connection: Connection) -> list[Case]:
 
 
 def reference_cases(connection: Connection, learnt: Sequence[str]) -> list[Case]:
-    """Cases since the onset, labelled or not, with the patient's split: the next version is watched against them.
+    """Cases of known domains and of `learnt` ones since the onset, labelled or not, with the patient's split: the next
+    version is watched against them.
 
     A case that was too far out for an answer is left aside, unless its domain is one of the `learnt`, which people
     labelled: then the domain is new, and not of another modality or anatomy.
@@ -105,11 +96,14 @@ def reference_cases(connection: Connection, learnt: Sequence[str]) -> list[Case]
            JOIN inputs i ON i.case_id = c.case_id AND i.role = 'image'
            JOIN patients p ON p.patient_key = c.patient_key
            WHERE o.role = 'live' AND o.number >= :onset
-             AND (o.abstained = 0 OR c.domain IN (SELECT value FROM json_each(:learnt)))
+             AND (c.domain IN (SELECT value FROM json_each(:learnt))
+                  OR o.abstained = 0 AND (c.domain LIKE :episode OR c.domain IN (SELECT value FROM json_each(:known))))
            ORDER BY o.number DESC LIMIT :most""",
         onset=onset(connection),
         most=MOST_REFERENCE,
         learnt=json.dumps(list(learnt)),
+        known=json.dumps(sorted(known(connection))),
+        episode=f"{EPISODE}%",
     )
 
 

@@ -7,6 +7,7 @@ activation and the journal's event in one transaction; the pointer file follows 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 
 from agent.clock import rfc3339
 from agent.drift import episodes
+from agent.drift.domains import HOME, NEW, common_since, is_episode
 from agent.errors import HomeostatError, NotEnoughEvidence, Refused
 from agent.store import journal
 from agent.store.database import Connection, insert
@@ -224,19 +226,32 @@ def activate(
 
 
 def _after_promotion(connection: Connection, version: str, before: str, by: str, at: datetime) -> None:
-    """Probation begins; the shift that led here is dealt with, and answers may be trusted again.
+    """Probation begins; the shifts that it has learnt are dealt with, and answers may be trusted again.
 
-    Where the version's own anchors show a domain still below what was approved, both wait for a better one.
+    A shift of known domains that it has not learnt goes on, and so does one of new domains while a common one is left
+    that is not known: not learnt, or not yet up to what was approved, as its own anchors show.
     """
     seen = connection.execute("SELECT COALESCE(MAX(number), 0) AS n FROM observations").fetchone()["n"]
     put_setting(connection, "probation", {"version": version, "previous": before, "since": seen})
-    below = json.loads(get(connection, version)["measures"] or "{}").get("below", [])
-    ended = {episodes.FAR_OUT} if below else {episodes.SHIFT, episodes.FAR_OUT}
+    kept = {kind for alarm in episodes.open_alarms(connection) if (kind := _goes_on(connection, version, alarm))}
+    ended = {*episodes.OF_SHIFT, episodes.FAR_OUT} - kept
     episodes.close_alarms(connection, ended, because=f"{version} was promoted", by=by, at=at)
-    if below:
-        journal.append(connection, "alarm_kept", at=at, by=by, body={"version": version, "below": below})
+    if kept:
+        journal.append(connection, "alarm_kept", at=at, by=by, body={"version": version, "kinds": sorted(kept)})
         return
     set_trust(connection, NORMAL, by=by, reason=f"{version} was promoted", at=at)
+
+
+def _goes_on(connection: Connection, version: str, alarm: Mapping[str, Any]) -> str | None:
+    """The kind of an open shift that the version, live now, has not dealt with; None where it has."""
+    kind = episodes.kind_of(alarm["shift"], alarm["stream"])
+    if kind == episodes.ARRIVAL:
+        left = common_since(connection, alarm["since_case"] or alarm["opened_at_case"], NEW)
+        return kind if left else None
+    facts = json.loads(get(connection, version)["measures"] or "{}")
+    of_home = [domain for domain in facts.get("domains", [HOME]) if domain == HOME or is_episode(domain)]
+    dealt_with = of_home and not any(is_episode(domain) for domain in facts.get("below", []))
+    return None if kind != episodes.SHIFT or dealt_with else kind
 
 
 def _after_rollback(connection: Connection, version: str, before: str, by: str, at: datetime) -> None:
@@ -244,7 +259,7 @@ def _after_rollback(connection: Connection, version: str, before: str, by: str, 
     put_setting(connection, "automatic_promotion", False)
     put_setting(connection, "probation", None)
     episodes.close_alarms(
-        connection, {episodes.SHIFT, episodes.FAR_OUT}, because=f"{before} was rolled back", by=by, at=at
+        connection, {*episodes.OF_SHIFT, episodes.FAR_OUT}, because=f"{before} was rolled back", by=by, at=at
     )
     set_trust(connection, CAUTION, by=by, reason=f"{before} was rolled back", at=at)
 

@@ -204,3 +204,22 @@ def test_memory_of_the_store_is_the_cases_and_nothing_else(chapters, tmp_path):
     feed(workspace, smears.HOME, QUIET, 33)
     work_off(workspace)
     assert rows(workspace, size)[0]["n"] < 2 * before + 100_000
+
+
+def test_a_new_laboratory_casts_no_doubt_on_the_old_one(workspace):
+    """Its cases come between home's and look otherwise: they are answered with caution, and home's as before."""
+    for i in range(12):
+        feed(workspace, smears.HOME, 5, 60 + i)
+        feed(workspace, smears.NEW, 5, 80 + i)
+    work_off(workspace)
+    alarms = rows(workspace, "SELECT * FROM alarms WHERE shift = 'undetermined'")
+    assert [one["stream"] for one in alarms] == ["new"]
+    assert pointer.read(workspace.path("live.json")).trust == "caution"
+    later = rows(
+        workspace,
+        """SELECT c.domain, o.trust, count(*) AS n FROM observations o JOIN cases c ON c.case_id = o.case_id
+           WHERE o.role = 'live' AND o.number > :at GROUP BY c.domain, o.trust ORDER BY o.trust""",
+        at=alarms[0]["opened_at_case"],
+    )
+    assert [(row["trust"], row["domain"] == "home") for row in later] == [("caution", False), ("normal", True)]
+    assert all(row["n"] >= 30 for row in later)
