@@ -90,17 +90,15 @@ def judged(connection: Connection, plan: Plan, onset: int, stream: str = KNOWN) 
 
 
 def below(connection: Connection, plan: Plan, right: Mapping[str, tuple[float, int]]) -> list[str]:
-    """The domains beside home at which a version is shown to be worse than what was approved, by more than the margin
-    of forgetting; `right` is what its anchors say: {domain: (right patients, patients)}. Better than before it may be:
-    that a candidate gained makes it live, not good enough to be trusted."""
-    from monitors import unharmed
+    """The domains beside home at which a version's accuracy is below the approved one by more than the margin of
+    forgetting; `right` is what its anchors say: {domain: (right patients, patients)}.
 
-    level, margin = _approved(connection), plan.gates["forgetting"].margin
-    return sorted(
-        domain
-        for domain, shown in right.items()
-        if domain != HOME and unharmed(level, shown, margin, plan.alpha).verdict == "FAIL"
-    )
+    That a candidate gained there makes it live, not good enough to be trusted. A point estimate, because few anchors
+    could show neither: in doubt the alarm goes on, until later labels clear it or a better version is learnt.
+    """
+    hits, patients = _approved(connection)
+    least = hits / max(1, patients) - plan.gates["forgetting"].margin
+    return sorted(domain for domain, (hit, n) in right.items() if domain != HOME and hit < least * n)
 
 
 def _learnt(connection: Connection) -> dict[str, tuple[float, int]]:

@@ -12,7 +12,7 @@ from agent.drift import episodes
 from agent.drift.reference import epoch_of, open_epoch
 from agent.trust import set_trust, trust_now
 from agent.updates import material
-from agent.updates.clear import LOOKS, Clearing
+from agent.updates.clear import LOOKS, Clearing, below
 from agent.versions import registry
 from agent.workspace import put_setting
 
@@ -221,3 +221,11 @@ def test_a_domain_that_is_served_well_need_not_be_learnt(workspace):
         episodes.open_alarm(connection, monitor="embedding", shift="undetermined", at_case=400, since_case=400,
                             statistic=3.0, threshold=2.0, score=7.0, evidence={}, at=workspace.now())  # fmt: skip
         assert "main/C" not in {c["domain"] for c in material.new_cases(connection) if c["case_id"] != "c400"}
+
+
+@pytest.mark.parametrize(("right", "names"), [(13, []), (12, []), (11, ["main/C"])])
+def test_a_version_is_below_where_its_accuracy_is(workspace, right, names):
+    """Of 13 patients at the new scanner 12 right ones are within the margin of 0.96 at home, 11 are not; home is not asked."""
+    with workspace.store.read() as connection:
+        plan = workspace.config.plan
+        assert below(connection, plan, {"main/C": (right, 13), "home": (10, 144), "main/D": (13, 13)}) == names
