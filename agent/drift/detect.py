@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from datetime import date, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,15 @@ class Detector:
         budget = self.workspace.config.monitors.false_alarms.ticks
         with self.workspace.store.read() as connection:
             free = [(at, s) for at, s in heard if episodes.heard(connection, at, s.monitor, s.statistic)]
-        rule = family([s for _, s in free], [self._share(heard)] * len(free), budget) if free else None
+        rule = (
+            family(
+                [s for _, s in free],
+                [share_of_each([stream for stream, _ in self._monitors], heard)] * len(free),
+                budget,
+            )
+            if free
+            else None
+        )
         try:
             with self.workspace.store.transaction() as connection:
                 self._commit(connection, tick, heard, rule, free, now)
@@ -90,12 +99,6 @@ class Detector:
             self._fitted = None  # the monitors have read a tick that the store has not
             raise
         pointer.publish(self.workspace)  # an alarm may have lowered trust
-
-    def _share(self, heard: list[tuple[str, Signal]]) -> float:
-        """Of each monitor in the family: those of new domains take theirs from the first new case on. Until then their
-        evidence is none, so the family stays an e-detector: shares are known before the tick that they weigh."""
-        arrived = any(stream == NEW for stream, _ in heard)
-        return 1 / sum(arrived or stream != NEW for stream, _ in self._monitors)
 
     def _commit(
         self,
@@ -218,6 +221,16 @@ class Detector:
                         (self._fitted[1], label, key, value),
                     )
                     self._saved[label, key] = digest
+
+
+def share_of_each(streams: Sequence[str], heard: Sequence[tuple[str, Signal]]) -> float:
+    """Each monitor's share of the one budget: those of new domains take theirs from the first new case on.
+
+    That a new domain has come is known before its evidence is weighed, and what the others have then shrinks: the family
+    stays below an e-detector, so nothing is promised less (tests/agent/test_streams.py simulates it).
+    """
+    arrived = any(stream == NEW for stream, _ in heard)
+    return 1 / sum(arrived or stream != NEW for stream in streams)
 
 
 def _one_budget(ticks: float, seed: int, timed: bool) -> list[tuple[str, Monitor]]:

@@ -225,7 +225,7 @@ def test_a_domain_that_is_served_well_need_not_be_learnt(workspace):
 
 @pytest.mark.parametrize(("right", "names"), [(13, []), (12, []), (11, ["main/C"])])
 def test_a_version_is_below_where_its_accuracy_is(workspace, right, names):
-    """Of 13 patients at the new scanner 12 right ones are within the margin of 0.96 at home, 11 are not; home is not asked."""
+    """12 of 13 patients at the new scanner are within the margin of 0.96 at home, 11 are not; home is not asked."""
     with workspace.store.read() as connection:
         plan = workspace.config.plan
         assert below(connection, plan, {"main/C": (right, 13), "home": (10, 144), "main/D": (13, 13)}) == names
