@@ -83,15 +83,8 @@ class Detector:
         budget = self.workspace.config.monitors.false_alarms.ticks
         with self.workspace.store.read() as connection:
             free = [(at, s) for at, s in heard if episodes.heard(connection, at, s.monitor, s.statistic)]
-        rule = (
-            family(
-                [s for _, s in free],
-                [share_of_each([stream for stream, _ in self._monitors], heard)] * len(free),
-                budget,
-            )
-            if free
-            else None
-        )
+        shares = [share_of_each([stream for stream, _ in self._monitors], heard)] * len(free)
+        rule = family([s for _, s in free], shares, budget) if free else None
         try:
             with self.workspace.store.transaction() as connection:
                 self._commit(connection, tick, heard, rule, free, now)
@@ -226,8 +219,8 @@ class Detector:
 def share_of_each(streams: Sequence[str], heard: Sequence[tuple[str, Signal]]) -> float:
     """Each monitor's share of the one budget: those of new domains take theirs from the first new case on.
 
-    That a new domain has come is known before its evidence is weighed, and what the others have then shrinks: the family
-    stays below an e-detector, so nothing is promised less (tests/agent/test_streams.py simulates it).
+    That a new domain has come is known before its evidence is weighed, and what the others have then shrinks: the
+    family stays below an e-detector, so nothing is promised less (tests/agent/test_streams.py simulates it).
     """
     arrived = any(stream == NEW for stream, _ in heard)
     return 1 / sum(arrived or stream != NEW for stream in streams)
