@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.drift.domains import NEW
 from agent.store import Connection
 
 
@@ -42,7 +43,8 @@ class Alert:
 def of_alarm(alarm: Mapping[str, Any], *, reminder: bool = False) -> Alert:
     """The alert of a row of `alarms`. Of its stored evidence only the numbers are told."""
     shift = alarm["shift"]
-    what = f"the cases look different from the approved reference ({shift})" if shift else "the flow of cases changed"
+    whose = "cases of a site or scanner that is new here" if alarm["stream"] == NEW else "the cases"
+    what = f"{whose} look different from the approved reference ({shift})" if shift else "the flow of cases changed"
     stored = json.loads(alarm["evidence"])
     evidence = {"score": alarm["score"], "statistic": alarm["statistic"], "threshold": alarm["threshold"], **stored}
     return Alert(

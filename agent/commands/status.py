@@ -17,7 +17,10 @@ from agent.versions import registry
 from agent.versions.pointer import publish
 from agent.workspace import Workspace, get_setting, put_setting
 
-ALARM_COLUMNS = ["id", "monitor", "shift", "state", "opened_at", "opened_at_case", "statistic", "threshold", "score"]
+ALARM_COLUMNS = [
+    *("id", "monitor", "stream", "shift", "state"),
+    *("opened_at", "opened_at_case", "statistic", "threshold", "score"),
+]
 
 # Cases are numbered without gaps as they are observed, and only the feed's labels count: the reference came labelled.
 SEEN = "SELECT coalesce(max(number), 0) FROM observations"

@@ -34,7 +34,9 @@ WHERE = arg(
 )
 VERSION = arg("version", metavar="VERSION", help="v3, or champion, challenger, shadow, previous")
 SEED = arg("--seed", type=int, default=0, metavar="S", help="same seed, same result")
-ALARM = '[{"id", "monitor", "shift", "state", "opened_at", "opened_at_case", "statistic", "threshold", "score"}]'
+ALARM = (
+    '[{"id", "monitor", "stream", "shift", "state", "opened_at", "opened_at_case", "statistic", "threshold", "score"}]'
+)
 VERSION_ROW = '{"id", "parent", "state", "recipe", "created_at", "approved_by", "digest"}'
 
 

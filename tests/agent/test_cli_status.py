@@ -137,6 +137,7 @@ def test_alarms_come_oldest_first_and_closed_ones_on_request(workspace, capsys) 
     assert only == {
         "id": second,
         "monitor": "embedding",
+        "stream": "known",
         "shift": None,
         "state": "open",
         "opened_at": NOW,
