@@ -64,7 +64,7 @@ def bench(args: argparse.Namespace) -> Answer:
     if drawn and not benchmark.draws:
         raise HomeostatError(f"the benchmark '{args.name}' has no picture: leave --figure out")
     result = module.bench(data=data, seed=args.seed, input=given, full=args.full, **drawn)
-    value = {"name": args.name, "rows": result["rows"], "ratios": result["ratios"]}
+    value = {**result, "name": args.name}
     return Answer(value, lambda: _text(value))
 
 

@@ -2,11 +2,14 @@
 
 `homeostat bench year` plays some ten thousand cases of three sites through each policy, with late and few labels and
 with drift that comes and goes. `--data DIR` plays white cells (`DIR/wbc`), `--input FOLDER` the three largest sites of
-any data folder; without either, generated heads. `--full` plays twenty years, and removes each organ of the agent.
+any data folder; without either, generated heads. `--full` plays twenty years, and removes each organ of the agent:
+that is most of a day on two cores, so years may be played one by one, and `--input FOLDER` with their answers in it
+(*.json, as `--json` gave them) sums them up.
 """
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import sys
@@ -20,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.errors import HomeostatError
 from benchmarks.year.pictures import Sites, generated_sites, real_sites
 from benchmarks.year.play import Trace
 from benchmarks.year.policies import AGENT, DERIVED, MORE, NEVER, ORACLE, POLICIES, Policy
@@ -56,6 +60,9 @@ def bench(
     Short form: the year of `seed` alone, without the removed organs. `figure` is drawn of the first year. Raises
     HomeostatError where the data have fewer than three sites.
     """
+    if input is not None and (answers := sorted(input.glob("*.json"))) and not (input / "cases.csv").exists():
+        found = gathered(answers)
+        return {"name": "year", "rows": summary(found), "ratios": ratios(found), "years": found}
     seeds = range(seed, seed + SEEDS) if full else range(seed, seed + 1)
     return years(data, seeds, input, POLICIES + MORE if full else POLICIES, figure, progress or _tell)
 
@@ -82,6 +89,21 @@ def years(
                 draw(trial.year, played[0], DRAWN, figure)
         progress(f"year {seed}", number + 1, len(seeds))
     return {"name": "year", "rows": summary(found), "ratios": ratios(found), "years": found}
+
+
+def gathered(answers: Sequence[Path]) -> list[list[dict[str, Any]]]:
+    """The years of several runs in order of their seeds; of a seed that was played twice, the run with more policies.
+
+    Raises HomeostatError where a file is no answer of this benchmark.
+    """
+    by_seed: dict[int, list[dict[str, Any]]] = {}
+    for file in answers:
+        try:
+            for year in json.loads(file.read_text())["years"]:
+                by_seed[year[0]["seed"]] = max(by_seed.get(year[0]["seed"], []), year, key=len)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise HomeostatError(f"{file} is no answer of 'bench year --json': {error!r}") from error
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 def play_all(trial: Trial, backbone: str, policies: Sequence[Policy], progress: Progress) -> Played:
@@ -124,7 +146,7 @@ def as_if_removed(trace: Trace, organ: str) -> Trace:
 def summary(found: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """Medians over the years, with their range; worse versions as the number of years that had any."""
     rows = []
-    for name in [row["policy"] for row in found[0]]:
+    for name in dict.fromkeys(row["policy"] for year in found for row in year):
         some = [row for year in found for row in year if row["policy"] == name]
         row: dict[str, Any] = {"policy": name, "shows": SHOWS[name], "seeds": len(some)}
         for key, value in some[0].items():

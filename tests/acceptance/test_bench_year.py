@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
@@ -16,7 +17,7 @@ from PIL import Image
 from agent.cases.datafolder import Row
 from agent.errors import HomeostatError
 from agent.store import database
-from benchmarks.year import _sites, as_if_removed, figure, play_all, ratios, scored, summary
+from benchmarks.year import _sites, as_if_removed, bench, figure, play_all, ratios, scored, summary
 from benchmarks.year.pictures import Sites, cast, generated_sites
 from benchmarks.year.play import Trace
 from benchmarks.year.policies import AGENT, MORE, NEVER, ORACLE, POLICIES
@@ -125,6 +126,30 @@ def test_silent_errors_are_wrong_answers_in_good_faith_after_a_change() -> None:
     assert naive["silent_errors"] == pytest.approx(1000) and naive["deferred"] == 0
 
 
+def test_years_of_several_runs_are_summed_up(tmp_path: Path) -> None:
+    """Twenty years are most of a day: they are played one by one, and a seed counts once, with the most policies."""
+    answers = [(day, HOME, "a", "b", "normal", False) for day in range(DAYS)]
+    truth = lambda policy, version: dict.fromkeys(CONDITIONS, 0.9)  # noqa: E731
+    bound = traced(ORACLE, [(*answer[:3], "a", "normal", False) for answer in answers])
+
+    def played(seed: int, *policies: str) -> list[dict[str, object]]:
+        return [
+            {**score(traced(name, answers), bound, YEAR, truth, ("a", "b")), "seed": seed}
+            for name in ("never", "naive", AGENT, *policies)
+        ]
+
+    for name, years in (("a", [played(1)]), ("b", [played(0), played(1, "rehearsal")])):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"years": years}))
+    found = bench(None, input=tmp_path)
+    assert [(row["policy"], row["seeds"]) for row in found["rows"]] == [
+        ("never", 2), ("naive", 2), (AGENT, 2), ("rehearsal", 1)
+    ]  # fmt: skip
+    assert found["ratios"]["agent.excess_errors_to_never"] == pytest.approx(1.0)
+    (tmp_path / "c.json").write_text("{}")
+    with pytest.raises(HomeostatError, match="is no answer of 'bench year --json'"):
+        bench(None, input=tmp_path)
+
+
 def test_a_worse_version_counts_while_it_is_live() -> None:
     """By accuracy on patients held back, in the mix of its day; and an alarm before any change is false."""
     truth = lambda policy, version: dict.fromkeys(CONDITIONS, accuracy[version if policy == "x" else "v2"])  # noqa: E731
@@ -182,7 +207,7 @@ def test_the_picture_is_drawn_of_what_was_played(tmp_path: Path) -> None:
 def test_every_policy_has_its_own_name() -> None:
     """Five policies and the bounds, and each organ that can be removed."""
     names = [policy.name for policy in POLICIES + MORE]
-    assert len(set(names)) == len(names) == 8
+    assert len(set(names)) == len(names) == 9
 
 
 TWO_MONTHS = 60
