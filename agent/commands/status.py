@@ -12,7 +12,7 @@ from agent.drift import episodes
 from agent.errors import HomeostatError, Refused
 from agent.store import Connection
 from agent.store import journal as events
-from agent.trust import NORMAL, SUSPENDED, set_trust, trust_now
+from agent.trust import CAUTION, NORMAL, SUSPENDED, set_trust, trust_now
 from agent.versions import registry
 from agent.versions.pointer import publish
 from agent.workspace import Workspace, get_setting, put_setting
@@ -53,6 +53,7 @@ def overview(connection: Connection) -> dict[str, Any]:
         "previous": previous["id"] if previous else None,
         "state": deployment_state(connection),
         "trust": trust_now(connection),
+        "doubted": doubted(connection),
         "cases": {
             "seen": _count(connection, SEEN),
             "quarantined": _count(connection, QUARANTINED),
@@ -62,6 +63,14 @@ def overview(connection: Connection) -> dict[str, Any]:
         "alarms_open": _count(connection, "SELECT count(*) FROM alarms WHERE state = 'open'"),
         "jobs": [dict(job) for job in jobs],
     }
+
+
+def doubted(connection: Connection) -> str | None:
+    """Whose answers the trust is lowered for: "new" (sites and scanners that are new here), "all", or None."""
+    trust = trust_now(connection)
+    if trust == NORMAL:
+        return None
+    return "new" if trust == CAUTION and episodes.only_arrivals(connection) else "all"
 
 
 def deployment_state(connection: Connection) -> str | None:
@@ -93,7 +102,7 @@ def _status_text(value: dict[str, Any]) -> str:
     rows = {
         "live": f"{value['live'] or 'nothing'} ({value['state'] or 'not deployed'})",
         "previous": value["previous"] or "-",
-        "trust": value["trust"],
+        "trust": value["trust"] + (", for sites and scanners that are new here" if value["doubted"] == "new" else ""),
         "cases": f"{cases['seen']} seen, {cases['labelled']} labelled, {cases['quarantined']} quarantined",
         "drift": moved,
         "alarms": f"{value['alarms_open']} open",

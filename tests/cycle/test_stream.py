@@ -12,6 +12,7 @@ from chapters import QUIET, Hand, events, feed, last_event, rows, work_off
 from PIL import Image
 
 from agent.cases.intake import Intake
+from agent.commands.status import overview
 from agent.drift.detect import Detector
 from agent.observe import Observer
 from agent.versions import pointer
@@ -223,3 +224,5 @@ def test_a_new_laboratory_casts_no_doubt_on_the_old_one(workspace):
     )
     assert [(row["trust"], row["domain"] == "home") for row in later] == [("caution", False), ("normal", True)]
     assert all(row["n"] >= 30 for row in later)
+    with workspace.store.read() as connection:
+        assert overview(connection)["doubted"] == "new"
