@@ -25,6 +25,7 @@ from agent.cases.split import Split
 from agent.clock import rfc3339
 from agent.config import render
 from agent.cycle import Cycle
+from agent.drift import episodes
 from agent.observe import Observer, answers
 from agent.store import insert
 from agent.updates import requests
@@ -110,6 +111,8 @@ def play(
         if policy.every and day and day % policy.every == 0:
             requests.ask(workspace, policy.config.plan.responses["undetermined"].recipes, by="calendar")
         settle(cycle, clock[0])
+        if not policy.asks:
+            _close(workspace)
         if policy.person_after is not None:
             _approve(workspace, clock[0] - timedelta(days=policy.person_after))
         tell(day + 1)
@@ -216,6 +219,18 @@ def _copy(site: Path, folder: Path, pictures: Pictures, policy: Policy, clock: C
     ):
         one.backup(to)
     return Workspace(folder, clock, at_once)
+
+
+def _close(workspace: Workspace) -> None:
+    """Ends what a promotion has left open: whoever fine-tunes at each alarm does so once."""
+    with workspace.store.transaction() as connection:
+        kept = connection.execute(
+            """SELECT 1 FROM alarms WHERE state != 'closed'
+               AND opened_at < (SELECT max(at) FROM activations WHERE how = 'promote')"""
+        ).fetchone()
+        if kept:
+            because = "a version was promoted"
+            episodes.close_alarms(connection, {*episodes.OF_SHIFT}, because=because, by="policy", at=workspace.now())
 
 
 def _approve(workspace: Workspace, before: datetime) -> None:

@@ -17,8 +17,9 @@ class Policy:
     """How a year is met. `config` is the agent's own; the rest says which of its organs are there.
 
     detects, watches: whether the monitors run, and the probation with its rollback. trusts: whether trust and
-    abstention count, or every answer is taken in good faith. clears: whether labels may end an alarm. every: days after
-    which an update is asked for anyway. person_after: days until a person approves a candidate.
+    abstention count, or every answer is taken in good faith. clears: whether labels may end an alarm. asks: whether
+    a promotion ends an alarm only where it dealt with it, or always. every: days after which an update is asked for
+    anyway. person_after: days until a person approves a candidate.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Policy:
     detects: bool = True
     watches: bool = True
     clears: bool = True
+    asks: bool = True
     trusts: bool = True
     every: int | None = None
     person_after: int | None = None
@@ -63,6 +65,7 @@ POLICIES = (
         detects=False,
         watches=False,
         clears=False,
+        asks=False,
         trusts=False,
         every=QUARTER,
     ),
@@ -72,6 +75,7 @@ POLICIES = (
         config=_config(recipes=("full_finetune",), gates=False),
         watches=False,
         clears=False,
+        asks=False,
         trusts=False,
     ),
     Policy(
@@ -80,6 +84,7 @@ POLICIES = (
         config=_config(recipes=("lora_rehearsal",), gates=False),
         watches=False,
         clears=False,
+        asks=False,
         trusts=False,
     ),
     Policy(name=AGENT, shows="the agent, plan bounded_auto", config=_config()),
