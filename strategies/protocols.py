@@ -179,9 +179,10 @@ class ObjectiveMechanism(Protocol):
 
 @runtime_checkable
 class DataMechanism(Protocol):
-    """Which cases make up a batch: rows below len(new) are new, the others remembered."""
+    """Which cases make up a batch: rows below len(new) are new, the others remembered, where it `remembers` any."""
 
     name: str
+    remembers: bool
 
     def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Batches: ...
 

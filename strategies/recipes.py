@@ -84,8 +84,9 @@ def run(
 
     A recipe whose every step continues starts from the live version (`live_parts`), any other from the base: what the
     live version had learnt is learnt again from the memory, so that adapters don't pile up on each other. Of the epochs
-    the one is kept whose `measure(probabilities, labels)`, a mean over the domains of `develop` by `domain_shares`, is
-    best. Scores are recalibrated on cases that no weight was fitted on here: `develop`, and `new` too where no weight
+    the one is kept whose `measure(probabilities, labels)` is best: a mean by `domain_shares` over those domains of
+    `develop` that the stage is taught (over all, where it has none of them), so that a naive recipe is naive in this
+    too. Scores are recalibrated on cases that no weight was fitted on here: `develop`, and `new` too where no weight
     moved; after a training by a temperature alone, which changes no answer. The same call gives the same bytes on one
     machine with one thread. `epochs` replaces those of the stages. Raises ValueError where there is nothing to learn
     from, a label is missing, `out` is taken, or the training diverges.
@@ -177,7 +178,9 @@ def _train(
     def loss(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return objective(logits, target[rows], weight[rows])
 
-    shares = domain_shares(held.domain)
+    taught = {*new.domain.tolist(), *(memory.domain.tolist() if stage.data.remembers else ())}
+    asked = np.isin(held.domain, sorted(taught))
+    shares = domain_shares(held.domain[asked] if asked.any() else held.domain)
 
     def over_domains(probabilities: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
         found = {name: measure(probabilities[held.domain == name], labels[held.domain == name]) for name in shares}

@@ -15,6 +15,7 @@ class Rehearsal:
     """
 
     name = "rehearsal"
+    remembers = True
 
     def __init__(self, size: int = 400) -> None:
         self.size = size
@@ -46,6 +47,7 @@ class NewCases:
     """The new cases alone, shuffled anew each epoch, in batches of nearly equal size."""
 
     name = "new_cases"
+    remembers = False
 
     def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Batches:
         return Shuffled(len(new), batch, torch.Generator().manual_seed(seed))

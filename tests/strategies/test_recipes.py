@@ -122,6 +122,21 @@ def test_the_epoch_is_not_chosen_by_two_odd_cases(base: Path, tmp_path: Path) ->
     assert made["stages"][0]["develop"] == [pytest.approx(0.8)]
 
 
+@pytest.mark.parametrize(("name", "asked"), [("full_finetune", {"new"}), ("full_rehearsal", {"home", "new"})])
+def test_the_epoch_is_chosen_on_what_is_taught(base: Path, tmp_path: Path, name: str, asked: set[str]) -> None:
+    """Naive fine-tuning doesn't see home in any way: it would stop before it forgets, and not be naive."""
+    seen: list[int] = []
+
+    def measure(probabilities: np.ndarray, labels: np.ndarray) -> float:
+        seen.append(len(labels))
+        return balanced(probabilities, labels)
+
+    develop = Joined(Shapes.of("home", 7, 300), Shapes.of("new", 5, 400))
+    run(ALL[name], base=base, live_parts=None, new=Shapes.of("new", 16, 200), memory=Shapes.of("home", 16),
+        develop=develop, out=tmp_path / "out", seed=0, measure=measure, epochs=1)  # fmt: skip
+    assert set(seen) == {7 if domain == "home" else 5 for domain in asked}
+
+
 def test_the_recipes_that_are_covered_are_all() -> None:
     """Four for plans, from cheap to deep, and two that only the benchmark names."""
     assert list(RECIPES) == ["recalibrate", "linear_probe", "lora_rehearsal", "full_finetune"]
