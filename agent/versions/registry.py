@@ -228,8 +228,8 @@ def activate(
 def _after_promotion(connection: Connection, version: str, before: str, by: str, at: datetime) -> None:
     """Probation begins; the shifts that it has learnt are dealt with, and answers may be trusted again.
 
-    A shift of known domains that it has not learnt goes on, and so does one of new domains while a common one is left
-    that is not known: not learnt, or not yet up to what was approved, as its own anchors show.
+    A shift of known domains goes on where it has learnt nothing of home, and one of new domains while a common one is
+    left that is not known: not learnt, or not yet up to what was approved, as its own anchors show.
     """
     seen = connection.execute("SELECT COALESCE(MAX(number), 0) AS n FROM observations").fetchone()["n"]
     put_setting(connection, "probation", {"version": version, "previous": before, "since": seen})
@@ -249,8 +249,7 @@ def _goes_on(connection: Connection, version: str, alarm: Mapping[str, Any]) -> 
         left = common_since(connection, alarm["since_case"] or alarm["opened_at_case"], NEW)
         return kind if left else None
     facts = json.loads(get(connection, version)["measures"] or "{}")
-    of_home = [domain for domain in facts.get("domains", [HOME]) if domain == HOME or is_episode(domain)]
-    dealt_with = of_home and not any(is_episode(domain) for domain in facts.get("below", []))
+    dealt_with = any(domain == HOME or is_episode(domain) for domain in facts.get("domains", [HOME]))
     return None if kind != episodes.SHIFT or dealt_with else kind
 
 

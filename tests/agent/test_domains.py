@@ -61,7 +61,6 @@ def test_known_is_what_was_approved_learnt_well_or_served(workspace):
     [
         ({"domains": ["since-alarm-1"]}, True),
         ({"domains": ["main/B"]}, False),  # it has learnt something else
-        ({"domains": ["since-alarm-1"], "below": ["since-alarm-1"]}, False),  # better than before, not good
     ],
 )
 def test_a_promotion_ends_the_shift_that_it_has_learnt(tmp_path, facts, ends):
