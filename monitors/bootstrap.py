@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from monitors.measures import Measure
 from monitors.protocols import Float, Scores
 
-CHUNK = 2**21
-"""Weights that are drawn at a time: some 8 MiB, about what a processor's cache holds."""
+CHUNK = 2**20
+"""Weights that are drawn at a time: some 4 MiB, about what a processor's cache holds."""
 
 
 def patient_weights(unit: NDArray[np.str_], resamples: int, seed: int) -> Iterator[Float]:

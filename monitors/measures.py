@@ -7,6 +7,8 @@ measure is undefined: no labelled case, or one class only where two are needed.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,8 +26,8 @@ CLIP = 1e-6
 
 def accuracy(scores: Scores, weights: Float | None = None) -> Float:
     """Share of cases whose most probable class is the target, 0..1."""
-    w, right = _weights(scores, weights), scores.once(_right)
-    return _ratio(w @ right, w.sum(axis=1))
+    hits, total = (_weights(scores, weights) @ scores.once(_hits)).T
+    return _ratio(hits, total)
 
 
 def balanced_accuracy(scores: Scores, weights: Float | None = None) -> Float:
@@ -52,8 +54,8 @@ def ece(scores: Scores, weights: Float | None = None) -> Float:
 
     It is far from 0 on few cases even of a perfect model (0.04 at n = 500): see ece_debiased.
     """
-    w, gap = _weights(scores, weights), scores.once(_gaps)
-    return _ratio(np.abs(w @ gap).sum(axis=1), w.sum(axis=1))
+    binned = _weights(scores, weights) @ scores.once(_gaps)
+    return _ratio(np.abs(binned[:, :BINS]).sum(axis=1), binned[:, BINS])
 
 
 def ece_debiased(scores: Scores, weights: Float | None = None) -> Float:
@@ -137,9 +139,15 @@ def _binned(scores: Scores, values: Float) -> Float:
     return placed
 
 
+def _hits(scores: Scores) -> Float:
+    """[n, 2]: whether each case was answered rightly, and 1, which sums up to the weight."""
+    return np.column_stack([scores.once(_right), np.ones(len(scores), dtype=np.float32)])
+
+
 def _gaps(scores: Scores) -> Float:
-    """[n, BINS], what each case was answered less what was said of it, in its bin."""
-    return _binned(scores, scores.once(_right) - scores.probability.max(axis=1))
+    """[n, BINS + 1]: what each case was answered less what was said of it, in its bin, and 1."""
+    gaps = _binned(scores, scores.once(_right) - scores.probability.max(axis=1))
+    return np.column_stack([gaps, np.ones(len(scores), dtype=np.float32)])
 
 
 class _Ranking(NamedTuple):
@@ -171,12 +179,29 @@ def _rank(score: Float, positive: NDArray[np.bool_]) -> _Ranking:
 def _area(w: Float, ranking: _Ranking) -> Float:
     """Mann-Whitney: the weight of pairs in which the positive stands above the negative, over all pairs."""
     above, below, lower, upper = ranking
-    mass, total = w.T[above], np.zeros((len(below) + 1, len(w)), dtype=w.dtype)
-    np.cumsum(w.T[below], axis=0, out=total[1:])
+    mass, total = w.T[above], _running(w.T, below)
     under = total[lower]
     if upper is not None:
         under = (under + total[upper]) / 2
-    return _ratio(np.einsum("pb,pb->b", mass, under), mass.sum(axis=0).astype(np.float64) * total[-1])
+    won = np.einsum("pb,pb->b", mass, under)
+    return _ratio(won, mass.sum(axis=0).astype(np.float64) * total[-1])
+
+
+def _running(w: Float, rows: Int) -> Float:
+    """[len(rows) + 1, b]: the sum of the first 0, 1, 2, ... of these rows of w [n, b].
+
+    By blocks of about the root of their number, because numpy's cumsum goes down one column after the other.
+    """
+    n = len(rows)
+    step = math.isqrt(n) + 1
+    total = np.zeros((-(-n // step) * step + 1, w.shape[1]), dtype=w.dtype)
+    np.take(w, rows, axis=0, out=total[1 : n + 1], mode="clip")
+    blocks = total[1:].reshape(-1, step, w.shape[1])
+    for i in range(1, step):
+        blocks[:, i] += blocks[:, i - 1]
+    for before, block in itertools.pairwise(blocks):
+        block += before[-1]
+    return total[: n + 1]
 
 
 def _events(scores: Scores) -> tuple[Float, Float]:
