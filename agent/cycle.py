@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 
 from agent import watch
 from agent.alerting import alerts
 from agent.cases import inbox
 from agent.drift.detect import Detector
-from agent.drift.domains import HOME
+from agent.drift.domains import HOME, place_of
 from agent.errors import HomeostatError
 from agent.observe import Observer
 from agent.store import Connection, journal
 from agent.updates import anchors, jobs, requests, update
-from agent.updates.clear import Clearing
+from agent.updates.clear import Clearing, served_so_far
 from agent.updates.decide import Decision, Situation, decide
 from agent.updates.material import new_cases, patients
 from agent.versions import registry
@@ -91,7 +91,8 @@ class Cycle:
             if _cases_wait(connection):
                 return False  # what has come already may bring labels: an update learns from all that is there
             plan = self.workspace.config.plan
-            found = situation(connection, least=plan.labels.anchor_patients)
+            served = served_so_far(connection, plan)
+            found = situation(connection, least=plan.labels.anchor_patients, served=served)
             decision = decide(plan, found)
         if decision.recipes:
             self._say(decision, now)
@@ -164,8 +165,9 @@ def _cases_wait(connection: Connection) -> bool:
     return row is not None
 
 
-def situation(connection: Connection, *, least: int) -> Situation:
-    """What the plan decides on, as the store knows it; a domain is judgeable with `least` labelled judge patients."""
+def situation(connection: Connection, *, least: int, served: Collection[str] = ()) -> Situation:
+    """What the plan decides on, as the store knows it; a domain is judgeable with `least` labelled judge patients, and
+    one that is `served` well so far is not learnt."""
     alarm = connection.execute(
         """SELECT id, shift, opened_at FROM alarms WHERE state != 'closed' AND shift IS NOT NULL AND shift != 'far-out'
            ORDER BY id DESC LIMIT 1"""
@@ -176,21 +178,22 @@ def situation(connection: Connection, *, least: int) -> Situation:
         "SELECT count(*) FROM versions WHERE state IN ('training', 'candidate', 'approved')"
     ).fetchone()[0]
     tried = connection.execute(
-        """SELECT v.measures FROM versions v LEFT JOIN jobs j ON j.id = v.job
+        """SELECT v.created_at, v.measures FROM versions v LEFT JOIN jobs j ON j.id = v.job
            WHERE v.number > 0 AND v.created_at >= :since
              AND (v.state NOT IN ('training', 'candidate', 'approved', 'abandoned')
                   OR v.state = 'abandoned' AND (j.state = 'failed' OR v.measures ->> 'no_better'))
            ORDER BY v.number DESC LIMIT 1""",
         {"since": alarm["opened_at"]},
     ).fetchone()
-    domains = anchors.judgeable(connection, least=least)
+    domains = {domain for domain in anchors.judgeable(connection, least=least) if place_of(domain) not in served}
     labelled = [case for case in new_cases(connection) if case["domain"] in domains]
-    known = {} if tried is None else json.loads(tried["measures"])
+    learnt = {} if tried is None else json.loads(tried["measures"] or "{}")
+    had = [] if tried is None else [case for case in labelled if case["labelled_at"] <= tried["created_at"]]
     return Situation(
         shift=alarm["shift"],
         domains=domains,
         labelled=patients(labelled),
-        tried_with=known.get("labelled"),
-        more_domains=not {case["domain"] for case in labelled} <= {HOME, *known.get("domains", ())},
+        tried_with=None if tried is None else patients(had),
+        more_domains=not {case["domain"] for case in labelled} <= {HOME, *learnt.get("domains", ())},
         waiting=waiting > 0,
     )

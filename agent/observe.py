@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from agent.cases.examples import StoredExamples
 from agent.clock import rfc3339
 from agent.drift import episodes
-from agent.drift.domains import domain_of, episode_name, home_keys, known
+from agent.drift.domains import domain_of, episode_name, home_keys, known, place_of
 from agent.drift.reference import read_approved
 from agent.drift.ticks import CASES_PER_TICK, day_of
 from agent.errors import HomeostatError
 from agent.store import Connection, journal
-from agent.trust import CAUTION, NORMAL, trust_now
+from agent.trust import CAUTION, NORMAL, SUSPENDED, suspended_domains, trust_now
 from agent.versions import registry
 from agent.versions.pointer import Pointer
 from agent.versions.serve import load
@@ -100,6 +100,7 @@ class Observer:
         number = connection.execute("SELECT coalesce(max(number), 0) FROM observations").fetchone()[0]
         trust = trust_now(connection)
         spared = known(connection) if trust == CAUTION and episodes.only_arrivals(connection) else set()
+        suspended = {*suspended_domains(connection)}
         by, home, episode = self.workspace.config.intake.domain_by, home_keys(connection), episode_name(connection)
         abstained = 0
         for i, case in enumerate(wanted):
@@ -131,7 +132,7 @@ class Observer:
                     scores=seen[i][0],
                     embedding=seen[i][1],
                     sensor=get_setting(connection, "sensor"),
-                    trust=NORMAL if domain in spared else trust,
+                    trust=SUSPENDED if place_of(domain) in suspended else NORMAL if domain in spared else trust,
                     abstained=far or not finite,
                     at=now,
                 )

@@ -122,6 +122,10 @@ class Plan(Section):
     power: float = Field(0.8, gt=0, lt=1, description="power at which 'init' says what this n can decide")
     min_group: int = Field(20, ge=1, description="patients below which a subgroup is pooled and only informs")
     labels: Labels = Field(default_factory=Labels, description="how many labels an update takes")
+    harm_shown: Literal["caution", "suspended"] = Field(
+        "suspended",
+        description="trust of a domain during an alarm once labels have shown that it is served worse than approved",
+    )
     probation: Probation = Field(default_factory=Probation, description="the watch over a promoted version")
     limits: Limits = Field(default_factory=Limits, description="of one training job")
     seed: int = Field(0, ge=0, description="seed of training and resampling")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from agent.store import Connection, journal
@@ -29,3 +30,37 @@ def set_trust(connection: Connection, trust: str, *, by: str, reason: str, at: d
     body = {"from": before, "to": trust, "reason": reason}
     journal.append(connection, "trust_changed", at=at, by=by, body=body)
     return True
+
+
+def suspended_domains(connection: Connection) -> list[str]:
+    """The domains whose answers by the live version are not to be used: labels have shown that it serves them badly."""
+    row = connection.execute("SELECT version FROM live WHERE scope = '*'").fetchone()
+    return suspended_for(connection, row["version"]) if row else []
+
+
+def suspended_for(connection: Connection, version: str) -> list[str]:
+    """The same of a version that was live before."""
+    return list(get_setting(connection, "suspended", {}).get(version, []))
+
+
+def suspend_domains(
+    connection: Connection,
+    version: str,
+    domains: Iterable[str],
+    *,
+    by: str,
+    reason: str,
+    at: datetime,
+    after: str | None = None,
+) -> None:
+    """Sets the suspended domains of a version, and journals which ones came and went. Then publish the pointer.
+
+    They stand with the version: what labels showed of one says nothing of the next, and a rollback brings them back.
+    `after`: the version that this one follows; those of it that stay are no news.
+    """
+    before, now = {*suspended_for(connection, after or version)}, {*domains}
+    put_setting(connection, "suspended", {**get_setting(connection, "suspended", {}), version: sorted(now)})
+    for event, moved in (("domains_suspended", now - before), ("domains_restored", before - now)):
+        if moved:
+            body = {"version": version, "domains": sorted(moved), "reason": reason}
+            journal.append(connection, event, at=at, by=by, body=body)

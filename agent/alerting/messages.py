@@ -96,6 +96,11 @@ NEWS = {
         "Labels show that what changed did no harm beyond the plan's margin; what has come since joins the reference.",
         "read 'homeostat alarms'; 'homeostat suspend' if you know better.",
     ),
+    "domains_suspended": News(
+        "answers for a site or scanner are suspended",
+        "Labels show that {version} serves it worse than approved; its cases carry trust 'suspended' from now on.",
+        "'homeostat status' names it; its labels are what the next version learns from.",
+    ),
     "rollback_failed": News(
         "{version} does harm and there is no way back",
         "The agent wanted to leave {version}, and no older version can go live; trust is suspended.",

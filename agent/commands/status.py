@@ -12,7 +12,7 @@ from agent.drift import episodes
 from agent.errors import HomeostatError, Refused
 from agent.store import Connection
 from agent.store import journal as events
-from agent.trust import CAUTION, NORMAL, SUSPENDED, set_trust, trust_now
+from agent.trust import CAUTION, NORMAL, SUSPENDED, set_trust, suspend_domains, suspended_domains, trust_now
 from agent.versions import registry
 from agent.versions.pointer import publish
 from agent.workspace import Workspace, get_setting, put_setting
@@ -54,6 +54,7 @@ def overview(connection: Connection) -> dict[str, Any]:
         "state": deployment_state(connection),
         "trust": trust_now(connection),
         "doubted": doubted(connection),
+        "suspended": suspended_domains(connection),
         "cases": {
             "seen": _count(connection, SEEN),
             "quarantined": _count(connection, QUARANTINED),
@@ -102,7 +103,7 @@ def _status_text(value: dict[str, Any]) -> str:
     rows = {
         "live": f"{value['live'] or 'nothing'} ({value['state'] or 'not deployed'})",
         "previous": value["previous"] or "-",
-        "trust": value["trust"] + (", for sites and scanners that are new here" if value["doubted"] == "new" else ""),
+        "trust": _trust_text(value),
         "cases": f"{cases['seen']} seen, {cases['labelled']} labelled, {cases['quarantined']} quarantined",
         "drift": moved,
         "alarms": f"{value['alarms_open']} open",
@@ -111,6 +112,12 @@ def _status_text(value: dict[str, Any]) -> str:
     if value["state"] == "paused":
         rows["next"] = "automatic promotion waits for 'homeostat resume'"
     return "\n".join(f"{name.ljust(9)} {says}" for name, says in rows.items())
+
+
+def _trust_text(value: dict[str, Any]) -> str:
+    whose = ", for sites and scanners that are new here" if value["doubted"] == "new" else ""
+    badly = f"; suspended for {', '.join(value['suspended'])}: labels show harm" if value["suspended"] else ""
+    return value["trust"] + whose + badly
 
 
 def alarms(args: argparse.Namespace) -> Answer:
@@ -184,6 +191,8 @@ def _stand(args: argparse.Namespace, event: str, trust: str) -> Answer:
                 episodes.FAR_OUT,
             }  # a shift that goes on opens a new episode within a few ticks
             episodes.close_alarms(connection, ended, because=f"resumed: {args.reason}", by=args.by, at=at)
+            live = registry.live(connection)["version"]
+            suspend_domains(connection, live, (), by=args.by, reason=args.reason, at=at)
         value = {"state": deployment_state(connection), "trust": trust}
     publish(workspace)
     return Answer(value, f"trust is {trust} since {rfc3339(at)}; the deployment is {value['state']}")

@@ -52,6 +52,11 @@ def is_episode(domain: str) -> bool:
     return domain.startswith(EPISODE)
 
 
+def place_of(domain: str) -> str:
+    """The domain itself; home's episodes are home."""
+    return HOME if is_episode(domain) else domain
+
+
 def home_keys(connection: Connection) -> list[str]:
     return get_setting(connection, "home", [])
 
@@ -84,7 +89,7 @@ def common_since(connection: Connection, onset: int, stream: str) -> dict[str, i
     )
     for row in rows:
         if stream_of(row["domain"], is_known) == stream:
-            cases[HOME if is_episode(row["domain"]) else row["domain"]] += row["n"]
+            cases[place_of(row["domain"])] += row["n"]
     return {domain: n for domain, n in cases.items() if n >= RARE * cases.total()}
 
 

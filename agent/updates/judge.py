@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +57,17 @@ class Named:
     judgement: Judgement
 
 
-def judge(plan: Plan, anchored: Sequence[Anchored], learnt: Sequence[str]) -> list[Named]:
-    """Every gate of the plan. `learnt`: the domains that the candidate learnt from; gain is asked of those."""
-    return [*_gain(plan, anchored, learnt), *_per_domain(plan, anchored), *_subgroups(plan, anchored)]
+def judge(
+    plan: Plan, anchored: Sequence[Anchored], learnt: Sequence[str], suspended: Collection[str] = ()
+) -> list[Named]:
+    """Every gate of the plan. `learnt`: the domains that the candidate learnt from; gain is asked of those.
+
+    suspended: where the live version's answers are not used, so that there is nothing to keep; the gates against harm
+    only inform there.
+    """
+    nothing = {*suspended} - {HOME}
+    used = [one for one in anchored if one.anchors.domain not in nothing]
+    return [*_gain(plan, anchored, learnt), *_per_domain(plan, anchored, nothing), *_subgroups(plan, used)]
 
 
 def outcome(verdicts: Sequence[Named]) -> str:
@@ -105,7 +113,7 @@ def _gain(plan: Plan, anchored: Sequence[Anchored], learnt: Sequence[str]) -> It
         yield Named(f"gain:{domain}", "inform" if shown and one.verdict is not Verdict.PASS else rule.role, one)
 
 
-def _per_domain(plan: Plan, anchored: Sequence[Anchored]) -> Iterator[Named]:
+def _per_domain(plan: Plan, anchored: Sequence[Anchored], nothing: Collection[str]) -> Iterator[Named]:
     from monitors import Calibration, Forgetting, NegativeFlips
 
     forgetting, calibration, flips = (plan.gates[name] for name in ("forgetting", "calibration", "negative_flips"))
@@ -125,7 +133,7 @@ def _per_domain(plan: Plan, anchored: Sequence[Anchored]) -> Iterator[Named]:
             (f"calibration:{domain}", calibration.role, shape, one.live),
             (f"negative_flips:{domain}", flips.role, turned, one.live),
         ):
-            yield Named(name, role, gate.judge(one.scores(before), after))
+            yield Named(name, "inform" if domain in nothing else role, gate.judge(one.scores(before), after))
 
 
 def _subgroups(plan: Plan, anchored: Sequence[Anchored]) -> Iterator[Named]:

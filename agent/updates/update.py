@@ -19,6 +19,7 @@ from agent.drift.reference import open_epoch
 from agent.errors import HomeostatError, NotEnoughEvidence
 from agent.observe import record
 from agent.store import Connection
+from agent.trust import suspended_for
 from agent.updates import anchors, jobs, material, records
 from agent.updates.clear import below
 from agent.updates.judge import Anchored, age_band, as_dict, judge, outcome, unharmed_at
@@ -57,6 +58,7 @@ def begin(
     What a person asks for is always judged. Raises NotEnoughEvidence without labels to learn from.
     """
     config, of_plan = workspace.config, domains is not None
+    rule = config.plan.gates["forgetting"]
     with workspace.store.read() as connection:
         live = registry.live(connection)["version"]
         new = [case for case in material.new_cases(connection) if domains is None or case["domain"] in domains]
@@ -80,7 +82,8 @@ def begin(
         "classes": classes,
         "seed": config.plan.seed,
         "batch": config.model.batch,
-        "margin": config.plan.gates["forgetting"].margin,
+        "margin": rule.margin,
+        "shown": (rule.elsewhere or rule.burden) == "no_harm_found",
     }
     job = jobs.start(workspace, "train", spec, config.plan.limits, at=at)
     with workspace.store.transaction() as connection:
@@ -183,7 +186,7 @@ def _show(workspace: Workspace, making: Making, at: datetime) -> None:
         )
         making.anchored = anchors.current(connection)
         live = registry.live(connection)["version"]
-        making.reference = _reference_to_be(connection, live, making.learnt)
+        making.reference = material.next_reference(connection, live, making.learnt)
         answered = material.answered(connection, making.version)
         classes = get_setting(connection, "classes")
     judging = {case["case_id"]: case for one in making.anchored for case in one.cases}
@@ -203,15 +206,6 @@ def _show(workspace: Workspace, making: Making, at: datetime) -> None:
         connection.execute("UPDATE versions SET job = ? WHERE id = ?", (making.job.id, making.version))
 
 
-def _reference_to_be(connection: Connection, live: str, learnt: Sequence[str]) -> list[material.Case]:
-    """What came since the change; too little of it is taken together with what the live version is watched against."""
-    since = material.reference_cases(connection, learnt)
-    parts = [material.patients([c for c in since if (c["split"] == "train") == taught]) for taught in (True, False)]
-    if min(parts) >= material.LEAST_REFERENCE:
-        return since
-    return list({case["case_id"]: case for case in [*material.epoch_cases(connection, live), *since]}.values())
-
-
 def _judge(workspace: Workspace, making: Making, at: datetime) -> str:
     """Verdicts, bundle, and all that stands with the version, in one transaction."""
     import numpy as np
@@ -223,8 +217,9 @@ def _judge(workspace: Workspace, making: Making, at: datetime) -> str:
         if live != registry.get(connection, making.version)["parent"]:
             raise jobs.JobFailed(f"{live} became live while {making.version} was made from another version")
         anchored = anchor_records(workspace, connection, making, outputs, live)
+        suspended = suspended_for(connection, live)
     plan = workspace.config.plan
-    verdicts = judge(plan, anchored, making.learnt)
+    verdicts = judge(plan, anchored, making.learnt, suspended)
     state = outcome(verdicts)
     again = making.parts.parent == workspace.path("versions")
     if not again:

@@ -72,13 +72,14 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
         made[name] = dict(candidate.made)
         table[name] = measured(out)
     before = measured(live_parts)
-    finalist = choose(table, before, spec["margin"])
+    bounds = spec["margin"], spec["shown"]
+    finalist = choose(table, before, *bounds)
     shutil.rmtree(folder / "candidate", ignore_errors=True)
     shutil.copytree(folder / "recipes" / finalist, folder / "candidate")
     assert np.isfinite([m["balanced_accuracy"] for m in table[finalist].values()]).any()
     return {
         "finalist": finalist,
-        "worth_judging": worth_judging(table[finalist], before, spec["margin"]),
+        "worth_judging": worth_judging(table[finalist], before, *bounds),
         "develop": table,
         "before": before,
         "made": made[finalist],

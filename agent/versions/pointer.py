@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import DiskFull, HomeostatError
+from agent.trust import suspended_domains
 from agent.workspace import Workspace, get_setting, write_atomically
 
 NAME = "live.json"
@@ -20,19 +21,22 @@ NAME = "live.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
-    """What is live, and what to think of its answers. `since` is RFC 3339; `generation` only ever grows."""
+    """What is live, and what to think of its answers. `since` is RFC 3339; `generation` only ever grows.
+
+    suspended: sites and scanners (or "home") whose answers are not to be used at all, whatever `trust` says.
+    """
 
     version: str
     digest: str
     trust: str
     generation: int
     since: str
+    suspended: tuple[str, ...] = ()
 
     def json(self) -> str:
         scopes = {"*": {"version": self.version, "digest": self.digest}}
-        return json.dumps(
-            {"scopes": scopes, "trust": self.trust, "generation": self.generation, "since": self.since}, indent=2
-        )
+        facts = {"trust": self.trust, "suspended": self.suspended, "generation": self.generation, "since": self.since}
+        return json.dumps({"scopes": scopes, **facts}, indent=2)
 
 
 def read(path: Path) -> Pointer:
@@ -46,6 +50,7 @@ def read(path: Path) -> Pointer:
             trust=value["trust"],
             generation=value["generation"],
             since=value["since"],
+            suspended=tuple(value.get("suspended", ())),
         )
     except FileNotFoundError:
         raise HomeostatError(
@@ -70,6 +75,7 @@ def stored(workspace: Workspace) -> Pointer:
             trust=get_setting(connection, "trust", "normal"),
             generation=live["generation"],
             since=live["since"],
+            suspended=tuple(suspended_domains(connection)),
         )
 
 

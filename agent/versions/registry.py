@@ -15,11 +15,11 @@ from typing import Any
 
 from agent.clock import rfc3339
 from agent.drift import episodes
-from agent.drift.domains import HOME, NEW, common_since, is_episode
+from agent.drift.domains import HOME, NEW, common_since, is_episode, place_of
 from agent.errors import HomeostatError, NotEnoughEvidence, Refused
 from agent.store import journal
 from agent.store.database import Connection, insert
-from agent.trust import CAUTION, NORMAL, set_trust
+from agent.trust import CAUTION, NORMAL, set_trust, suspend_domains, suspended_for
 from agent.versions import bundle, pointer, reserve
 from agent.workspace import Workspace, put_setting
 
@@ -229,8 +229,13 @@ def _after_promotion(connection: Connection, version: str, before: str, by: str,
     """Probation begins; the shifts that it has learnt are dealt with, and answers may be trusted again.
 
     A shift of known domains goes on where it has learnt nothing of home, and one of new domains while a common one is
-    left that is not known: not learnt, or not yet up to what was approved, as its own anchors show.
+    left that is not known: not learnt, or not yet up to what was approved, as its own anchors show. Domains that it
+    has learnt are answered again, unless it is not yet up to what was approved.
     """
+    facts = json.loads(get(connection, version)["measures"] or "{}")
+    served = {place_of(domain) for domain in {*facts.get("domains", ())} - {*facts.get("below", ())}}
+    left = [domain for domain in suspended_for(connection, before) if domain not in served]
+    suspend_domains(connection, version, left, by=by, reason=f"{version} was promoted", at=at, after=before)
     seen = connection.execute("SELECT COALESCE(MAX(number), 0) AS n FROM observations").fetchone()["n"]
     put_setting(connection, "probation", {"version": version, "previous": before, "since": seen})
     kept = {kind for alarm in episodes.open_alarms(connection) if (kind := _goes_on(connection, version, alarm))}

@@ -182,6 +182,7 @@ def ratios(found: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
         "agent.excess_errors_to_never": median(to("excess_errors", NEVER)),
         "agent.excess_errors_to_naive": median(to("excess_errors", NAIVE)),
         "agent.deferred": median(lambda year: year[AGENT]["deferred"]),
+        "agent.withheld": median(lambda year: year[AGENT]["withheld"]),
         "agent.worse_versions_live": float(np.mean([year[AGENT]["worse_versions"] > 0 for year in by_year])),
         "agent.false_alarms_per_year": float(np.mean([year[AGENT]["false_alarms"] for year in by_year])),
     }

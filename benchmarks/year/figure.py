@@ -65,6 +65,9 @@ def _policy(axis: Any, trace: Trace, title: str, most: float) -> None:
     axis.fill_between(x, silent, color=SILENT, linewidth=0, label="wrong in good faith")
     for start, end, level in _bands(trace.trust):
         axis.axvspan(start, end, ymin=0, ymax=0.07, color=TRUST[level], linewidth=0)
+    for week, share in enumerate(_withheld(trace)):
+        span = week * 7, week * 7 + 7
+        axis.axvspan(*span, ymin=0.07, ymax=0.14, color=TRUST["suspended"], alpha=float(share), linewidth=0)
     for alarm in trace.alarms:
         axis.plot(alarm["day"], most * 0.93, marker="v", color=INK, markersize=5)
     for one in trace.activations:
@@ -87,6 +90,7 @@ def _legend(figure: Any) -> None:
         Patch(color=SILENT, label="wrong, in good faith"),
         Patch(color=TOLD, label="wrong, while trust was lowered"),
         Patch(color=TRUST["caution"], label="trust: caution"),
+        Patch(color=TRUST["suspended"], alpha=0.4, label="share without an answer"),
         Line2D([], [], color=INK, marker="v", linestyle="", markersize=5, label="alarm"),
         Line2D([], [], color=INK, linewidth=0.8, label="version goes live"),
     ]
@@ -101,13 +105,25 @@ def _bare(axis: Any) -> None:
 
 
 def _weekly(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
-    """(silent, all) wrong answers per week; a far-out case has no right answer, so each that is answered is wrong."""
+    """(silent, all) wrong answers per week; a far-out case has no right answer, so each that is answered is wrong.
+
+    An answer that was withheld is none.
+    """
     silent, wrong = np.zeros(WEEKS), np.zeros(WEEKS)
     for day, condition, label, answer, trust, abstained, _ in trace.rows:
-        if not abstained and (condition == FAR_OUT or answer != label):
+        if not abstained and trust != "suspended" and (condition == FAR_OUT or answer != label):
             wrong[day // 7] += 1
             silent[day // 7] += trust == "normal"
     return silent, wrong
+
+
+def _withheld(trace: Trace) -> np.ndarray:
+    """[weeks], the share of cases that got no answer: abstained from, or trust was suspended."""
+    none, seen = np.zeros(WEEKS), np.zeros(WEEKS)
+    for day, *_, trust, abstained, _ in trace.rows:
+        seen[day // 7] += 1
+        none[day // 7] += abstained or trust == "suspended"
+    return none / np.maximum(seen, 1)
 
 
 def _bands(trust: Sequence[tuple[int, str]]) -> list[tuple[int, int, str]]:

@@ -9,6 +9,7 @@ from agent.config import Config
 from agent.plan import GATE_RULES, RESPONSES, GateRule, Response
 
 QUARTER = 91  # days between two retrainings by calendar
+LABELLED = 20  # patients to learn from: where twelve can judge, so many can teach
 MARGIN = 0.08  # of forgetting and calibration: what some 140 anchor patients can decide at a third or fourth look
 
 
@@ -34,7 +35,9 @@ class Policy:
     person_after: int | None = None
 
 
-def _config(mode: str = "bounded_auto", recipes: tuple[str, ...] | None = None, gates: bool = True) -> Config:
+def _config(
+    mode: str = "bounded_auto", recipes: tuple[str, ...] | None = None, gates: bool = True, suspends: bool = True
+) -> Config:
     responses = {
         name: Response(trust=response.trust, recipes=recipes if recipes and response.recipes else response.recipes)
         for name, response in RESPONSES.items()
@@ -45,9 +48,11 @@ def _config(mode: str = "bounded_auto", recipes: tuple[str, ...] | None = None, 
         rules[name] = rule.model_copy(update={"margin": margin, "role": rule.role if gates else "inform"})
     if not gates:  # nothing may be approved without a required gate: one that nobody fails
         rules["negative_flips"] = GateRule(margin=0.99, burden="no_harm_found")
-    return Config().model_copy(
-        update={"plan": Config().plan.model_copy(update={"mode": mode, "responses": responses, "gates": rules})}
-    )
+    plan = Config().plan
+    labels = plan.labels.model_copy(update={"train_patients": LABELLED})
+    changes = {"mode": mode, "responses": responses, "gates": rules, "labels": labels}
+    changes["harm_shown"] = "suspended" if suspends else "caution"
+    return Config().model_copy(update={"plan": plan.model_copy(update=changes)})
 
 
 def _without_memory() -> Config:
@@ -99,6 +104,7 @@ MORE = (
     ),
     Policy(name="agent - rehearsal", shows="nothing is remembered", config=_without_memory()),
     Policy(name="agent - gates", shows="every candidate goes live", config=_config(gates=False)),
+    Policy(name="agent - suspension", shows="labels that show harm withhold no answer", config=_config(suspends=False)),
     Policy(name="agent - clearing", shows="an alarm lasts until a version is promoted", config=_config(), clears=False),
     Policy(name="agent - rollback", shows="no probation: a version stays", config=_config(), watches=False),
 )

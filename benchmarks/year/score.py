@@ -19,16 +19,20 @@ AFFECTS = {HARMLESS: HARMLESS, SCANNER: SCANNER, THIRD: THIRD, "creep": CONDITIO
 
 
 def score(trace: Trace, oracle: Trace, year: Year, truth: Truth, classes: Sequence[str]) -> dict[str, Any]:
-    """One row of the table: rates are per 1,000 cases after the first change, shares are of those cases."""
+    """One row of the table: rates are per 1,000 cases after the first change, shares are of those cases.
+
+    An answer is withheld where the case was abstained from or trust was suspended: it is no error then, but deferred.
+    """
     first = year.first_change
     after = [i for i, row in enumerate(trace.rows) if row[0] >= first and row[1] != FAR_OUT]
-    wrong = {i for i in after if trace.rows[i][3] != trace.rows[i][2] and not trace.rows[i][5]}
+    withheld = {i for i in after if trace.rows[i][5] or trace.rows[i][4] == "suspended"}
+    wrong = {i for i in after if trace.rows[i][3] != trace.rows[i][2]} - withheld
     silent = [i for i in wrong if trace.rows[i][4] == "normal"]
     best = [row for row in oracle.rows if row[0] >= first and row[1] != FAR_OUT]
     bound = sum(row[3] != row[2] for row in best)
     deferred = sum(trace.rows[i][4] != "normal" or trace.rows[i][5] for i in after)
     far = [row for row in trace.rows if row[1] == FAR_OUT]
-    answered = [i for i in after if not trace.rows[i][5]]
+    answered = [i for i in after if i not in withheld]
     worse = worse_versions(trace, year, truth)
     n = len(after) / 1000
     return {
@@ -37,6 +41,7 @@ def score(trace: Trace, oracle: Trace, year: Year, truth: Truth, classes: Sequen
         "errors": len(wrong) / n,
         "excess_errors": (len(wrong) - bound) / n,
         "deferred": deferred / len(after),
+        "withheld": len(withheld) / len(after),
         "far_out_answered": sum(not row[5] and row[4] == "normal" for row in far) / max(1, len(far)),
         "alarms": len(trace.alarms),
         "false_alarms": false_alarms(trace, year),

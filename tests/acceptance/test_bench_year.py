@@ -112,16 +112,17 @@ YEAR = Year(DAYS, (Change(SCANNER, 10, 5, DAYS),), tuple(
 
 
 def test_silent_errors_are_wrong_answers_in_good_faith_after_a_change() -> None:
-    """Before it they are the model's own; under caution, or abstained, nobody was misled."""
+    """Before it they are the model's own; under caution nobody was misled, and what was withheld is no answer."""
     answers = [(day, HOME if day < 10 else SCANNER, "a", "b", "normal", False) for day in range(110)]
     answers[60:85] = [(*answer[:4], "caution", False) for answer in answers[60:85]]
     answers[85:95] = [(*answer[:5], True) for answer in answers[85:95]]
+    answers[95:100] = [(*answer[:4], "suspended", False) for answer in answers[95:100]]
     bound = [(*answer[:3], "a", "normal", False) for answer in answers]
     truth = lambda policy, version: dict.fromkeys(CONDITIONS, 0.9)  # noqa: E731
     row = score(traced("x", answers), traced(ORACLE, bound), YEAR, truth, ("a", "b"))
-    assert row["silent_errors"] == pytest.approx(650)
-    assert row["errors"] == row["excess_errors"] == pytest.approx(900)
-    assert row["deferred"] == pytest.approx(0.35)
+    assert row["silent_errors"] == pytest.approx(600)
+    assert row["errors"] == row["excess_errors"] == pytest.approx(850)
+    assert row["deferred"] == pytest.approx(0.4) and row["withheld"] == pytest.approx(0.15)
     naive = score(as_if_removed(traced("x", answers), "trust"), traced(ORACLE, bound), YEAR, truth, ("a", "b"))
     assert naive["silent_errors"] == pytest.approx(1000) and naive["deferred"] == 0
 
@@ -172,7 +173,8 @@ def test_ratios_are_medians_over_the_years() -> None:
     """Of the agent's figures to the others'; worse versions as the share of years that had one."""
 
     def row(policy: str, silent: float, excess: float, worse: int) -> dict:
-        figures = {"silent_errors": silent, "excess_errors": excess, "deferred": 0.2, "worse_versions": worse}
+        figures = {"silent_errors": silent, "excess_errors": excess, "deferred": 0.2,
+                   "withheld": 0.1, "worse_versions": worse}  # fmt: skip
         return figures | {"policy": policy, "false_alarms": 1, "recovery": {SCANNER: (5, 2) if worse else None}}
 
     bounds = [row(NEVER, 100, 50, 0), row("naive", 80, 40, 1)]
@@ -183,6 +185,7 @@ def test_ratios_are_medians_over_the_years() -> None:
             "agent.excess_errors_to_never": 0.2,
             "agent.excess_errors_to_naive": 0.25,
             "agent.deferred": 0.2,
+            "agent.withheld": 0.1,
             "agent.worse_versions_live": 1 / 3,
             "agent.false_alarms_per_year": 1,
         }
@@ -207,7 +210,7 @@ def test_the_picture_is_drawn_of_what_was_played(tmp_path: Path) -> None:
 def test_every_policy_has_its_own_name() -> None:
     """Five policies and the bounds, and each organ that can be removed."""
     names = [policy.name for policy in POLICIES + MORE]
-    assert len(set(names)) == len(names) == 9
+    assert len(set(names)) == len(names) == 10
 
 
 TWO_MONTHS = 60

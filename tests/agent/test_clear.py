@@ -8,11 +8,13 @@ import deployed
 import pytest
 from stocked import CLASSES, add_case, add_label, answered
 
+from agent.cycle import situation
 from agent.drift import episodes
 from agent.drift.reference import epoch_of, open_epoch
-from agent.trust import set_trust, trust_now
+from agent.plan import GATE_RULES
+from agent.trust import set_trust, suspended_domains, trust_now
 from agent.updates import material
-from agent.updates.clear import LOOKS, Clearing, below
+from agent.updates.clear import ENOUGH, LATEST, LOOKS, Clearing, below, served_so_far
 from agent.versions import registry
 from agent.workspace import put_setting
 
@@ -80,7 +82,7 @@ def test_labels_that_show_no_harm_end_the_alarm(workspace):
     see(workspace, LOOKS[-1])
     assert look(workspace)
     ended = alarm(workspace)
-    assert ended["state"] == "closed" and "200 since the change" in ended["closed_because"]
+    assert ended["state"] == "closed" and f"{LATEST} since the change" in ended["closed_because"]
     assert "labels show no harm" in ended["closed_because"]
     assert trust(workspace) == "normal"
     assert json.loads(workspace.path("live.json").read_text())["trust"] == "normal"
@@ -88,16 +90,28 @@ def test_labels_that_show_no_harm_end_the_alarm(workspace):
         epoch, said_by = epoch_of(connection, "v0")
         members = {case["case_id"] for case in material.epoch_cases(connection, "v0")}
         events = [row["event"] for row in connection.execute("SELECT event FROM journal ORDER BY seq DESC LIMIT 4")]
-    assert (epoch, said_by) == (2, "v0") and {"r0", "c1", "c200"} <= members
+    assert (epoch, said_by) == (2, "v0")
+    assert members == {f"c{i}" for i in range(1, LOOKS[-1] + 1)}, "not what came before: it looked otherwise"
     assert "alarm_cleared" in events
     assert not look(workspace)
+
+
+def test_a_short_alarm_adds_to_the_reference(workspace):
+    """Too few patients to be watched against alone join what was approved before."""
+    see(workspace, LOOKS[3], wrong_every=1000)
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE patients SET split = 'judge'")
+    assert look(workspace)
+    with workspace.store.read() as connection:
+        members = {case["case_id"] for case in material.epoch_cases(connection, "v0")}
+    assert {"r0", "c1", f"c{LOOKS[3]}"} <= members
 
 
 @pytest.mark.parametrize(
     ("n", "changes"),
     [
-        (LOOKS[0] - 1, {}),  # before the first look
-        (LOOKS[-1], {"wrong_every": 4}),  # harm
+        (ENOUGH - 1, {}),  # before an alarm may end
+        (LOOKS[-1], {"wrong_every": 6}),  # neither shown
         (LOOKS[-1], {"label": None}),  # nobody knows
     ],
 )
@@ -112,7 +126,7 @@ def test_a_domain_without_labels_holds_the_alarm_unless_it_is_rare(workspace):
     """What nobody has looked at may be what goes wrong; a visitor of three cases may not block a hospital."""
     of_new_domains(workspace)
     see(workspace, LOOKS[-1], domain="main/B")
-    see(workspace, 20, label=None, domain="main/C")
+    see(workspace, 30, label=None, domain="main/C")
     assert not look(workspace)
     see(workspace, 200, domain="main/B")
     assert look(workspace)
@@ -123,7 +137,8 @@ def test_a_harmed_domain_holds_the_alarm(workspace):
     of_new_domains(workspace)
     see(workspace, 600, domain="main/B")
     see(workspace, 50, wrong_every=2, domain="main/C")
-    assert not look(workspace)
+    look(workspace)
+    assert alarm(workspace)["state"] == "open"
 
 
 def test_an_alarm_asks_for_the_domains_of_its_stream(workspace):
@@ -148,30 +163,81 @@ def test_a_learnt_domain_below_what_was_approved_is_not_cleared_by_its_own_level
         facts = {"domains": ["main/C"], "right": {"main/C": [80.0, 160]}, "below": ["main/C"]}
         connection.execute("UPDATE versions SET measures = ? WHERE id = 'v0'", (json.dumps(facts),))
     see(workspace, LOOKS[-1], wrong_every=2, domain="main/C")
-    assert not look(workspace)
+    look(workspace)
+    assert alarm(workspace)["state"] == "open"
 
 
 @pytest.mark.parametrize(("wrong_every", "ends"), [(4, True), (2, False)])
 def test_a_learnt_domain_is_held_to_what_it_showed_when_it_was_learnt(workspace, wrong_every, ends):
     """It never was as good as home: harm is a fall below its own level, and has to be shown."""
     see(workspace, 200)
-    see(workspace, 100, wrong_every=wrong_every, domain="main/C")
+    see(workspace, 150, wrong_every=wrong_every, domain="main/C")
     with workspace.store.transaction() as connection:
         measures = json.dumps({"domains": ["main/C"], "right": {"main/C": [120.0, 160], "home": [140.0, 144]}})
         connection.execute("UPDATE versions SET measures = ? WHERE id = 'v0'", (measures,))
-    assert look(workspace) == ends
+    look(workspace)
+    assert (alarm(workspace)["state"] == "closed") == ends
 
 
-def test_a_look_takes_the_first_labels_only(workspace):
-    """Between two looks more labels are no further test: the 99th patient changes nothing, the 100th does."""
-    see(workspace, LOOKS[1], wrong_every=4)
-    see(workspace, LOOKS[2] - LOOKS[1] - 1, wrong_every=1000)
+def test_a_look_comes_at_so_many_labels(workspace):
+    """Between two looks more labels are no further test: the 127th patient changes nothing, the 128th does."""
+    see(workspace, 32, wrong_every=6)
+    see(workspace, LOOKS[4] - 33, wrong_every=1000)
     assert not look(workspace)
     clearing = Clearing(workspace)
     assert not clearing.step(workspace.now())
-    see(workspace, 1)
-    see(workspace, LOOKS[3], wrong_every=1000)
-    assert clearing.step(workspace.now())  # at the last look 13 of 200 are wrong
+    see(workspace, 1, wrong_every=1000)
+    assert clearing.step(workspace.now())
+
+
+def test_what_came_and_went_is_not_held_against_today(workspace):
+    """A stain that was bad for weeks and was mended: the alarm ends once the latest labels say so."""
+    see(workspace, LOOKS[4], wrong_every=3)
+    look(workspace)
+    assert alarm(workspace)["state"] == "open"
+    see(workspace, LOOKS[5] - LOOKS[4], wrong_every=1000)
+    look(workspace)
+    assert alarm(workspace)["state"] == "open"  # half of the latest are of before
+    see(workspace, LOOKS[6] - LOOKS[5], wrong_every=1000)
+    look(workspace)
+    assert alarm(workspace)["state"] == "closed"
+
+
+def suspended(workspace) -> list[str]:
+    with workspace.store.read() as connection:
+        return suspended_domains(connection)
+
+
+def test_labels_that_show_harm_suspend_the_domain(workspace):
+    """Eight patients are enough where all answers are wrong; other sites go on as they are."""
+    of_new_domains(workspace)
+    see(workspace, 7, wrong_every=1, domain="main/C")
+    assert not look(workspace) and suspended(workspace) == []
+    see(workspace, 1, wrong_every=1, domain="main/C")
+    see(workspace, 8, wrong_every=1000, domain="main/B")
+    assert look(workspace) and suspended(workspace) == ["main/C"]
+    assert json.loads(workspace.path("live.json").read_text())["suspended"] == ["main/C"]
+    assert not look(workspace)  # nothing more to do
+    with workspace.store.read() as connection:
+        body = connection.execute("SELECT body FROM journal WHERE event = 'domains_suspended'").fetchone()["body"]
+    assert json.loads(body)["domains"] == ["main/C"] and alarm(workspace)["state"] == "open"
+
+
+def test_a_suspended_domain_is_answered_again_once_it_is_served_well(workspace):
+    """Home was mended: labels of today speak for it."""
+    see(workspace, 64, wrong_every=2)
+    assert look(workspace) and suspended(workspace) == ["home"]
+    see(workspace, 200, wrong_every=1000)
+    assert look(workspace) and suspended(workspace) == []
+    assert alarm(workspace)["state"] == "closed"
+
+
+def test_a_plan_may_ask_for_caution_only(workspace):
+    """Some sites want every answer, with a warning."""
+    file = workspace.path("homeostat.yaml")
+    file.write_text(file.read_text().replace("plan: {", "plan: {harm_shown: caution, "))
+    see(workspace, 64, wrong_every=2)
+    assert not look(workspace) and suspended(workspace) == []
 
 
 def test_patients_who_taught_the_live_version_do_not_speak(workspace):
@@ -213,14 +279,14 @@ def test_trust_that_a_person_has_to_give_back_stays_away(workspace, taken_by):
 def test_a_domain_that_is_served_well_need_not_be_learnt(workspace):
     """Its labels are no reason for an update at the next alarm."""
     of_new_domains(workspace)
-    see(workspace, 200, domain="main/C")
+    see(workspace, LOOKS[-1], domain="main/C")
     with workspace.store.read() as connection:
         assert "main/C" in {case["domain"] for case in material.new_cases(connection)}
     assert look(workspace)
     with workspace.store.transaction() as connection:
-        episodes.open_alarm(connection, monitor="embedding", shift="undetermined", at_case=400, since_case=400,
+        episodes.open_alarm(connection, monitor="embedding", shift="undetermined", at_case=600, since_case=600,
                             statistic=3.0, threshold=2.0, score=7.0, evidence={}, at=workspace.now())  # fmt: skip
-        assert "main/C" not in {c["domain"] for c in material.new_cases(connection) if c["case_id"] != "c400"}
+        assert "main/C" not in {c["domain"] for c in material.new_cases(connection) if c["case_id"] != "c600"}
 
 
 @pytest.mark.parametrize(("right", "names"), [(13, []), (12, []), (11, ["main/C"])])
@@ -229,3 +295,21 @@ def test_a_version_is_below_where_its_accuracy_is(workspace, right, names):
     with workspace.store.read() as connection:
         plan = workspace.config.plan
         assert below(connection, plan, {"main/C": (right, 13), "home": (10, 144), "main/D": (13, 13)}) == names
+
+
+def test_where_labels_show_no_fall_so_far_no_update_is_tried(workspace):
+    """None could be shown to gain, and each try costs alpha; a fall, or too few labels, is a reason to try."""
+    see(workspace, LOOKS[1] - 1, wrong_every=1000)
+    with workspace.store.read() as connection:
+        assert served_so_far(connection, workspace.config.plan) == set()
+    see(workspace, 1, wrong_every=1000)
+    with workspace.store.read() as connection:
+        assert served_so_far(connection, workspace.config.plan) == {"home"}
+        assert situation(connection, least=1, served={"home"}).labelled == 0
+        assert situation(connection, least=1).labelled > 0
+        rules = {**GATE_RULES, "gain": GATE_RULES["gain"].model_copy(update={"role": "inform"})}
+        asked_for_none = workspace.config.plan.model_copy(update={"gates": rules})
+        assert served_so_far(connection, asked_for_none) == set()
+    see(workspace, LOOKS[3], wrong_every=6)
+    with workspace.store.read() as connection:
+        assert served_so_far(connection, workspace.config.plan) == set()

@@ -90,6 +90,7 @@ def test_status_of_a_new_deployment_has_exactly_the_fields_of_the_contract(works
         "state": "active",
         "trust": "normal",
         "doubted": None,
+        "suspended": [],
         "cases": {"seen": 0, "quarantined": 0, "labelled": 0},
         "drift": {"state": "stable", "shift": None, "since_case": None},
         "alarms_open": 0,

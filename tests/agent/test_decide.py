@@ -75,15 +75,15 @@ BEFORE = measured(home=0.90, new=0.40)
 def test_a_recipe_that_forgets_goes_behind_those_that_do_not():
     """The best mean doesn't win by giving up the old hospital."""
     table = {"linear_probe": measured(home=0.88, new=0.70), "full_finetune": measured(home=0.60, new=0.99)}
-    assert choose(table, BEFORE, 0.05) == "linear_probe"
+    assert choose(table, BEFORE, 0.05, True) == "linear_probe"
 
 
 def test_among_equals_the_cheapest_is_taken():
     """Develop is small: a point is noise, and the cheap recipe is the safer one."""
     table = {"recalibrate": measured(home=0.90, new=0.700), "lora_rehearsal": measured(home=0.90, new=0.715)}
-    assert choose(table, BEFORE, 0.05) == "recalibrate"
+    assert choose(table, BEFORE, 0.05, True) == "recalibrate"
     table["lora_rehearsal"] = measured(home=0.90, new=0.80)
-    assert choose(table, BEFORE, 0.05) == "lora_rehearsal"
+    assert choose(table, BEFORE, 0.05, True) == "lora_rehearsal"
 
 
 def test_two_cases_of_a_new_site_do_not_choose():
@@ -91,40 +91,50 @@ def test_two_cases_of_a_new_site_do_not_choose():
     one_lucky = {**measured(home=0.80), **measured(n=2, new=1.0)}
     sound = {**measured(home=0.90), **measured(n=2, new=0.5)}
     before = {**measured(home=0.90), **measured(n=2, new=1.0)}
-    assert choose({"linear_probe": one_lucky, "lora_rehearsal": sound}, before, 0.3) == "lora_rehearsal"
+    assert choose({"linear_probe": one_lucky, "lora_rehearsal": sound}, before, 0.3, True) == "lora_rehearsal"
 
 
 def test_a_fall_by_more_than_half_the_margin_goes_behind():
     """It could hardly be shown to stay within the margin, and would be held for labels that never come."""
     table = {"linear_probe": measured(home=0.86, new=0.9), "lora_rehearsal": measured(home=0.89, new=0.7)}
-    assert choose(table, BEFORE, 0.05) == "lora_rehearsal"
-    assert choose(table, BEFORE, 0.10) == "linear_probe"
+    assert choose(table, BEFORE, 0.05, True) == "lora_rehearsal"
+    assert choose(table, BEFORE, 0.10, True) == "linear_probe"
 
 
 def test_what_is_no_better_on_develop_is_not_worth_a_look():
     """Each look at the anchors costs alpha: a model that nothing has harmed spends none on candidates."""
-    assert not worth_judging(BEFORE, BEFORE, 0.05)
-    assert not worth_judging(measured(home=0.905, new=0.405), BEFORE, 0.05)
-    assert worth_judging(measured(home=0.90, new=0.45), BEFORE, 0.05)
+    assert not worth_judging(BEFORE, BEFORE, 0.05, True)
+    assert not worth_judging(measured(home=0.905, new=0.405), BEFORE, 0.05, True)
+    assert worth_judging(measured(home=0.90, new=0.45), BEFORE, 0.05, True)
     lucky = {**measured(home=0.90), **measured(n=2, new=1.0)}
-    assert worth_judging(lucky, {**measured(home=0.90), **measured(n=2, new=0.0)}, 0.05)
-    assert not worth_judging(lucky, {**measured(home=0.98), **measured(n=2, new=0.5)}, 0.05)
+    assert worth_judging(lucky, {**measured(home=0.90), **measured(n=2, new=0.0)}, 0.05, True)
+    assert not worth_judging(lucky, {**measured(home=0.98), **measured(n=2, new=0.5)}, 0.05, True)
 
 
 def test_what_harms_on_develop_is_not_worth_a_look():
     """A finalist that forgets home, or loses its calibration there, would be refused at the cost of alpha."""
-    assert not worth_judging(measured(home=0.87, new=0.80), BEFORE, 0.05)
-    assert worth_judging(measured(home=0.88, new=0.80), BEFORE, 0.05)
-    assert not worth_judging(measured(home=0.90, new=0.80, brier=0.13), BEFORE, 0.05)
+    assert not worth_judging(measured(home=0.87, new=0.80), BEFORE, 0.05, True)
+    assert worth_judging(measured(home=0.88, new=0.80), BEFORE, 0.05, True)
+    assert not worth_judging(measured(home=0.90, new=0.80, brier=0.13), BEFORE, 0.05, True)
 
 
 def test_a_recipe_that_loses_its_calibration_goes_behind():
     """An over-confident model that is right a little more often is not the better one."""
     table = {"linear_probe": measured(home=0.90, new=0.9, brier=0.2), "lora_rehearsal": measured(home=0.90, new=0.7)}
-    assert choose(table, BEFORE, 0.05) == "lora_rehearsal"
+    assert choose(table, BEFORE, 0.05, True) == "lora_rehearsal"
 
 
 def test_where_all_forget_the_best_is_still_shown_to_the_gates():
     """The gates refuse it with figures that a person can read, rather than nothing happening."""
     table = {"linear_probe": measured(home=0.5, new=0.6), "full_finetune": measured(home=0.6, new=0.9)}
-    assert choose(table, BEFORE, 0.05) == "full_finetune"
+    assert choose(table, BEFORE, 0.05, True) == "full_finetune"
+
+
+def test_a_handful_of_old_cases_does_not_refuse_by_chance():
+    """Where harm has to be shown, two of forty wrong are none; at home they are."""
+    before = {**measured(home=0.90, new=0.40), **measured(n=40, old=1.0)}
+    after = {**measured(home=0.90, new=0.80), **measured(n=40, old=0.90)}
+    assert worth_judging(after, before, 0.05, True)
+    assert not worth_judging(after, before, 0.05, False)
+    assert not worth_judging({**after, **measured(n=40, old=0.80)}, before, 0.05, True)
+    assert not worth_judging({**after, **measured(home=0.87)}, before, 0.05, True)

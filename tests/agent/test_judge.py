@@ -176,3 +176,16 @@ def test_a_verdict_is_plain_json():
 def test_ages_fall_into_bands_of_twenty_years(age, band):
     """As DICOM writes them; what is no number of years is unknown."""
     assert age_band(age) == band
+
+
+def test_where_no_answer_is_used_there_is_nothing_to_keep():
+    """A new scanner that the live version answers wrongly, and is suspended for, refuses nobody; home always asks."""
+    home = anchored("home", 400, live=0.95, candidate=0.95)
+    worse = anchored("vale", 60, live=0.60, candidate=0.10)
+    gained = anchored("hillside", 60, live=0.20, candidate=0.90)
+    records = [home, worse, gained]
+    assert outcome(judge(Plan(), records, ["hillside"])) == "rejected"
+    assert outcome(judge(Plan(), records, ["hillside"], ["vale"])) == "candidate"
+    assert outcome(judge(Plan(), records, ["vale"], ["vale"])) == "rejected", "gain is asked all the same"
+    forgets = anchored("home", 400, live=0.95, candidate=0.50)
+    assert outcome(judge(Plan(), [forgets, gained], ["hillside"], ["home"])) == "rejected"

@@ -131,3 +131,30 @@ def test_a_second_study_years_later_follows_the_first(workspace):
     with workspace.store.read() as connection:
         assert "later" in {case["case_id"] for case in material.judge_cases(connection)}
         assert "later" not in {case["case_id"] for case in material.new_cases(connection)}
+
+
+def open_for(workspace, stream: str, since: int) -> None:
+    with workspace.store.transaction() as connection:
+        episodes.open_alarm(connection, monitor="embedding", shift="undetermined", stream=stream, at_case=60,
+                            since_case=since, statistic=1.0, threshold=1.0, score=1.0, evidence={},
+                            at=workspace.now())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("open_", "home_since"), [([("new", 1)], None), ([("new", 1), ("known", 21)], 21), ([("known", 11)], 11)]
+)
+def test_home_is_taught_since_its_own_change_only(workspace, open_, home_since):
+    """A new scanner is learnt from its own cases: months of home beside it are memory's business."""
+    for stream, since in open_:
+        open_for(workspace, stream, since)
+    with workspace.store.read() as connection:
+        new = material.new_cases(connection)
+    home = [int(case["case_id"][1:]) for case in new if case["domain"] == "home"]
+    assert {case["domain"] for case in new} >= {"hillside"}
+    assert not home if home_since is None else home_since <= min(home) < home_since + 6
+
+
+def test_a_new_case_tells_when_its_label_came(workspace):
+    """How many of today's labels an earlier try had is counted by that."""
+    with workspace.store.read() as connection:
+        assert all(case["labelled_at"] <= workspace.now().isoformat() for case in material.new_cases(connection))

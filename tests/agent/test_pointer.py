@@ -20,9 +20,9 @@ def workspace(tmp_path):
 
 
 def test_its_form_is_the_contracts(workspace):
-    """Services parse this file: scopes, trust, generation and since, and nothing that is of this machine."""
+    """Services parse this file: scopes, trust, suspended, generation and since, and nothing that is of this machine."""
     value = json.loads(workspace.path("live.json").read_text())
-    assert value.keys() == {"scopes", "trust", "generation", "since"}
+    assert value.keys() == {"scopes", "trust", "suspended", "generation", "since"}
     assert value["scopes"].keys() == {"*"}
     assert value["scopes"]["*"].keys() == {"version", "digest"}
     assert str(workspace.root) not in workspace.path("live.json").read_text()

@@ -9,6 +9,7 @@ import pytest
 from deployed import FAILED, approved, candidate, deploy, held, live, promoted, state, train
 
 from agent.errors import HomeostatError, NotEnoughEvidence, Refused
+from agent.trust import suspend_domains
 from agent.versions import pointer, registry, verify
 from agent.workspace import get_setting
 
@@ -39,6 +40,34 @@ def test_promotion_puts_a_version_on_probation_and_retires_the_last(workspace):
         last = connection.execute("SELECT * FROM journal ORDER BY seq DESC LIMIT 1").fetchone()
     body = json.loads(last["body"])
     assert (last["event"], body["version"], body["previous"]) == ("version_promoted", version, "v0")
+
+
+@pytest.mark.parametrize(
+    ("facts", "left"),
+    [
+        ({"domains": ["main/C"]}, ["home"]),
+        ({"domains": ["main/C"], "below": ["main/C"]}, ["home", "main/C"]),
+        ({"domains": ["since-alarm-1"]}, ["main/C"]),
+        ({}, ["home", "main/C"]),
+    ],
+)
+def test_a_promotion_answers_again_where_it_has_learnt(workspace, facts, left):
+    """A domain stays suspended that it didn't learn, or is not up to; a rollback brings all back."""
+    with workspace.store.transaction() as connection:
+        suspend_domains(connection, "v0", ["home", "main/C"], by="homeostat", reason="labels", at=workspace.now())
+    version = candidate(workspace)
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE versions SET measures = ? WHERE id = ?", (json.dumps(facts), version))
+    registry.approve(workspace, version, **WHO)
+    registry.promote(workspace, version, **WHO)
+    assert json.loads(workspace.path("live.json").read_text())["suspended"] == left
+    with workspace.store.read() as connection:
+        rows = connection.execute(
+            "SELECT event, body FROM journal WHERE event LIKE 'domains_%' ORDER BY seq"
+        ).fetchall()
+    assert [row["event"] for row in rows] == ["domains_suspended"] + ["domains_restored"] * (len(left) < 2)
+    registry.rollback(workspace, **WHO)
+    assert json.loads(workspace.path("live.json").read_text())["suspended"] == ["home", "main/C"]
 
 
 def test_rollback_goes_back_step_by_step_to_v0_and_then_says_no(workspace):

@@ -24,11 +24,13 @@ def alarmed(tmp_path):
 
 
 def hold(workspace, labelled: int) -> str:
+    """A held version that was made when the labels of so many patients since the change were there."""
+    with workspace.store.transaction() as connection:
+        for i in range(labelled):
+            add_case(connection, workspace, f"had {i}", domain="home", split="train", number=i + 1)
     version = deployed.candidate(workspace, deployed.HELD)
     with workspace.store.transaction() as connection:
         registry.move(connection, version, "held", by="homeostat", reason="too few", at=workspace.now())
-        measures = json.dumps({"labelled": labelled})
-        connection.execute("UPDATE versions SET measures = ? WHERE id = ?", (measures, version))
     return version
 
 
@@ -39,7 +41,7 @@ def test_a_held_candidate_waits_for_half_as_many_labels_again_and_then_gives_way
     with workspace.store.read() as connection:
         found = situation(connection, least=20)
     assert (found.waiting, found.tried_with) == (False, 40)
-    assert decide(Plan(), found).says == "61 more labelled patients are needed for the next update"
+    assert decide(Plan(), found).says == "21 more labelled patients are needed for the next update"
     newer = deployed.candidate(workspace)
     with workspace.store.transaction() as connection:
         records.supersede(connection, newer, workspace.now())

@@ -15,6 +15,7 @@ from agent.cases.intake import Intake
 from agent.commands.status import overview
 from agent.drift.detect import Detector
 from agent.observe import Observer
+from agent.trust import suspend_domains
 from agent.versions import pointer
 from agent.workspace import Workspace
 
@@ -226,3 +227,12 @@ def test_a_new_laboratory_casts_no_doubt_on_the_old_one(workspace):
     assert all(row["n"] >= 30 for row in later)
     with workspace.store.read() as connection:
         assert overview(connection)["doubted"] == "new"
+    with workspace.store.transaction() as connection:
+        suspend_domains(connection, "v0", [later[0]["domain"]], by="homeostat", reason="labels", at=workspace.now())
+    feed(workspace, smears.NEW, 5, 99)
+    feed(workspace, smears.HOME, 5, 98)
+    work_off(workspace)
+    last = rows(workspace, "SELECT trust FROM observations WHERE role = 'live' ORDER BY number DESC LIMIT 10")
+    assert sorted(row["trust"] for row in last) == ["normal"] * 5 + ["suspended"] * 5
+    with workspace.store.read() as connection:
+        assert overview(connection)["suspended"] == [later[0]["domain"]]
