@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.errors import HomeostatError
+from agent.trust import SUSPENDED
 from agent.versions import bundle, pointer
 from agent.versions.pointer import Pointer
 
@@ -65,8 +66,12 @@ class LiveModel:
         """What is served now."""
         return self._serving.pointer
 
-    def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Prediction]:
-        """Answers for images [h, w] or [h, w, 3], all by one version. Raises ValueError on NaN pixels or no pixels."""
+    def predict(self, images: Sequence[NDArray[np.float32]], domain: str | None = None) -> list[Prediction]:
+        """Answers for images [h, w] or [h, w, 3], all by one version. Raises ValueError on NaN pixels or no pixels.
+
+        domain: the site and scanner that they come from, as `status` names them ("home", "site/scanner"); their answers
+        carry trust "suspended" where labels have shown that the live version serves it badly.
+        """
         import torch
 
         self.follow()
@@ -80,7 +85,7 @@ class LiveModel:
                 label=predictor.classes[decided],
                 probabilities=dict(zip(predictor.classes, map(float, row), strict=True)),
                 version=now.version,
-                trust=now.trust,
+                trust=SUSPENDED if domain in now.suspended else now.trust,
             )
             for decided, row in zip(predictor.decide(probabilities), probabilities, strict=True)
         ]

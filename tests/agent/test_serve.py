@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from agent.errors import HomeostatError
+from agent.trust import suspend_domains
 from agent.versions import bundle, pointer, registry
 from agent.versions.serve import LiveModel
 from agent.workspace import Workspace, put_setting
@@ -119,6 +120,17 @@ def test_trust_is_followed_without_loading_anything(workspace, images):
     pointer.publish(workspace)
     assert model.predict(images[:1])[0].trust == "suspended"
     assert model._serving.predictor is before
+
+
+def test_a_suspended_domain_is_told_with_each_of_its_answers(workspace, images):
+    """Its images carry `suspended`, those of other scanners what the deployment is trusted with."""
+    model = LiveModel(workspace.root)
+    with workspace.store.transaction() as connection:
+        suspend_domains(connection, "v1", ["main/C"], by="homeostat", reason="labels", at=workspace.now())
+    pointer.publish(workspace)
+    found = [model.predict(images[:1], domain=domain)[0].trust for domain in ("main/C", "home", None)]
+    assert found == ["suspended", "normal", "normal"]
+    assert model.live.suspended == ("main/C",)
 
 
 def test_a_damaged_version_is_not_taken_up(workspace, images, caplog):
