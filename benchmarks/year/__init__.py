@@ -55,14 +55,14 @@ def bench(
     figure: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """{"name", "rows", "ratios", "years"}: a row per policy, with medians over the seeds and their range.
+    """{"name", "rows", "ratios", "intervals", "years"}: a row per policy, with medians over the seeds and their range.
 
     Short form: the year of `seed` alone, without the removed organs. `figure` is drawn of the first year. Raises
     HomeostatError where the data have fewer than three sites.
     """
     if input is not None and (answers := sorted(input.glob("*.json"))) and not (input / "cases.csv").exists():
         found = gathered(answers)
-        return {"name": "year", "rows": summary(found), "ratios": ratios(found), "years": found}
+        return _answer(found)
     seeds = range(seed, seed + SEEDS) if full else range(seed, seed + 1)
     return years(data, seeds, input, POLICIES + MORE if full else POLICIES, figure, progress or _tell)
 
@@ -75,7 +75,7 @@ def years(
     figure: Path | None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """The rows, the ratios, and each year's own rows under "years"."""
+    """The answer of these seeds, each year's own rows under "years"."""
     found = []
     for number, seed in enumerate(seeds):
         with tempfile.TemporaryDirectory(prefix="homeostat-year-") as scratch:
@@ -88,22 +88,32 @@ def years(
 
                 draw(trial.year, played[0], DRAWN, figure)
         progress(f"year {seed}", number + 1, len(seeds))
-    return {"name": "year", "rows": summary(found), "ratios": ratios(found), "years": found}
+    return _answer(found)
+
+
+def _answer(found: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    return {
+        "name": "year",
+        "rows": summary(found),
+        "ratios": ratios(found),
+        "intervals": intervals(found),
+        "years": found,
+    }
 
 
 def gathered(answers: Sequence[Path]) -> list[list[dict[str, Any]]]:
-    """The years of several runs in order of their seeds; of a seed that was played twice, the run with more policies.
+    """The years of several runs in order of their seeds; those of one seed are one year, with the policies of all.
 
     Raises HomeostatError where a file is no answer of this benchmark.
     """
-    by_seed: dict[int, list[dict[str, Any]]] = {}
+    by_seed: dict[int, dict[str, dict[str, Any]]] = {}
     for file in answers:
         try:
-            for year in json.loads(file.read_text())["years"]:
-                by_seed[year[0]["seed"]] = max(by_seed.get(year[0]["seed"], []), year, key=len)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            for row in (row for year in json.loads(file.read_text())["years"] for row in year):
+                by_seed.setdefault(row["seed"], {}).setdefault(row["policy"], row)
+        except (ValueError, KeyError, TypeError) as error:
             raise HomeostatError(f"{file} is no answer of 'bench year --json': {error!r}") from error
-    return [by_seed[seed] for seed in sorted(by_seed)]
+    return [list(by_seed[seed].values()) for seed in sorted(by_seed)]
 
 
 def play_all(trial: Trial, backbone: str, policies: Sequence[Policy], progress: Progress) -> Played:
@@ -185,6 +195,17 @@ def ratios(found: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
         "agent.withheld": median(lambda year: year[AGENT]["withheld"]),
         "agent.worse_versions_live": float(np.mean([year[AGENT]["worse_versions"] > 0 for year in by_year])),
         "agent.false_alarms_per_year": float(np.mean([year[AGENT]["false_alarms"] for year in by_year])),
+    }
+
+
+def intervals(found: Sequence[Sequence[Mapping[str, Any]]], draws: int = 1000) -> dict[str, list[float]]:
+    """{ratio: [low, high]}: 95 % of each ratio over years drawn with replacement; empty for a single year."""
+    if len(found) < 2:
+        return {}
+    rng = np.random.default_rng(0)
+    drawn = [ratios([found[i] for i in rng.integers(0, len(found), len(found))]) for _ in range(draws)]
+    return {
+        name: np.nanquantile([one[name] for one in drawn], (0.025, 0.975)).round(4).tolist() for name in ratios(found)
     }
 
 

@@ -18,9 +18,9 @@ class Policy:
     """How a year is met. `config` is the agent's own; the rest says which of its organs are there.
 
     detects, watches: whether the monitors run, and the probation with its rollback. trusts: whether trust and
-    abstention count, or every answer is taken in good faith. clears: whether labels may end an alarm. asks: whether
-    a promotion ends an alarm only where it dealt with it, or always. every: days after which an update is asked for
-    anyway. person_after: days until a person approves a candidate.
+    abstention count, or every answer is taken in good faith. clears: whether late labels end an alarm, or suspend.
+    asks: whether a promotion ends an alarm only where it dealt with it, or always. every: days after which an update is
+    asked for anyway. person_after: days until a person approves a candidate.
     """
 
     name: str
@@ -105,7 +105,9 @@ MORE = (
     Policy(name="agent - rehearsal", shows="nothing is remembered", config=_without_memory()),
     Policy(name="agent - gates", shows="every candidate goes live", config=_config(gates=False)),
     Policy(name="agent - suspension", shows="labels that show harm withhold no answer", config=_config(suspends=False)),
-    Policy(name="agent - clearing", shows="an alarm lasts until a version is promoted", config=_config(), clears=False),
+    Policy(
+        name="agent - clearing", shows="late labels neither end an alarm nor suspend", config=_config(), clears=False
+    ),
     Policy(name="agent - rollback", shows="no probation: a version stays", config=_config(), watches=False),
 )
 

@@ -17,7 +17,7 @@ from PIL import Image
 from agent.cases.datafolder import Row
 from agent.errors import HomeostatError
 from agent.store import database
-from benchmarks.year import _sites, as_if_removed, bench, figure, play_all, ratios, scored, summary
+from benchmarks.year import _sites, as_if_removed, bench, figure, intervals, play_all, ratios, scored, summary
 from benchmarks.year.pictures import Sites, cast, generated_sites
 from benchmarks.year.play import Trace
 from benchmarks.year.policies import AGENT, MORE, NEVER, ORACLE, POLICIES
@@ -128,7 +128,7 @@ def test_silent_errors_are_wrong_answers_in_good_faith_after_a_change() -> None:
 
 
 def test_years_of_several_runs_are_summed_up(tmp_path: Path) -> None:
-    """Twenty years are most of a day: they are played one by one, and a seed counts once, with the most policies."""
+    """Twenty years are most of a day: they are played one by one, and a seed is one year, with all its policies."""
     answers = [(day, HOME, "a", "b", "normal", False) for day in range(DAYS)]
     truth = lambda policy, version: dict.fromkeys(CONDITIONS, 0.9)  # noqa: E731
     bound = traced(ORACLE, [(*answer[:3], "a", "normal", False) for answer in answers])
@@ -139,7 +139,7 @@ def test_years_of_several_runs_are_summed_up(tmp_path: Path) -> None:
             for name in ("never", "naive", AGENT, *policies)
         ]
 
-    for name, years in (("a", [played(1)]), ("b", [played(0), played(1, "rehearsal")])):
+    for name, years in (("a", [played(1)]), ("b", [played(0), played(1, "rehearsal")[3:]])):
         (tmp_path / f"{name}.json").write_text(json.dumps({"years": years}))
     found = bench(None, input=tmp_path)
     assert [(row["policy"], row["seeds"]) for row in found["rows"]] == [
@@ -190,6 +190,8 @@ def test_ratios_are_medians_over_the_years() -> None:
             "agent.false_alarms_per_year": 1,
         }
     )
+    low, high = intervals(years)["agent.silent_errors_to_never"]
+    assert 0.1 <= low < 0.2 < high <= 0.3 and intervals(years[:1]) == {}
     told = {one["policy"]: one for one in summary(years)}
     assert told[AGENT]["silent_errors_range"] == [10, 30] and told[AGENT]["recovered_scanner"] == "1/3"
 
