@@ -71,8 +71,8 @@ def train(
     """AdamW under one cycle of the learning rate; leaves `model` in eval mode with the best epoch's weights.
 
     `batches` defaults to all inputs shuffled, `loss` to plain cross-entropy, and `mode` puts the model into the state
-    it is trained in, before every epoch. Stops after `patience` epochs with no better measure on `develop`. Raises
-    ValueError where the loss is not finite, or has left all bounds.
+    it is trained in, before every epoch. In the second half it stops after `patience` epochs with no better measure
+    on `develop`. Raises ValueError where the loss is not finite, or has left all bounds.
     """
     generator = torch.Generator().manual_seed(seed)
     moving = list(parameters)
@@ -117,7 +117,8 @@ def train(
                 best, best_epoch, kept = measures[-1], epoch, copy.deepcopy(model.state_dict())
             if progress is not None:
                 progress("epochs", epoch, epochs)
-            if epoch - best_epoch >= patience:
+            # While the learning rate is high the measure jumps: a lucky early epoch is no reason to stop.
+            if epoch - max(best_epoch, epochs // 2) >= patience:
                 break
     model.load_state_dict(kept)
     model.to(memory_format=torch.contiguous_format).eval()
