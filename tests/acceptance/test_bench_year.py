@@ -243,7 +243,7 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
 def test_two_months_pass_in_this_order(trial: Trial) -> None:
     """Nothing before the change; then alarm and caution; then, as labels come, candidates that too few can judge.
 
-    The first is held; labels show that the scanner is served badly, and it gets no answer that may be used; with half as
+    The first is held; labels show that the scanner is served badly, which suspends it; with half as
     many labels again the first gives way to another.
     """
     agent = next(policy for policy in POLICIES if policy.name == AGENT)
