@@ -178,8 +178,13 @@ def summary(found: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
 
 
 def ratios(found: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    """Medians over the years of the agent's figures in ratio to the others'; rates are means over the years."""
+    """Medians over the years of the agent's figures in ratio to the others'; rates are means over the years.
+
+    Empty where one of them was not played.
+    """
     by_year = [{row["policy"]: row for row in year} for year in found]
+    if not all({AGENT, NAIVE, NEVER} <= {*year} for year in by_year):
+        return {}
 
     def median(figure: Callable[[Mapping[str, Mapping[str, Any]]], float]) -> float:
         return float(np.median([figure(year) for year in by_year]))

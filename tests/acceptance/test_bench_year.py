@@ -190,6 +190,7 @@ def test_ratios_are_medians_over_the_years() -> None:
             "agent.false_alarms_per_year": 1,
         }
     )
+    assert ratios([[row(NEVER, 100, 50, 0)]]) == {}, "an organ's year may be played without the agent's"
     low, high = intervals(years)["agent.silent_errors_to_never"]
     assert 0.1 <= low < 0.2 < high <= 0.3 and intervals(years[:1]) == {}
     told = {one["policy"]: one for one in summary(years)}
