@@ -15,7 +15,7 @@ from typing import Any
 
 from agent.clock import rfc3339
 from agent.drift import episodes
-from agent.drift.domains import HOME, NEW, common_since, is_episode, place_of
+from agent.drift.domains import HOME, NEW, common_since, place_of
 from agent.errors import HomeostatError, NotEnoughEvidence, Refused
 from agent.store import journal
 from agent.store.database import Connection, insert
@@ -228,9 +228,10 @@ def activate(
 def _after_promotion(connection: Connection, version: str, before: str, by: str, at: datetime) -> None:
     """Probation begins; the shifts that it has learnt are dealt with, and answers may be trusted again.
 
-    A shift of known domains goes on where it has learnt nothing of home, and one of new domains while a common one is
-    left that is not known: not learnt, or not yet up to what was approved, as its own anchors show. Domains that it
-    has learnt are answered again, unless it is not yet up to what was approved.
+    A shift of known domains goes on where it has learnt nothing of home, or home stays suspended, and one of new
+    domains while a common one is left that is not known: not learnt, or not yet up to what was approved, as its own
+    anchors show. A domain that it has learnt is answered again, unless the version is not yet up to what was approved
+    there.
     """
     facts = json.loads(get(connection, version)["measures"] or "{}")
     served = {place_of(domain) for domain in {*facts.get("domains", ())} - {*facts.get("below", ())}}
@@ -254,8 +255,9 @@ def _goes_on(connection: Connection, version: str, alarm: Mapping[str, Any]) -> 
         left = common_since(connection, alarm["since_case"] or alarm["opened_at_case"], NEW)
         return kind if left else None
     facts = json.loads(get(connection, version)["measures"] or "{}")
-    dealt_with = any(domain == HOME or is_episode(domain) for domain in facts.get("domains", [HOME]))
-    return None if kind != episodes.SHIFT or dealt_with else kind
+    learnt = any(place_of(domain) == HOME for domain in facts.get("domains", [HOME]))
+    goes_on = not learnt or HOME in suspended_for(connection, version)
+    return kind if kind == episodes.SHIFT and goes_on else None
 
 
 def _after_rollback(connection: Connection, version: str, before: str, by: str, at: datetime) -> None:

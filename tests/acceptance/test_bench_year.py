@@ -260,8 +260,12 @@ def test_two_months_pass_in_this_order(trial: Trial) -> None:
     for trace in traces:
         with database.Store.open(trace.folder / "homeostat.db").read() as connection:
             events = connection.execute("SELECT at, event FROM journal WHERE at < '2026-06' ORDER BY seq").fetchall()
+            asked = connection.execute(
+                "SELECT role FROM verdicts WHERE gate = 'forgetting:main/B:live' ORDER BY version"
+            ).fetchall()
         told.append([(row["at"], row["event"]) for row in events if row["event"] not in QUIET])
         assert len(trace.rows) == len(trial.year.cases)
+    assert [row["role"] for row in asked] == ["require", "inform"], "at a suspended scanner there is nothing to keep"
     assert told[0] == told[1] and traces[0].rows == traces[1].rows, "the same months again"
     assert [event for _, event in told[0]] == EXPECTED
     assert told[0][0][0] >= "2026-01-15", "the change was on that day"

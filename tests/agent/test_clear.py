@@ -8,12 +8,12 @@ import deployed
 import pytest
 from stocked import CLASSES, add_case, add_label, answered
 
-from agent.cycle import situation
+from agent.cycle import Cycle, situation
 from agent.drift import episodes
 from agent.drift.reference import epoch_of, open_epoch
 from agent.plan import GATE_RULES
 from agent.trust import set_trust, suspended_domains, trust_now
-from agent.updates import material
+from agent.updates import material, update
 from agent.updates.clear import ENOUGH, LATEST, LOOKS, Clearing, below, served_so_far
 from agent.versions import registry
 from agent.workspace import put_setting
@@ -295,6 +295,18 @@ def test_a_version_is_below_where_its_accuracy_is(workspace, right, names):
     with workspace.store.read() as connection:
         plan = workspace.config.plan
         assert below(connection, plan, {"main/C": (right, 13), "home": (10, 144), "main/D": (13, 13)}) == names
+
+
+@pytest.mark.parametrize(("wrong_every", "tries"), [(1000, False), (4, True)])
+def test_the_cycle_asks_the_labels_before_it_tries(workspace, monkeypatch, wrong_every, tries):
+    """The plan's decision rests on what they say so far."""
+    begun = []
+    monkeypatch.setattr(update, "begin", lambda *_, **what: begun.append(what["domains"]))
+    see(workspace, 200, wrong_every=wrong_every)
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE cases SET state = 'observed'")
+    assert Cycle(workspace).decide(workspace.now()) == tries
+    assert len(begun) == tries
 
 
 def test_where_labels_show_no_fall_so_far_no_update_is_tried(workspace):

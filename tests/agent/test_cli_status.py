@@ -13,7 +13,7 @@ from agent import cli
 from agent.commands import status
 from agent.store import insert
 from agent.store import journal as events
-from agent.trust import set_trust, trust_now
+from agent.trust import set_trust, suspend_domains, trust_now
 from agent.versions import registry
 from agent.versions.pointer import read as read_pointer
 from agent.workspace import Workspace, get_setting, put_setting
@@ -194,6 +194,19 @@ def test_suspend_reaches_the_pointer_and_resume_takes_it_back(workspace, capsys)
     assert told == [
         (event, "Ada", "new scanner") for event in ("suspended", "trust_changed", "resumed", "trust_changed")
     ]
+
+
+def test_a_suspended_site_is_named_and_resume_lifts_it(workspace, capsys) -> None:  # type: ignore[no-untyped-def]
+    """A person who knows better has the last word; both stand in the journal."""
+    with workspace.store.transaction() as connection:
+        suspend_domains(connection, "v0", ["main/C"], by="homeostat", reason="labels", at=workspace.now())
+    assert call(workspace, capsys, "status")["suspended"] == ["main/C"]
+    cli.main(["--workspace", str(workspace.root), "status"])
+    assert "suspended for main/C: labels show harm" in capsys.readouterr().out
+    call(workspace, capsys, "resume", "--by", "Ada", "--reason", "the labels were of another machine")
+    assert call(workspace, capsys, "status")["suspended"] == []
+    assert list(read_pointer(workspace.root / "live.json").suspended) == []
+    assert "domains_restored" in [row["event"] for row in call(workspace, capsys, "journal")]
 
 
 def test_people_get_the_same_facts_in_lines(workspace, capsys) -> None:  # type: ignore[no-untyped-def]

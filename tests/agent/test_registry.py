@@ -8,8 +8,9 @@ import shutil
 import pytest
 from deployed import FAILED, approved, candidate, deploy, held, live, promoted, state, train
 
+from agent.drift import episodes
 from agent.errors import HomeostatError, NotEnoughEvidence, Refused
-from agent.trust import suspend_domains
+from agent.trust import set_trust, suspend_domains, trust_now
 from agent.versions import pointer, registry, verify
 from agent.workspace import get_setting
 
@@ -68,6 +69,26 @@ def test_a_promotion_answers_again_where_it_has_learnt(workspace, facts, left):
     assert [row["event"] for row in rows] == ["domains_suspended"] + ["domains_restored"] * (len(left) < 2)
     registry.rollback(workspace, **WHO)
     assert json.loads(workspace.path("live.json").read_text())["suspended"] == ["home", "main/C"]
+
+
+@pytest.mark.parametrize(("below", "open_"), [([], 0), (["since-alarm-1"], 1)])
+def test_homes_alarm_goes_on_while_home_is_suspended(workspace, below, open_):
+    """Only an open alarm's labels lift a suspension: ended with the promotion, home would never be answered again."""
+    at = workspace.now()
+    with workspace.store.transaction() as connection:
+        episodes.open_alarm(connection, monitor="embedding", shift="undetermined", at_case=9, since_case=1,
+                            statistic=3.0, threshold=2.0, score=7.0, evidence={}, at=at)  # fmt: skip
+        set_trust(connection, "caution", by="homeostat", reason="an alarm", at=at)
+        suspend_domains(connection, "v0", ["home"], by="homeostat", reason="labels", at=at)
+    version = candidate(workspace)
+    facts = json.dumps({"domains": ["since-alarm-1"], "below": below})
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE versions SET measures = ? WHERE id = ?", (facts, version))
+    registry.approve(workspace, version, **WHO)
+    registry.promote(workspace, version, **WHO)
+    with workspace.store.read() as connection:
+        assert len(episodes.open_alarms(connection)) == open_
+        assert trust_now(connection) == ("caution" if open_ else "normal")
 
 
 def test_rollback_goes_back_step_by_step_to_v0_and_then_says_no(workspace):
