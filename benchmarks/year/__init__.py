@@ -112,7 +112,9 @@ def gathered(answers: Sequence[Path]) -> list[list[dict[str, Any]]]:
             for row in (row for year in json.loads(file.read_text())["years"] for row in year):
                 by_seed.setdefault(row["seed"], {}).setdefault(row["policy"], row)
         except (ValueError, KeyError, TypeError) as error:
-            raise HomeostatError(f"{file} is no answer of 'bench year --json': {error!r}") from error
+            raise HomeostatError(
+                f"{file} is no answer of 'bench year --json': name a folder that holds nothing else"
+            ) from error
     return [list(by_seed[seed].values()) for seed in sorted(by_seed)]
 
 
