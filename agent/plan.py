@@ -14,7 +14,7 @@ Trust = Literal["normal", "caution", "suspended"]
 ShiftName = Literal[
     "acquisition", "population", "prevalence", "manifestation", "annotation", "mixed", "far-out", "undetermined"
 ]
-RECIPES = ("recalibrate", "linear_probe", "lora_rehearsal", "full_finetune")
+RECIPES = ("recalibrate", "linear_probe", "lora_rehearsal", "full_rehearsal", "full_finetune")
 PER_DOMAIN = ("forgetting", "calibration", "negative_flips")
 GATES = ("gain", "forgetting", "calibration", "negative_flips", "worst_subgroup")
 
@@ -40,7 +40,7 @@ class Response(Section):
         return names
 
 
-LADDER = ("recalibrate", "linear_probe", "lora_rehearsal")
+LADDER = ("recalibrate", "linear_probe", "lora_rehearsal", "full_rehearsal")
 
 RESPONSES: dict[ShiftName, Response] = {
     "prevalence": Response(trust="caution", recipes=("recalibrate",)),

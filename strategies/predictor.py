@@ -86,8 +86,11 @@ class Predictor:
 
     def answer(self, batch: torch.Tensor) -> NDArray[np.float32]:
         """Prepared images [b, 3, s, s] -> probabilities [b, k], without what the sensor sees."""
-        logits = self._rows(self._classifier.head, self._rows(self._classifier.backbone, batch))
-        return self._recalibrator(logits).numpy()
+        return self._recalibrator(torch.from_numpy(self.logits(batch))).numpy()
+
+    def logits(self, batch: torch.Tensor) -> NDArray[np.float32]:
+        """Prepared images [b, 3, s, s] -> logits [b, k], as they are before recalibration."""
+        return self._rows(self._classifier.head, self._rows(self._classifier.backbone, batch)).numpy()
 
     def observe(self, batch: torch.Tensor) -> Observation:
         """Prepared images [b, 3, s, s] -> what the version says of each."""

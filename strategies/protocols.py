@@ -127,12 +127,14 @@ class Backbone(Protocol):
 class ParameterMechanism(Protocol):
     """Which weights move, and the files that keep them.
 
-    `continues` says what it starts from: the live version (its encoder stays and is carried along), or the base.
+    `continues` says what it starts from: the live version, or the base. `whole`: its files hold encoder and head
+    entire; otherwise the files of the live version that it continues are carried along.
     `frozen` is the share of the encoder's blocks, from the image on, that it never moves: they are computed once.
     """
 
     name: str
     continues: bool
+    whole: bool
     frozen: float
     learning_rate: float
 

@@ -93,22 +93,25 @@ def spawn(folder: Path, threads: int) -> Worker:
 
 
 def poll(workspace: Workspace, job: Job, *, at: datetime) -> dict[str, Any] | None:
-    """The job's result once it has one, None while it runs. Raises JobFailed when it ended otherwise."""
-    status = job.process.poll()
+    """The job's result once it has one, None while it runs. Raises JobFailed when it ended otherwise.
+
+    A worker may leave a result before its end: what it had made when it ran out of time or memory, or died, counts.
+    """
+    status, says = job.process.poll(), ""
     if status is None:
         over = _over_limit(job)
         if over is None:
             return None
         kill(job)
-        _fail(workspace, job, over, at)
-    result = job.folder / "result.json"
-    if not result.exists():
+        says = over
+    elif status:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with exit code {status}"
-        _fail(workspace, job, f"its worker {how}; see jobs/{job.id}/log.txt", at)
-    answer = json.loads(result.read_text())
+        says = f"its worker {how}; see jobs/{job.id}/log.txt"
+    result = job.folder / "result.json"
+    answer = json.loads(result.read_text()) if result.exists() else {"error": says or "it left no result"}
     if "error" in answer:
         _fail(workspace, job, answer["error"], at)
-    _end(workspace, job.id, "done", "", at)
+    _end(workspace, job.id, "done", says, at)
     return answer
 
 

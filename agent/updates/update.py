@@ -143,7 +143,7 @@ def advance(workspace: Workspace, making: Making, *, at: datetime) -> str | None
         if result is None:
             return None
         if not making.trained:
-            making.trained, making.parts = result, making.job.folder / "candidate"
+            making.trained, making.parts = result, making.job.folder / "recipes" / result["finalist"]
             if making.spares and not result["worth_judging"]:
                 return _spare(workspace, making, at)
             _show(workspace, making, at)
@@ -311,7 +311,7 @@ def _facts(workspace: Workspace, making: Making, live: str) -> dict[str, Any]:
     with workspace.store.read() as connection:
         base = registry.get(connection, "v0")["base_digest"]
     assert making.parts is not None
-    spec = (making.parts.parent / "job.json").read_bytes()
+    spec = (making.parts.parents[1] / "job.json").read_bytes()
     return {
         "parent": live,
         "recipe": making.trained["finalist"],

@@ -19,7 +19,11 @@ Spec = Mapping[str, Any]
 
 
 def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
-    """Runs every recipe of the spec, measures each on *develop*, and leaves the finalist in `candidate/`."""
+    """Runs every recipe of the spec and measures each on *develop*; the finalist lies in `recipes/`.
+
+    What is made so far is a result after each, so that a deep step beyond the plan's time or memory, or one that
+    diverges, costs nothing of the cheaper ones. Raises ValueError where none could be run.
+    """
     import numpy as np
 
     from monitors import Scores, balanced_accuracy, brier
@@ -49,6 +53,10 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
 
     table: dict[str, dict[str, dict[str, float]]] = {}
     made: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    before: dict[str, dict[str, float]] = {}
+    bounds = spec["margin"], spec["shown"]
+    result: dict[str, Any] = {}
     for position, name in enumerate(spec["recipes"]):
         out = folder / "recipes" / name
         shutil.rmtree(out, ignore_errors=True)
@@ -57,34 +65,40 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
             said = {"what": f"{at}: {what}", "done": done, "of": of}
             write_atomically(folder / "progress.json", json.dumps(said).encode())
 
-        candidate = run(
-            RECIPES[name],
-            base=base,
-            live_parts=live_parts,
-            new=new,
-            memory=memory,
-            develop=develop,
-            out=out,
-            seed=spec["seed"],
-            measure=recall,
-            progress=tell,
-        )
+        try:
+            candidate = run(
+                RECIPES[name],
+                base=base,
+                live_parts=live_parts,
+                new=new,
+                memory=memory,
+                develop=develop,
+                out=out,
+                seed=spec["seed"],
+                measure=recall,
+                progress=tell,
+            )
+        except ValueError as error:
+            failed[name] = str(error)
+            continue
         made[name] = dict(candidate.made)
         table[name] = measured(out)
-    before = measured(live_parts)
-    bounds = spec["margin"], spec["shown"]
-    finalist = choose(table, before, *bounds)
-    shutil.rmtree(folder / "candidate", ignore_errors=True)
-    shutil.copytree(folder / "recipes" / finalist, folder / "candidate")
-    assert np.isfinite([m["balanced_accuracy"] for m in table[finalist].values()]).any()
-    return {
-        "finalist": finalist,
-        "worth_judging": worth_judging(table[finalist], before, *bounds),
-        "develop": table,
-        "before": before,
-        "made": made[finalist],
-        "seconds": sum(one["seconds"] for one in made.values()),
-    }
+        before = before or measured(live_parts)
+        finalist = choose(table, before, *bounds)
+        assert np.isfinite([m["balanced_accuracy"] for m in table[finalist].values()]).any()
+        result = {
+            "finalist": finalist,
+            "worth_judging": worth_judging(table[finalist], before, *bounds),
+            "develop": table,
+            "before": before,
+            "failed": failed,
+            "made": made[finalist],
+            "seconds": sum(one["seconds"] for one in made.values()),
+        }
+        write_atomically(folder / "result.json", json.dumps(result).encode())
+    if not result:
+        raise ValueError("; ".join(f"{name}: {says}" for name, says in failed.items()))
+    return result
 
 
 def infer(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.config import Config
-from agent.plan import GATE_RULES, RESPONSES, GateRule, Response
+from agent.plan import GATE_RULES, LADDER, RESPONSES, GateRule, Response
 
 QUARTER = 91  # days between two retrainings by calendar
 LABELLED = 20  # patients to learn from: where twelve can judge, so many can teach
@@ -35,11 +35,15 @@ class Policy:
     person_after: int | None = None
 
 
+# Of the default ladder what a network of a million parameters needs: all its weights are as cheap to move as an adapter.
+SHORTER = ("recalibrate", "linear_probe", "full_rehearsal")
+
+
 def _config(
-    mode: str = "bounded_auto", recipes: tuple[str, ...] | None = None, gates: bool = True, suspends: bool = True
+    mode: str = "bounded_auto", recipes: tuple[str, ...] = SHORTER, gates: bool = True, suspends: bool = True
 ) -> Config:
     responses = {
-        name: Response(trust=response.trust, recipes=recipes if recipes and response.recipes else response.recipes)
+        name: Response(trust=response.trust, recipes=recipes if response.recipes == LADDER else response.recipes)
         for name, response in RESPONSES.items()
     }
     rules: dict[str, GateRule] = {}
@@ -85,8 +89,8 @@ POLICIES = (
     ),
     Policy(
         name="rehearsal",
-        shows="LoRA with rehearsal at each alarm, promoted unjudged",
-        config=_config(recipes=("lora_rehearsal",), gates=False),
+        shows="fine-tuning with rehearsal at each alarm, promoted unjudged",
+        config=_config(recipes=("full_rehearsal",), gates=False),
         watches=False,
         clears=False,
         asks=False,

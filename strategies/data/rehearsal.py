@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from strategies.protocols import Batches, Examples
@@ -11,14 +13,16 @@ from strategies.training import Shuffled
 class Rehearsal:
     """Replays at most `size` remembered cases beside the new ones, through avalanche's replay loader.
 
-    An epoch is one pass over the new cases; the memory is cycled beside them. Without a memory it is `NewCases`.
+    An epoch is one pass over the new cases, or as many as make `least` batches: a few dozen new cases would be learnt
+    in a few dozen steps, and what is remembered unlearnt. The memory is cycled beside them. Without a memory it is
+    `NewCases`.
     """
 
     name = "rehearsal"
     remembers = True
 
-    def __init__(self, size: int = 400) -> None:
-        self.size = size
+    def __init__(self, size: int = 400, least: int = 16) -> None:
+        self.size, self.least = size, least
 
     def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Batches:
         if len(memory) == 0:
@@ -31,8 +35,10 @@ class Rehearsal:
         buffer = PatientBuffer(self.size, seed)
         buffer.add(as_dataset(remembered, memory.domain.tolist(), memory.label.tolist(), memory.patient.tolist()))
         half = max(1, batch // 2)
+        passes = math.ceil(self.least * half / len(new))
+        facts = (new.domain.tolist(), new.label.tolist(), new.patient.tolist())
         return ReplayDataLoader(
-            as_dataset(range(len(new)), new.domain.tolist(), new.label.tolist(), new.patient.tolist()),
+            as_dataset(list(range(len(new))) * passes, *(fact * passes for fact in facts)),
             buffer.buffer,
             oversample_small_tasks=True,
             batch_size=min(half, len(new)),

@@ -11,14 +11,14 @@ from strategies.model import Classifier
 
 
 class Full:
-    """Fine-tunes encoder and head, statistics of batch norm among them."""
+    """Fine-tunes encoder and head, statistics of batch norm among them; from the base, or from what is live."""
 
     name = "full"
-    continues = False
     frozen = 0.0
+    whole = True
 
-    def __init__(self, learning_rate: float = 1e-3) -> None:
-        self.learning_rate = learning_rate
+    def __init__(self, learning_rate: float = 1e-3, continues: bool = False) -> None:
+        self.learning_rate, self.continues = learning_rate, continues
 
     def attach(self, model: Classifier) -> list[nn.Parameter]:
         model.requires_grad_(True)

@@ -16,6 +16,7 @@ class LinearProbe:
     name = "linear_probe"
     continues = True
     frozen = 1.0
+    whole = False
 
     def __init__(self, learning_rate: float = 1e-2) -> None:
         self.learning_rate = learning_rate

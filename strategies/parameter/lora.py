@@ -24,6 +24,7 @@ class LoRA:
 
     name = "lora"
     continues = False
+    whole = False
 
     def __init__(self, rank: int = 8, alpha: int = 16, learning_rate: float = 3e-3, frozen: float = 0.3) -> None:
         self.rank, self.alpha, self.learning_rate, self.frozen = rank, alpha, learning_rate, frozen

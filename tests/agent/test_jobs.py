@@ -24,7 +24,7 @@ from agent.versions import registry
 from agent.workspace import put_setting
 
 SPEC = {"base": "base", "live": None, "recipes": ["recalibrate"], "new": [], "memory": [], "develop": [],
-        "classes": ["a", "b"], "seed": 0, "batch": 16, "margin": 0.05}  # fmt: skip
+        "classes": ["a", "b"], "seed": 0, "batch": 16, "margin": 0.05, "shown": True}  # fmt: skip
 
 
 @pytest.fixture
@@ -73,6 +73,20 @@ def test_a_job_that_takes_too_much_memory_is_killed_with_a_sentence(workspace):
     assert job.process.poll() == -signal.SIGKILL
 
 
+@pytest.mark.parametrize("end", ["limit", "killed"])
+def test_what_was_made_before_a_job_had_to_end_counts(workspace, end):
+    """A deep step that runs out of time, or is killed for its memory, costs nothing of the cheaper ones."""
+    job = start(workspace, minutes=1e-6 if end == "limit" else 10)
+    (job.folder / "result.json").write_text(json.dumps({"finalist": "recalibrate"}))
+    if end == "killed":
+        jobs.kill(job)
+    assert jobs.poll(workspace, job, at=workspace.now()) == {"finalist": "recalibrate"}
+    assert job.process.poll() == -signal.SIGKILL
+    record = row(workspace, job.id)
+    assert record["state"] == "done"
+    assert ("plan.limits.minutes" if end == "limit" else "killed by signal 9") in record["says"]
+
+
 def test_a_worker_that_was_killed_is_told_and_its_version_abandoned(workspace):
     """Kill -9 of the worker: what is live stays, and the version says why it is nothing."""
     job, version = start(workspace), deployed.train(workspace)
@@ -98,6 +112,43 @@ def test_a_worker_that_gives_up_says_why(workspace):
     with pytest.raises((ValueError, OSError)):
         main(folder)
     assert "no new labelled case" in json.loads(folder.joinpath("result.json").read_text())["error"]
+
+
+def test_a_recipe_that_diverges_costs_nothing_of_the_others(tmp_path, home, base, monkeypatch):
+    """Its reason is told; the finalist is chosen of what could be made, and lies in the job's folder."""
+    import csv
+    import shutil
+
+    from agent.updates.worker import main
+    from strategies.objective import CrossEntropy
+    from strategies.parameter import LinearProbe
+    from strategies.protocols import Recipe, Stage
+    from strategies.recipes import RECIPES
+
+    probe = RECIPES["linear_probe"].stages[0]
+    wild = Stage(parameter=LinearProbe(learning_rate=1e9), objective=CrossEntropy(), data=probe.data, epochs=2)
+    monkeypatch.setitem(RECIPES, "wild", Recipe(name="wild", risk=9, stages=(wild,)))
+    rows = list(csv.DictReader((home / "cases.csv").open()))[:60]
+    cases = [{"uri": f"home/{row['file']}", "media_type": "image/png", "label": row["label"],
+              "patient": row["patient_id"], "domain": "home"} for row in rows]  # fmt: skip
+    shutil.copytree(home, tmp_path / "home")
+    shutil.copytree(base, tmp_path / "base")
+    spec = {**SPEC, "new": cases[:30], "develop": cases[30:], "classes": sorted({row["label"] for row in rows})}
+    folder = tmp_path / "jobs" / "job1"
+    folder.mkdir(parents=True)
+
+    def result(*recipes: str) -> dict:
+        job = {**spec, "recipes": recipes, "kind": "train", "threads": 1}
+        folder.joinpath("job.json").write_text(json.dumps(job))
+        main(folder)
+        return json.loads(folder.joinpath("result.json").read_text())
+
+    found = result("recalibrate", "wild")
+    assert found["finalist"] == "recalibrate" and [*found["develop"]] == ["recalibrate"]
+    assert "diverged" in found["failed"]["wild"]
+    assert (folder / "recipes" / "recalibrate" / "recalibrator.json").is_file()
+    with pytest.raises(ValueError, match="wild: The training diverged"):
+        result("wild")
 
 
 def test_what_a_dead_agent_left_is_ended_and_closed_at_start_up(workspace):
@@ -148,7 +199,7 @@ def test_an_update_whose_second_job_fails_waits_for_more_labels(workspace):
     making = update.begin(workspace, ["recalibrate"], by="homeostat", at=workspace.now())
     jobs.kill(making.job)
     (making.job.folder / "result.json").write_text(json.dumps({"finalist": "recalibrate"}))
-    (making.job.folder / "candidate").mkdir()
+    (making.job.folder / "recipes" / "recalibrate").mkdir(parents=True, exist_ok=True)
     assert update.advance(workspace, making, at=workspace.now()) is None
     os.killpg(making.job.process.pid, signal.SIGKILL)
     making.job.process.wait()
@@ -189,7 +240,7 @@ def test_a_finalist_that_is_no_better_is_not_shown_to_the_anchors(workspace, dom
     jobs.kill(making.job)
     result = {"finalist": "recalibrate", "worth_judging": False, "develop": {}}
     (making.job.folder / "result.json").write_text(json.dumps(result))
-    (making.job.folder / "candidate").mkdir()
+    (making.job.folder / "recipes" / "recalibrate").mkdir(parents=True, exist_ok=True)
     assert update.advance(workspace, making, at=workspace.now()) == ("abandoned" if domains else None)
     assert deployed.state(workspace, making.version) == state
     with workspace.store.read() as connection:

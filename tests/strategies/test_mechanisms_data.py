@@ -36,11 +36,19 @@ def epochs(batches, n: int = 2) -> list[list[list[int]]]:
 
 def test_rehearsal_mixes_new_and_remembered_by_halves() -> None:
     """An epoch shows every new case once, beside remembered ones in each batch."""
-    first, second = epochs(Rehearsal(20).batches(Listed.of(24, "new"), Listed.of(60, "home"), 16, seed=0))
+    first, second = epochs(Rehearsal(20, least=3).batches(Listed.of(24, "new"), Listed.of(60, "home"), 16, seed=0))
     for epoch in (first, second):
         assert sorted(i for batch in epoch for i in batch if i < 24) == list(range(24))
         assert all(4 <= sum(i >= 24 for i in batch) <= 8 for batch in epoch)
     assert first != second
+
+
+def test_few_new_cases_come_often_enough_to_be_learnt() -> None:
+    """Ten cases are no two steps an epoch: they come again until there are sixteen, beside all that is remembered."""
+    for epoch in epochs(Rehearsal().batches(Listed.of(10, "new"), Listed.of(60, "home"), 16, seed=0)):
+        assert len(epoch) >= 16
+        assert set(Counter(i for batch in epoch for i in batch if i < 10).values()) == {13}
+        assert len({i for batch in epoch for i in batch if i >= 10}) == 60
 
 
 def test_rehearsal_is_bounded_and_keeps_patients_whole() -> None:

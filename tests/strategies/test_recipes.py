@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from strategies.base import Chosen, fit_base, load_base
-from strategies.parameter import LoRA
-from strategies.predictor import Predictor, check_golden
+from strategies.parameter import Full, LoRA
+from strategies.predictor import Predictor, apply_parts, check_golden
 from strategies.preprocessing import apply
 from strategies.protocols import Recipe, Stage
 from strategies.recipes import COMPARISONS, RECIPES, Joined, run
@@ -138,10 +138,10 @@ def test_the_epoch_is_chosen_on_what_is_taught(base: Path, tmp_path: Path, name:
 
 
 def test_the_recipes_that_are_covered_are_all() -> None:
-    """Four for plans, from cheap to deep, and two that only the benchmark names."""
-    assert list(RECIPES) == ["recalibrate", "linear_probe", "lora_rehearsal", "full_finetune"]
+    """Five for plans, from cheap to deep, and one that only the benchmark names."""
+    assert list(RECIPES) == ["recalibrate", "linear_probe", "lora_rehearsal", "full_rehearsal", "full_finetune"]
     assert [recipe.risk for recipe in RECIPES.values()] == sorted(recipe.risk for recipe in RECIPES.values())
-    assert len(COMPARISONS) == 2
+    assert len(COMPARISONS) == 1
 
 
 def test_a_fresh_adapter_changes_nothing(base: Path) -> None:
@@ -196,6 +196,23 @@ def test_recalibration_keeps_what_the_live_version_learnt(base: Path, tmp_path: 
     )
     assert digests(deeper.folder) == files
     assert [one.made["started_from"] for one in (again, probe, deeper)] == ["live", "live", "base"]
+
+
+@pytest.mark.parametrize("before", ["lora_rehearsal", "full_rehearsal", "linear_probe"])
+def test_fine_tuning_goes_on_from_what_is_live_whatever_made_that(base: Path, tmp_path: Path, before: str) -> None:
+    """At no learning rate its weights are those of the live version; its files are whole, nothing is applied twice."""
+    live = go(base, tmp_path / "live", RECIPES[before], epochs=2)
+    stage = RECIPES["full_rehearsal"].stages[0]
+    still = Stage(parameter=Full(1e-12, continues=True), objective=stage.objective, data=stage.data)
+    made = go(base, tmp_path / "out", Recipe(name="still", stages=(still,), risk=4), live=live.folder)
+    assert made.made["started_from"] == "live"
+    assert {"weights", "head"} <= {*made.parts} and "adapter" not in made.parts
+    assert not (made.folder / "adapter_config.json").exists()
+    was, now = load_base(base), load_base(base)
+    apply_parts(was, live.folder)
+    apply_parts(now, made.folder)
+    weights = dict(was.named_parameters())
+    assert weights and all(torch.allclose(weight, weights[name], atol=1e-6) for name, weight in now.named_parameters())
 
 
 def test_training_that_diverges_ends_with_one_sentence(base: Path, tmp_path: Path) -> None:
