@@ -79,13 +79,13 @@ def run(
     """Runs the stages on one model and writes the candidate's parts into the new folder `out`.
 
     A recipe whose every step continues starts from the live version (`live_parts`), any other from the base: what the
-    live version had learnt is learnt again from the memory there, so that adapters don't pile up on each other. Of the epochs
-    the one is kept whose `measure(probabilities, labels)` is best: a mean by `domain_shares` over those domains of
-    `develop` that the stage is taught (over all, where it has none of them), so that a naive recipe is naive in this
-    too. Scores are recalibrated on cases that no weight was fitted on here: `develop`, and `new` too where no weight
-    moved; after a training by a temperature alone, which changes no answer. The same call gives the same bytes on one
-    machine with one thread. `epochs` replaces those of the stages. Raises ValueError where there is nothing to learn
-    from, a label is missing, `out` is taken, or the training diverges.
+    live version had learnt is learnt again from the memory there, so that adapters don't pile up on each other. Of
+    the epochs the one is kept whose `measure(probabilities, labels)` is best: a mean by `domain_shares` over those
+    domains of `develop` that the stage is taught (over all, where it has none of them), so that a naive recipe is
+    naive in this too. Scores are recalibrated on cases that no weight was fitted on here: `develop`, and `new` too
+    where no weight moved; after a training by a temperature alone, which changes no answer. The same call gives the
+    same bytes on one machine with one thread. `epochs` replaces those of the stages. Raises ValueError where there is
+    nothing to learn from, a label is missing, `out` is taken, or the training diverges.
     """
     started = time.monotonic()
     _check(new, memory, develop, out)

@@ -35,7 +35,7 @@ class Policy:
     person_after: int | None = None
 
 
-# Of the default ladder what a network of a million parameters needs: all its weights are as cheap to move as an adapter.
+# Of the default ladder what a network of a million parameters needs: all its weights move as cheaply as an adapter.
 SHORTER = ("recalibrate", "linear_probe", "full_rehearsal")
 
 
