@@ -42,6 +42,10 @@ BENCHMARKS = {
         shows="wrong answers given in good faith in a year of drift, by policy and with each organ removed",
         draws=True,
     ),
+    "drift": Benchmark(
+        module="benchmarks.drift",
+        shows="how soon each detector speaks after a change, all tuned to be equally seldom wrong",
+    ),
     "soak": Benchmark(module="benchmarks.soak", shows="the daemon's memory while it works off ten thousand cases"),
 }
 

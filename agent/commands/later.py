@@ -20,7 +20,6 @@ LATER = {
     "--task detection": "detection",
     "--pretrain mae": "self-supervised pre-training",
     "--external": "deploying a black box of which only outputs arrive",
-    "bench drift": "the benchmark of drift detectors",
     "bench attribution": "the benchmark of telling shifts apart",
 }
 

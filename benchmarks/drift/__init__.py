@@ -1,0 +1,163 @@
+"""Drift: how soon each detector speaks after a change, all of them tuned to be equally seldom wrong.
+
+Synthetic worlds (`worlds`), the field's statistics and the product's monitors as charts over them (`charts`), one run
+length for all (`lengths`). `--input FOLDER` runs the product's monitors over *.npz streams that somebody else made.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.errors import HomeostatError
+from benchmarks.drift.charts import CHARTS, TICK, Cases, Watch, oracle
+from benchmarks.drift.lengths import Chart, delay, first_of, run_length, threshold_for, together
+from benchmarks.drift.worlds import SHIFTS, Stream, World
+
+RUN_LENGTHS = (1000, 5000)  # cases to a false alarm
+REFERENCE, ONSET, HORIZON = 1000, 300, 1500
+QUIET, CHANGED = 6, 4  # streams of each reference without a change and with each of them
+LENGTH = 6000  # of a stream without a change
+WORLDS, SHORT = 10, 2
+UNION, PRODUCT = "union", "product"
+UNIONS: Mapping[str, Sequence[str]] = {
+    UNION: ("mewma", "neighbours"),
+    "union + answers": ("mewma", "neighbours", "answers"),
+}
+
+Progress = Callable[[str, int, int], None]
+Charts = dict[str, dict[str, list[Chart]]]  # chart -> shift, or "none" -> one array per reference
+
+
+def bench(
+    data: Path | None, seed: int, input: Path | None = None, full: bool = False, progress: Progress | None = None
+) -> dict[str, Any]:
+    """{"name", "rows", "ratios"}; the short form plays two worlds. Raises HomeostatError where `input` has none."""
+    if input is not None:
+        return {"name": "drift", "rows": list(answered(input, seed)), "ratios": {}}
+    charts = play(range(seed, seed + (WORLDS if full else SHORT)), progress or _tell)
+    rows = [row for wanted in RUN_LENGTHS for row in table(charts, wanted)]
+    return {"name": "drift", "rows": rows, "ratios": {**ratios(rows), **promise(charts)}}
+
+
+def play(
+    worlds: Sequence[int], progress: Progress, names: Sequence[str] = tuple(CHARTS), length: int = LENGTH
+) -> Charts:
+    """Every chart over every stream of two references of each world."""
+    found: Charts = {name: {shift: [] for shift in ("none", *SHIFTS)} for name in (*names, "oracle")}
+    for number, seed in enumerate(worlds):
+        world = World(seed)
+        for which in range(2):
+            reference = world.stream(REFERENCE, (100 * seed + which, 1))
+            for kind, shift in enumerate(("none", *SHIFTS)):
+                n, of = (length, QUIET) if shift == "none" else (ONSET + HORIZON, CHANGED)
+                streams = [world.stream(n, (seed, which, kind, i), _named(shift), ONSET) for i in range(of)]
+                x, score = np.stack([s.x for s in streams], axis=1), np.stack([s.score for s in streams], axis=1)
+                cases = Cases(reference, x, score, seed=seed)
+                for name in names:
+                    found[name][shift].append(CHARTS[name](cases))
+                    progress(f"world {seed}, reference {which}, {shift}: {name}", number, len(worlds))
+                _oracle(found["oracle"], world, shift, streams)
+    return found
+
+
+def table(charts: Charts, wanted: int) -> list[dict[str, Any]]:
+    """One row per detector, all with a run length of `wanted` cases: mean delay per shift, and the share alarmed."""
+    rows = []
+    single = [name for name in charts if name != "oracle"]
+    for name, members in {**{name: (name,) for name in single}, **UNIONS}.items():
+        if not {*members} <= {*charts}:
+            continue
+        thresholds = together({member: charts[member]["none"] for member in members}, wanted)
+        as_one = {
+            shift: first_of({member: charts[member][shift] for member in members}, thresholds)
+            for shift in ("none", *SHIFTS)
+        }
+        row = {"detector": name, "run_length": wanted, "realised": _finite(run_length(as_one["none"], 1.0))}
+        rows.append(row | {key: value for shift in SHIFTS for key, value in _delays(as_one[shift], 1.0, shift).items()})
+    row = {"detector": "oracle", "run_length": wanted, "realised": wanted}
+    for shift in (shift for shift in SHIFTS if charts["oracle"][shift]):
+        threshold = threshold_for(charts["oracle"][f"none {shift}"], wanted)
+        row |= _delays(charts["oracle"][shift], threshold, shift)
+    rows.append(row)
+    every = {key: value for shift in SHIFTS for key, value in ((shift, 1.0), (f"{shift}_alarmed", 1.0))}
+    rows.append({"detector": "always", "run_length": wanted, "realised": 1} | every)
+    never = {key: v for shift in SHIFTS for key, v in ((shift, float(HORIZON)), (f"{shift}_alarmed", 0.0))}
+    rows.append({"detector": "never", "run_length": wanted, "realised": None} | never)
+    return rows
+
+
+def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The product's delay in ratio to the union's, per shift and as a geometric mean; and to the oracle's."""
+    found: dict[str, float] = {}
+    for wanted in dict.fromkeys(row["run_length"] for row in rows):
+        of = {row["detector"]: row for row in rows if row["run_length"] == wanted}
+        if not {PRODUCT, UNION} <= {*of}:
+            continue
+        each = {shift: of[PRODUCT][shift] / of[UNION][shift] for shift in SHIFTS}
+        found |= {f"{wanted}.{shift}.to_union": ratio for shift, ratio in each.items()}
+        found[f"{wanted}.geometric_mean.to_union"] = float(np.exp(np.mean(np.log([*each.values()]))))
+        found[f"{wanted}.prevalence.to_oracle"] = of[PRODUCT]["prevalence"] / of["oracle"]["prevalence"]
+    return found
+
+
+def promise(charts: Charts, ticks: float = 365.0) -> dict[str, float]:
+    """The product's realised over its promised run length: the mean over references, and the share with 0.7 or more."""
+    if PRODUCT not in charts:
+        return {}
+    kept = [run_length([chart], float(np.log(ticks))) / (ticks * TICK) for chart in charts[PRODUCT]["none"]]
+    watched = sum(chart.size for chart in charts[PRODUCT]["none"])
+    every = run_length(charts[PRODUCT]["none"], float(np.log(ticks)))
+    mean = every if np.isfinite(every) else float(watched)  # without an alarm at least what was watched
+    return {"promise.mean": mean / (ticks * TICK), "promise.share_over_0.7": float(np.mean(np.array(kept) >= 0.7))}
+
+
+def answered(folder: Path, seed: int) -> Iterator[dict[str, Any]]:
+    """Rows {"file", "method", "alarms", "shift"} of the streams *.npz of a folder, the monitors restarted after each
+    alarm. Raises HomeostatError without any, or where one lacks an array."""
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise HomeostatError(f"{folder} holds no stream: *.npz with ref_x, ref_score, x, score and run_length")
+    for file in files:
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                known, score = arrays["ref_x"], arrays["ref_score"]
+                x, said, cases = arrays["x"], arrays["score"], float(arrays["run_length"])
+        except (KeyError, ValueError, OSError) as error:
+            raise HomeostatError(f"{file.name} is no stream: {error}") from error
+        watch, alarms = Watch(known, score, cases / TICK, seed), []
+        for start in range(0, len(x), TICK):
+            rule = watch.read(x[start : start + TICK], said[start : start + TICK])
+            if rule.log_e >= rule.threshold:
+                alarms.append(min(start + TICK, len(x)) - 1)
+                watch = Watch(known, score, cases / TICK, seed + len(alarms))
+        yield {"file": file.name, "method": "homeostat", "alarms": alarms, "shift": None}
+
+
+def _delays(charts: Sequence[Chart], threshold: float, shift: str) -> dict[str, float]:
+    mean, share = delay(charts, threshold, ONSET, HORIZON)
+    return {shift: round(mean, 1), f"{shift}_alarmed": round(share, 3)}
+
+
+def _oracle(found: dict[str, list[Chart]], world: World, shift: str, streams: Sequence[Stream]) -> None:
+    """Where nothing changes there is an oracle for each change that it might have been."""
+    for kind in (kind for kind in SHIFTS if kind != "ramp" and shift in ("none", kind)):
+        ratio = np.stack([world.log_ratio(stream.x, kind) for stream in streams], axis=1)
+        found.setdefault(f"none {kind}" if shift == "none" else kind, []).append(oracle(ratio))
+
+
+def _finite(cases: float) -> float | None:
+    """None where there was no alarm to estimate a run length by."""
+    return round(float(cases), 1) if np.isfinite(cases) else None
+
+
+def _named(shift: str) -> str | None:
+    return None if shift == "none" else shift
+
+
+def _tell(what: str, done: int, of: int) -> None:
+    print(f"{done}/{of} {what}", file=sys.stderr, flush=True)

@@ -1,0 +1,230 @@
+"""What is compared: each chart reads a reference once, then streams of cases, and answers with its statistic per case.
+
+The field's statistics are as their papers have them, with no threshold of their own: all are tuned to one run length.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.drift.lengths import Chart
+from benchmarks.drift.worlds import Stream
+
+if TYPE_CHECKING:
+    from monitors import Batch, Signal
+
+Float = NDArray[np.floating]
+NEIGHBOUR = 5
+WINDOW, EVERY = 100, 10  # of the statistics over windows: cases, and cases between two looks
+TICK = 10  # cases that the product's monitors read at a time
+SHOWN = 256  # reference cases of the windowed kernel statistic
+
+
+class Cases:
+    """A reference and the streams x [n, s, d], score [n, s] beside it, with what several charts need of them."""
+
+    def __init__(self, reference: Stream, x: Float, score: Float, seed: int) -> None:
+        self.reference, self.x, self.score, self.seed = reference, np.asarray(x, dtype=np.float64), score, seed
+        self.n, self.streams, d = self.x.shape
+        see = whitened(reference.x)
+        self.known = see(reference.x)
+        self.z = see(self.x.reshape(-1, d)).reshape(self.n, self.streams, -1)
+
+    def scored(self, learnt: Float, of_reference: Float, of: Callable[[Float], Float]) -> tuple[Float, Float]:
+        """(`of` of the reference, of the streams [n, s]) in coordinates learnt on `learnt` alone."""
+        see = whitened(learnt)
+        return of(see(of_reference)), of(see(self.x.reshape(-1, self.x.shape[2]))).reshape(self.n, self.streams)
+
+
+def whitened(learnt: Float) -> Callable[[Float], Float]:
+    """All principal components with unit variance, as learnt on `learnt` [m, d]."""
+    x = np.asarray(learnt, dtype=np.float64)
+    mean = x.mean(axis=0)
+    values, vectors = np.linalg.eigh(np.cov(x.T))
+    project = vectors / np.sqrt(values + 1e-6 * values[-1])
+    return lambda y: (np.asarray(y, dtype=np.float64) - mean) @ project
+
+
+def ewma(features: Float, weight: float) -> Chart:
+    """[n, s, f], of mean 0 and covariance I before a change -> [n, s]: Hotelling's T^2 of their exponentially weighted
+    mean (MEWMA, Lowry and others 1992), with its variance as it is after so many cases."""
+    mean, left = np.zeros(features.shape[1:]), 1.0
+    found = np.empty(features.shape[:2])
+    for t, case in enumerate(features):
+        mean = (1 - weight) * mean + weight * case
+        left *= (1 - weight) ** 2
+        found[t] = (mean**2).sum(axis=-1) / (weight / (2 - weight) * (1 - left))
+    return found
+
+
+def mewma(cases: Cases) -> Chart:
+    return ewma(cases.z, 0.05)
+
+
+def neighbours(cases: Cases) -> Chart:
+    """A Shiryaev-Roberts e-detector over conformal p-values of the distance to the nearest neighbours; the transform
+    and the neighbours are of one half of the reference, the ranks of the other and of all that came."""
+    half = len(cases.reference.x) // 2
+    see = whitened(cases.reference.x[:half])
+    train = see(cases.reference.x[:half])
+    ranked, seen = cases.scored(cases.reference.x[:half], cases.reference.x[half:], lambda z: _distance(train, z))
+    return shiryaev_roberts(_ranks(ranked, seen, cases.seed))
+
+
+def answers(cases: Cases) -> Chart:
+    """The model's own score, as an exponentially weighted mean: what a change of prevalence moves first."""
+    known = cases.reference.score
+    return ewma(((cases.score - known.mean()) / known.std())[..., None], 0.05)
+
+
+def page_hinkley(cases: Cases) -> Chart:
+    """Page's chart on the squared Mahalanobis distance, with an allowance of half a standard deviation."""
+    known, seen = (cases.known**2).sum(axis=1), (cases.z**2).sum(axis=2)
+    steps = (seen - known.mean()) / known.std() - 0.5
+    found, height = np.empty_like(steps), np.zeros(cases.streams)
+    for t, step in enumerate(steps):
+        height = np.maximum(0.0, height + step)
+        found[t] = height
+    return found
+
+
+def kernel_window(cases: Cases) -> Chart:
+    """MMD^2 of the last WINDOW cases against the reference (Gretton and others 2012), Gaussian, median bandwidth."""
+    known = cases.known[:SHOWN]
+    gamma = 1 / np.median(_squares(known, known))
+    within = np.exp(-gamma * _squares(known, known)).mean()
+
+    def of(window: Float) -> float:
+        own, cross = np.exp(-gamma * _squares(window, window)), np.exp(-gamma * _squares(window, known))
+        return float(own.mean() + within - 2 * cross.mean())
+
+    return _over_windows(cases, of)
+
+
+def kolmogorov_smirnov(cases: Cases) -> Chart:
+    """The largest of the dimensions' Kolmogorov-Smirnov distances; Bonferroni's bound is a threshold on it."""
+    known = np.sort(cases.known, axis=0)
+    below = np.arange(1, len(known) + 1) / len(known)
+
+    def of(window: Float) -> float:
+        window = np.sort(window, axis=0)
+        at = [np.searchsorted(window[:, i], known[:, i], side="right") / len(window) for i in range(known.shape[1])]
+        return float(np.abs(np.stack(at, axis=1) - below[:, None]).max())
+
+    return _over_windows(cases, of)
+
+
+def product(cases: Cases) -> Chart:
+    """The product's family of monitors: TICK cases a decision, each case a patient's."""
+    found = np.full((cases.n, cases.streams), -np.inf)
+    for stream in range(cases.streams):
+        watch = Watch(cases.reference.x, cases.reference.score, seed=cases.seed + stream)
+        for start in range(0, cases.n - TICK + 1, TICK):
+            some = slice(start, start + TICK)
+            found[start + TICK - 1, stream] = watch.read(cases.x[some, stream], cases.score[some, stream]).log_e
+    return found
+
+
+class Watch:
+    """The product's monitors on one reference, half to learn the transforms on and half to rank among.
+
+    Read as one family they promise `ticks` decisions to a false alarm.
+    """
+
+    def __init__(self, x: Float, score: Float, ticks: float = 365.0, seed: int = 0) -> None:
+        from monitors import Reference, default_monitors
+
+        self.ticks, self.seen, half = ticks, 0, len(x) // 2
+        self.monitors = default_monitors(ticks, seed=seed, timed=False)
+        reference = Reference(
+            transform=self._batch(x[:half], score[:half]), calibrate=self._batch(x[half:], score[half:])
+        )
+        for monitor in self.monitors:
+            monitor.fit(reference)
+
+    def read(self, x: Float, score: Float) -> Signal:
+        """What the family says after one more tick of cases, x [n, d] and score [n]."""
+        from monitors import family
+
+        batch = self._batch(x, score)
+        self.seen += len(x)
+        return family([monitor.update(batch) for monitor in self.monitors], None, self.ticks)
+
+    def _batch(self, x: Float, score: Float) -> Batch:
+        from monitors import Batch
+
+        number = self.seen + 1 + np.arange(len(x))
+        return Batch(
+            index=number,
+            unit=np.array([f"patient {i}" for i in number]),
+            stratum=np.full(len(x), "all"),
+            time=np.full(len(x), np.nan),
+            outputs=np.column_stack([1 - score, score]).astype(np.float32),
+            embedding=np.asarray(x, dtype=np.float32),
+            version="v0",
+            sensor="sensor",
+        )
+
+
+def shiryaev_roberts(p: Float, kappas: tuple[float, ...] = (0.1, 0.25, 0.5, 0.8), finest: float = 1e-3) -> Chart:
+    """p-values [n, s] -> [n, s]: the log of monitors.EDetector's reading, for many streams at once."""
+    kappa = np.array(kappas)
+    scale = np.log(kappa) - np.log1p((kappa - 1) * finest**kappa)
+    log, found = np.full((p.shape[1], len(kappa)), -np.inf), np.empty(p.shape)
+    for t, at in enumerate(np.log(np.maximum(p, finest))):
+        log = scale + (kappa - 1) * at[:, None] + np.logaddexp(0.0, log)
+        found[t] = np.logaddexp.reduce(log, axis=1) - np.log(len(kappa))
+    return found
+
+
+def oracle(world_ratio: Float) -> Chart:
+    """The CUSUM of the true log-likelihood ratio [n, s] (Page 1954): no chart without the densities is faster."""
+    found, height = np.empty_like(world_ratio), np.zeros(world_ratio.shape[1])
+    for t, step in enumerate(world_ratio):
+        height = np.maximum(0.0, height + step)
+        found[t] = height
+    return found
+
+
+def _ranks(known: Float, seen: Float, seed: int) -> Float:
+    """Conformal p-values of scores [n, s] among `known` and all that came before, ties broken at random."""
+    luck, found = np.random.default_rng(seed).random(seen.shape), np.empty(seen.shape)
+    for stream in range(seen.shape[1]):
+        ranked = sorted(known.tolist())
+        for t, value in enumerate(seen[:, stream]):
+            place = bisect_left(ranked, value)
+            found[t, stream] = (len(ranked) - place + luck[t, stream]) / (len(ranked) + 1)
+            ranked.insert(place, float(value))
+    return found
+
+
+def _over_windows(cases: Cases, of: Callable[[Float], float]) -> Chart:
+    found = np.full((cases.n, cases.streams), -np.inf)
+    for t in range(WINDOW - 1, cases.n, EVERY):
+        found[t] = [of(cases.z[t - WINDOW + 1 : t + 1, stream]) for stream in range(cases.streams)]
+    return found
+
+
+def _distance(train: Float, z: Float) -> Float:
+    """[n]: to the NEIGHBOUR-th nearest of `train`."""
+    return np.sqrt(np.partition(_squares(z, train), NEIGHBOUR, axis=1)[:, NEIGHBOUR])
+
+
+def _squares(a: Float, b: Float) -> Float:
+    return np.maximum((a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * a @ b.T, 0.0)
+
+
+CHARTS: Mapping[str, Callable[[Cases], Chart]] = {
+    "mewma": mewma,
+    "neighbours": neighbours,
+    "answers": answers,
+    "page_hinkley": page_hinkley,
+    "kernel_window": kernel_window,
+    "kolmogorov_smirnov": kolmogorov_smirnov,
+    "product": product,
+}

@@ -1,0 +1,142 @@
+"""The benchmark of drift detectors: charts that don't look ahead, run lengths that are what they say, a fair table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.errors import HomeostatError
+from benchmarks.drift import HORIZON, ONSET, PRODUCT, RUN_LENGTHS, UNION, answered, play, promise, ratios, table
+from benchmarks.drift.charts import CHARTS, TICK, WINDOW, Cases, oracle
+from benchmarks.drift.lengths import delay, first_of, first_passage, run_length, threshold_for, together
+from benchmarks.drift.worlds import SHIFTS, World
+
+WORLD = World(seed=3, dim=12)
+REFERENCE = WORLD.stream(160, 1)
+
+
+def cases(n: int, shift: str | None = None, onset: int = 0) -> Cases:
+    streams = [WORLD.stream(n, (5, i), shift, onset) for i in range(2)]
+    x, score = np.stack([s.x for s in streams], axis=1), np.stack([s.score for s in streams], axis=1)
+    return Cases(REFERENCE, x, score, seed=0)
+
+
+@pytest.mark.parametrize("name", sorted(CHARTS))
+def test_a_chart_does_not_look_ahead(name: str) -> None:
+    """What it says after so many cases doesn't depend on what comes then: else its delay would be a fiction."""
+    whole, first = cases(WINDOW + 4 * TICK, "mean", WINDOW + 2 * TICK), WINDOW + 2 * TICK
+    part = Cases(REFERENCE, whole.x[:first], whole.score[:first], seed=0)
+    found = CHARTS[name](whole)
+    assert found.shape == (WINDOW + 4 * TICK, 2)
+    assert not np.isnan(found).any()
+    assert np.allclose(found[:first], CHARTS[name](part))
+
+
+def test_all_charts_are_compared() -> None:
+    """Those of the field, the yardstick's two, and the product's."""
+    assert {"mewma", "neighbours", PRODUCT, "kernel_window", "kolmogorov_smirnov", "page_hinkley"} <= {*CHARTS}
+
+
+@pytest.mark.parametrize("shift", [kind for kind in SHIFTS if kind != "ramp"])
+def test_the_oracle_knows_the_change(shift: str) -> None:
+    """Its steps are negative on average before the change and positive after it, by the sign of a divergence."""
+    stream = WORLD.stream(3000, 9, shift, 1500)
+    ratio = WORLD.log_ratio(stream.x, shift)
+    assert ratio[:1500].mean() < 0 < ratio[1500:].mean()
+    assert (oracle(ratio[:, None]) >= 0).all()
+
+
+def test_a_ramp_has_no_oracle_and_a_shift_is_one_of_five() -> None:
+    """Each is one sentence."""
+    with pytest.raises(ValueError, match="no oracle for 'ramp'"):
+        WORLD.log_ratio(REFERENCE.x, "ramp")
+    with pytest.raises(ValueError, match="a shift is one of mean, cov"):
+        WORLD.stream(10, 0, "slip")
+    with pytest.raises(ValueError, match="12 dimensions"):
+        World(dim=4)
+
+
+def test_the_same_seed_gives_the_same_stream_up_to_the_change() -> None:
+    """Delays of different changes are compared on the same cases before it."""
+    quiet, moved = WORLD.stream(40, 2), WORLD.stream(40, 2, "mean", 30)
+    assert np.array_equal(quiet.x[:30], moved.x[:30]) and not np.allclose(quiet.x[30:], moved.x[30:])
+
+
+@given(st.integers(0, 1000), st.sampled_from([20.0, 60.0]))
+@settings(max_examples=20, deadline=None)
+def test_a_threshold_keeps_the_run_length_it_is_set_for(seed: int, wanted: float) -> None:
+    """On the streams that it is set on; the next lower reading of the statistic would not."""
+    charts = [np.random.default_rng((seed, i)).exponential(size=(400, 3)) for i in range(3)]
+    threshold = threshold_for(charts, wanted)
+    assert run_length(charts, threshold) >= wanted
+    readings = np.unique(np.concatenate([chart.ravel() for chart in charts]))
+    lower = readings[readings < threshold - 1e-6].max()
+    assert run_length(charts, lower) < wanted or run_length(charts, lower) == run_length(charts, threshold)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_charts_that_decide_together_have_one_run_length_together(seed: int) -> None:
+    """A second chart is not for free: the union is as seldom wrong as each alone would be."""
+    rng = np.random.default_rng(seed)
+    quiet = {name: [rng.exponential(size=(600, 4)) for _ in range(3)] for name in ("one", "other")}
+    thresholds = together(quiet, 40.0)
+    assert 40 <= run_length(first_of(quiet, thresholds), 1.0) <= 60
+    assert all(run_length(charts, thresholds[name]) > 40 for name, charts in quiet.items())
+
+
+def test_a_delay_counts_from_the_change_and_a_silent_stream_as_the_horizon() -> None:
+    """A stream that alarmed before the change is no evidence of how soon it would have been seen."""
+    chart = np.zeros((30, 3))
+    chart[14, 0] = chart[5, 1] = 1.0
+    assert first_passage(chart, 1.0).tolist() == [15, 6, np.inf]
+    assert delay([chart], 1.0, onset=10, horizon=20) == (12.5, 0.5)
+
+
+def test_the_table_has_every_detector_at_one_run_length() -> None:
+    """The oracle is below, never and always frame it, and the ratios are of the product to the union."""
+    names = ("mewma", "neighbours", "answers", "page_hinkley")
+    charts = play([0], lambda what, done, of: None, names=names, length=1500)
+    rows = table(charts, 1000)
+    of = {row["detector"]: row for row in rows}
+    assert [*of] == [*names, UNION, "union + answers", "oracle", "always", "never"]
+    for name in (*names, UNION):
+        assert 1000 <= of[name]["realised"] <= 1400
+        assert all(of["oracle"][shift] < of[name][shift] for shift in ("mean", "cov", "subpop"))
+    assert of["answers"]["prevalence"] < of[UNION]["prevalence"]
+    assert of["never"]["mean"] == HORIZON and of["always"]["mean"] == 1
+    assert ratios(rows) == {} and promise(charts) == {}, "the product did not play"
+    planted = [{"detector": name, "run_length": RUN_LENGTHS[0], **dict.fromkeys(SHIFTS, value)}
+               for name, value in ((PRODUCT, 50.0), (UNION, 100.0), ("oracle", 10.0))]  # fmt: skip
+    assert ratios(planted)["1000.geometric_mean.to_union"] == pytest.approx(0.5)
+    assert ratios(planted)["1000.prevalence.to_oracle"] == 5
+
+
+def test_the_product_watches_streams_that_somebody_else_made(tmp_path: Path) -> None:
+    """One reference, the promised run length in cases, the index of each alarm; a gross change is found soon."""
+    stream = WORLD.stream(300, 4)
+    x = stream.x.copy()
+    x[150:] += 3.0
+    np.savez(tmp_path / "gross.npz", ref_x=REFERENCE.x, ref_score=REFERENCE.score, ref_label=REFERENCE.label, x=x,
+             score=stream.score, run_length=3650)  # fmt: skip
+    (row,) = answered(tmp_path, 0)
+    assert (row["file"], row["method"], row["shift"]) == ("gross.npz", "homeostat", None)
+    assert row["alarms"] and 150 <= row["alarms"][0] < 250
+
+
+def test_what_is_no_stream_is_said_in_a_sentence(tmp_path: Path) -> None:
+    """An empty folder, and a file that lacks an array."""
+    with pytest.raises(HomeostatError, match=r"holds no stream: \*.npz with ref_x"):
+        next(answered(tmp_path, 0))
+    np.savez(tmp_path / "half.npz", x=REFERENCE.x)
+    with pytest.raises(HomeostatError, match=r"half.npz is no stream: .*ref_x"):
+        next(answered(tmp_path, 0))
+
+
+def test_the_onset_lies_where_every_chart_has_warmed_up() -> None:
+    """A window that is not full yet at the change would be a handicap of the benchmark's own making."""
+    assert ONSET >= 2 * WINDOW
