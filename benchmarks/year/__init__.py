@@ -180,19 +180,24 @@ def summary(found: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]
 
 
 def ratios(found: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    """Medians over the years of the agent's figures in ratio to the others'; rates are means over the years.
+    """Medians over the years of the agent's figures in ratio to the others', rates as means over the years; in ratio to
+    naive fine-tuning over the years in which that was played.
 
-    Empty where one of them was not played.
+    Empty where it was played in none, or one of the others not in all.
     """
     by_year = [{row["policy"]: row for row in year} for year in found]
-    if not all({AGENT, NAIVE, NEVER} <= {*year} for year in by_year):
+    if not all({AGENT, NEVER} <= {*year} for year in by_year) or not any(NAIVE in year for year in by_year):
         return {}
 
     def median(figure: Callable[[Mapping[str, Mapping[str, Any]]], float]) -> float:
-        return float(np.median([figure(year) for year in by_year]))
+        return float(np.nanmedian([figure(year) for year in by_year]))
 
     def to(what: str, other: str) -> Callable[[Mapping[str, Mapping[str, Any]]], float]:
-        return lambda year: year[AGENT][what] / year[other][what] if year[other][what] > 0 else float("nan")
+        def ratio(year: Mapping[str, Mapping[str, Any]]) -> float:
+            played = year.get(other)
+            return year[AGENT][what] / played[what] if played and played[what] > 0 else float("nan")
+
+        return ratio
 
     return {
         "agent.silent_errors_to_never": median(to("silent_errors", NEVER)),
@@ -212,7 +217,8 @@ def intervals(found: Sequence[Sequence[Mapping[str, Any]]], draws: int = 1000) -
     rng = np.random.default_rng(0)
     drawn = [ratios([found[i] for i in rng.integers(0, len(found), len(found))]) for _ in range(draws)]
     return {
-        name: np.nanquantile([one[name] for one in drawn], (0.025, 0.975)).round(4).tolist() for name in ratios(found)
+        name: np.nanquantile([one[name] for one in drawn if one], (0.025, 0.975)).round(4).tolist()
+        for name in ratios(found)
     }
 
 

@@ -191,6 +191,9 @@ def test_ratios_are_medians_over_the_years() -> None:
         }
     )
     assert ratios([[row(NEVER, 100, 50, 0)]]) == {}, "an organ's year may be played without the agent's"
+    without = [[bounds[0], years[0][2]], *years[1:]]
+    assert ratios(without)["agent.excess_errors_to_naive"] == pytest.approx(0.25), "naive was not played in the first"
+    assert ratios([[bounds[0], year[2]] for year in years]) == {}
     low, high = intervals(years)["agent.silent_errors_to_never"]
     assert 0.1 <= low < 0.2 < high <= 0.3 and intervals(years[:1]) == {}
     told = {one["policy"]: one for one in summary(years)}
