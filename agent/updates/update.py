@@ -316,6 +316,7 @@ def _facts(workspace: Workspace, making: Making, live: str) -> dict[str, Any]:
         "parent": live,
         "recipe": making.trained["finalist"],
         "tried": list(making.tried),
+        "failed": making.trained.get("failed", {}),
         "base_digest": base,
         "plan_digest": workspace.config.plan_digest,
         "made": making.trained["made"],
