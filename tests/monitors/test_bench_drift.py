@@ -75,17 +75,17 @@ def test_a_threshold_keeps_the_run_length_it_is_set_for(seed: int, wanted: float
     assert run_length(charts, threshold) >= wanted
     readings = np.unique(np.concatenate([chart.ravel() for chart in charts]))
     lower = readings[readings < threshold - 1e-6].max()
-    assert run_length(charts, lower) < wanted or run_length(charts, lower) == run_length(charts, threshold)
+    assert run_length(charts, lower) < wanted
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_charts_that_decide_together_have_one_run_length_together(seed: int) -> None:
     """A second chart is not for free: the union is as seldom wrong as each alone would be."""
     rng = np.random.default_rng(seed)
-    quiet = {name: [rng.exponential(size=(600, 4)) for _ in range(3)] for name in ("one", "other")}
+    quiet = {name: [rng.exponential(size=(300, 40)) for _ in range(3)] for name in ("one", "other")}
     thresholds = together(quiet, 40.0)
-    assert 40 <= run_length(first_of(quiet, thresholds), 1.0) <= 60
+    assert 40 <= run_length(first_of(quiet, thresholds), 1.0) <= 50
     assert all(run_length(charts, thresholds[name]) > 40 for name, charts in quiet.items())
 
 
