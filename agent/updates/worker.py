@@ -78,8 +78,8 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
                 measure=recall,
                 progress=tell,
             )
-        except ValueError as error:
-            failed[name] = str(error)
+        except (ValueError, MemoryError) as error:
+            failed[name] = str(error) or "it ran out of memory"
             continue
         made[name] = dict(candidate.made)
         table[name] = measured(out)

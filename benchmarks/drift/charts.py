@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from benchmarks.drift.lengths import Chart
 from benchmarks.drift.worlds import Stream
+from monitors import EDetector
+from monitors.whitening import squared_distances
 
 if TYPE_CHECKING:
     from monitors import Batch, Signal
@@ -73,7 +75,13 @@ def neighbours(cases: Cases) -> Chart:
     see = whitened(cases.reference.x[:half])
     train = see(cases.reference.x[:half])
     ranked, seen = cases.scored(cases.reference.x[:half], cases.reference.x[half:], lambda z: _distance(train, z))
-    return shiryaev_roberts(_ranks(ranked, seen, cases.seed))
+    found = np.empty(seen.shape)
+    for stream, values in enumerate(_ranks(ranked, seen, cases.seed).T):
+        detector = EDetector()
+        for t, p in enumerate(values):
+            detector.update(p, t)
+            found[t, stream] = detector.log_e
+    return found
 
 
 def answers(cases: Cases) -> Chart:
@@ -85,22 +93,20 @@ def answers(cases: Cases) -> Chart:
 def page_hinkley(cases: Cases) -> Chart:
     """Page's chart on the squared Mahalanobis distance, with an allowance of half a standard deviation."""
     known, seen = (cases.known**2).sum(axis=1), (cases.z**2).sum(axis=2)
-    steps = (seen - known.mean()) / known.std() - 0.5
-    found, height = np.empty_like(steps), np.zeros(cases.streams)
-    for t, step in enumerate(steps):
-        height = np.maximum(0.0, height + step)
-        found[t] = height
-    return found
+    return cusum((seen - known.mean()) / known.std() - 0.5)
 
 
 def kernel_window(cases: Cases) -> Chart:
     """MMD^2 of the last WINDOW cases against the reference (Gretton and others 2012), Gaussian, median bandwidth."""
     known = cases.known[:SHOWN]
-    gamma = 1 / np.median(_squares(known, known))
-    within = np.exp(-gamma * _squares(known, known)).mean()
+    gamma = 1 / np.median(squared_distances(known, known))
+    within = np.exp(-gamma * squared_distances(known, known)).mean()
 
     def of(window: Float) -> float:
-        own, cross = np.exp(-gamma * _squares(window, window)), np.exp(-gamma * _squares(window, known))
+        own, cross = (
+            np.exp(-gamma * squared_distances(window, window)),
+            np.exp(-gamma * squared_distances(window, known)),
+        )
         return float(own.mean() + within - 2 * cross.mean())
 
     return _over_windows(cases, of)
@@ -171,21 +177,11 @@ class Watch:
         )
 
 
-def shiryaev_roberts(p: Float, kappas: tuple[float, ...] = (0.1, 0.25, 0.5, 0.8), finest: float = 1e-3) -> Chart:
-    """p-values [n, s] -> [n, s]: the log of monitors.EDetector's reading, for many streams at once."""
-    kappa = np.array(kappas)
-    scale = np.log(kappa) - np.log1p((kappa - 1) * finest**kappa)
-    log, found = np.full((p.shape[1], len(kappa)), -np.inf), np.empty(p.shape)
-    for t, at in enumerate(np.log(np.maximum(p, finest))):
-        log = scale + (kappa - 1) * at[:, None] + np.logaddexp(0.0, log)
-        found[t] = np.logaddexp.reduce(log, axis=1) - np.log(len(kappa))
-    return found
-
-
-def oracle(world_ratio: Float) -> Chart:
-    """The CUSUM of the true log-likelihood ratio [n, s] (Page 1954): no chart without the densities is faster."""
-    found, height = np.empty_like(world_ratio), np.zeros(world_ratio.shape[1])
-    for t, step in enumerate(world_ratio):
+def cusum(steps: Float) -> Chart:
+    """The height above the lowest point so far of the sum of steps [n, s] (Page 1954). Over true log-likelihood ratios
+    it is the oracle: no chart without the densities is faster."""
+    found, height = np.empty_like(steps), np.zeros(steps.shape[1])
+    for t, step in enumerate(steps):
         height = np.maximum(0.0, height + step)
         found[t] = height
     return found
@@ -212,11 +208,7 @@ def _over_windows(cases: Cases, of: Callable[[Float], float]) -> Chart:
 
 def _distance(train: Float, z: Float) -> Float:
     """[n]: to the NEIGHBOUR-th nearest of `train`."""
-    return np.sqrt(np.partition(_squares(z, train), NEIGHBOUR, axis=1)[:, NEIGHBOUR])
-
-
-def _squares(a: Float, b: Float) -> Float:
-    return np.maximum((a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2 * a @ b.T, 0.0)
+    return np.sqrt(np.partition(squared_distances(z, train), NEIGHBOUR, axis=1)[:, NEIGHBOUR])
 
 
 CHARTS: Mapping[str, Callable[[Cases], Chart]] = {

@@ -41,7 +41,7 @@ class Rehearsal:
             as_dataset(list(range(len(new))) * passes, *(fact * passes for fact in facts)),
             buffer.buffer,
             oversample_small_tasks=True,
-            batch_size=min(half, len(new)),
+            batch_size=half,
             batch_size_mem=min(half, len(buffer.buffer)),
             shuffle=True,
             generator=torch.Generator().manual_seed(seed),

@@ -114,7 +114,7 @@ def test_a_worker_that_gives_up_says_why(workspace):
     assert "no new labelled case" in json.loads(folder.joinpath("result.json").read_text())["error"]
 
 
-def test_a_recipe_that_diverges_costs_nothing_of_the_others(tmp_path, home, base, monkeypatch):
+def test_a_recipe_that_fails_costs_nothing_of_the_others(tmp_path, home, base, monkeypatch):
     """Its reason is told; the finalist is chosen of what could be made, and lies in the job's folder."""
     import csv
     import shutil
@@ -128,6 +128,13 @@ def test_a_recipe_that_diverges_costs_nothing_of_the_others(tmp_path, home, base
     probe = RECIPES["linear_probe"].stages[0]
     wild = Stage(parameter=LinearProbe(learning_rate=1e9), objective=CrossEntropy(), data=probe.data, epochs=2)
     monkeypatch.setitem(RECIPES, "wild", Recipe(name="wild", risk=9, stages=(wild,)))
+
+    class Greedy(LinearProbe):
+        def attach(self, model):
+            raise MemoryError
+
+    greedy = Stage(parameter=Greedy(), objective=CrossEntropy(), data=probe.data, epochs=2)
+    monkeypatch.setitem(RECIPES, "greedy", Recipe(name="greedy", risk=9, stages=(greedy,)))
     rows = list(csv.DictReader((home / "cases.csv").open()))[:60]
     cases = [{"uri": f"home/{row['file']}", "media_type": "image/png", "label": row["label"],
               "patient": row["patient_id"], "domain": "home"} for row in rows]  # fmt: skip
@@ -143,9 +150,9 @@ def test_a_recipe_that_diverges_costs_nothing_of_the_others(tmp_path, home, base
         main(folder)
         return json.loads(folder.joinpath("result.json").read_text())
 
-    found = result("recalibrate", "wild")
+    found = result("recalibrate", "greedy", "wild")
     assert found["finalist"] == "recalibrate" and [*found["develop"]] == ["recalibrate"]
-    assert "diverged" in found["failed"]["wild"]
+    assert "diverged" in found["failed"]["wild"] and "memory" in found["failed"]["greedy"]
     assert (folder / "recipes" / "recalibrate" / "recalibrator.json").is_file()
     with pytest.raises(ValueError, match="wild: The training diverged"):
         result("wild")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.errors import HomeostatError
 from benchmarks.drift import HORIZON, ONSET, PRODUCT, RUN_LENGTHS, UNION, answered, play, promise, ratios, table
-from benchmarks.drift.charts import CHARTS, TICK, WINDOW, Cases, oracle
+from benchmarks.drift.charts import CHARTS, TICK, WINDOW, Cases, cusum
 from benchmarks.drift.lengths import delay, first_of, first_passage, run_length, threshold_for, together
 from benchmarks.drift.worlds import SHIFTS, World
 
@@ -47,7 +47,7 @@ def test_the_oracle_knows_the_change(shift: str) -> None:
     stream = WORLD.stream(3000, 9, shift, 1500)
     ratio = WORLD.log_ratio(stream.x, shift)
     assert ratio[:1500].mean() < 0 < ratio[1500:].mean()
-    assert (oracle(ratio[:, None]) >= 0).all()
+    assert (cusum(ratio[:, None]) >= 0).all()
 
 
 def test_a_ramp_has_no_oracle_and_a_shift_is_one_of_five() -> None:
@@ -128,12 +128,32 @@ def test_the_product_watches_streams_that_somebody_else_made(tmp_path: Path) -> 
     assert row["alarms"] and 150 <= row["alarms"][0] < 250
 
 
-def test_what_is_no_stream_is_said_in_a_sentence(tmp_path: Path) -> None:
-    """An empty folder, and a file that lacks an array."""
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"ref_x": None}, "ref_x"),
+        ({"x": np.full((30, 12), np.nan)}, "NaN"),
+        ({"x": np.zeros((30, 5))}, "cases by features"),
+        ({"score": np.zeros(7)}, "one score a case"),
+        ({"run_length": 0}, "run_length is the cases to a false alarm, 10 or more, not 0"),
+    ],
+)
+def test_what_is_no_stream_is_said_in_a_sentence(tmp_path: Path, changed: dict[str, object], says: str) -> None:
+    """Whatever is wrong with the file, its name and the reason."""
+    arrays = {"ref_x": REFERENCE.x, "ref_score": REFERENCE.score, "x": REFERENCE.x[:30],
+              "score": REFERENCE.score[:30], "run_length": 1000} | changed  # fmt: skip
+    np.savez(tmp_path / "odd.npz", **{name: value for name, value in arrays.items() if value is not None})
+    with pytest.raises(HomeostatError, match=rf"odd.npz is no stream: .*{says}"):
+        next(answered(tmp_path, 0))
+
+
+def test_a_broken_file_and_an_empty_folder_are_said_in_a_sentence(tmp_path: Path) -> None:
+    """A copy that was cut off is no archive any more."""
     with pytest.raises(HomeostatError, match=r"holds no stream: \*.npz with ref_x"):
         next(answered(tmp_path, 0))
-    np.savez(tmp_path / "half.npz", x=REFERENCE.x)
-    with pytest.raises(HomeostatError, match=r"half.npz is no stream: .*ref_x"):
+    np.savez(tmp_path / "cut.npz", ref_x=REFERENCE.x)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:500])
+    with pytest.raises(HomeostatError, match=r"cut.npz is no stream"):
         next(answered(tmp_path, 0))
 
 
