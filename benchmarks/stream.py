@@ -79,7 +79,7 @@ def play_change(data: Path, change: Change, seed: int, scratch: Path) -> list[di
         spec = f"{change.backbone}:{data / 'models' / change.weights}"
     fit(scratch / "home", scratch / "base", where=(), backbone=spec, epochs=None, seed=seed, progress=_silent)
     init(scratch / "site", scratch / "base", scratch / "home", where=(), config=None, progress=_silent)
-    said = {name: _said(scratch / "base", cases) for name, cases in (("quiet", quiet), ("new", new))}
+    said = {name: observed(scratch / "base", cases) for name, cases in (("quiet", quiet), ("new", new))}
     return _shuffles(scratch, change, said, seed)
 
 
@@ -105,7 +105,8 @@ def write_folder(folder: Path, rows: Sequence[Row]) -> None:
             writer.writerow([name, row.case_id, row.patient_id, row.site or "", row.scanner or "", row.label or ""])
 
 
-def _said(base: Path, rows: Sequence[Row]) -> list[tuple[Any, Any]]:
+def observed(base: Path, rows: Sequence[Row]) -> list[tuple[Any, Any]]:
+    """(scores [c], embedding [d]) of each row by the base at this path."""
     from agent.cases.images import read_image
     from agent.observe import answers
     from strategies.predictor import Predictor

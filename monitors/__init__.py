@@ -4,13 +4,17 @@
 that the import needs; scipy and river load where they are used.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from monitors.alpha import decidable, power, spend
+from monitors.attribution import Attribution, attribute
 from monitors.bootstrap import paired, paired_all, patient_weights
+from monitors.embedding import EmbeddingMean
 from monitors.evidence import EDetector, family
 from monitors.far_out import FarOut
 from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips, WorstSubgroup
 from monitors.harm import PairedHarm, collapse, unharmed
-from monitors.kernel import KernelTwoSample
 from monitors.measures import (
     accuracy,
     auroc,
@@ -36,9 +40,14 @@ from monitors.protocols import (
     Signal,
     Verdict,
 )
+from monitors.quality import NAMES as QUALITY
+from monitors.quality import quality
 from monitors.volume import CaseVolume
 
-MONITORS = (KernelTwoSample, PredictionStream, CaseVolume, FarOut)
+SHARES: Mapping[type[Any], float] = {EmbeddingMean: 0.57, PredictionStream: 0.19, CaseVolume: 0.05, FarOut: 0.19}
+"""Of the one budget: most for the monitor that looks into most directions and would be slowed down most."""
+
+MONITORS: tuple[type[Any], ...] = tuple(SHARES)
 GATES = (Gain, Forgetting, Calibration, NegativeFlips, WorstSubgroup)
 MEASURES = (
     accuracy,
@@ -53,23 +62,28 @@ MEASURES = (
 )
 
 
-def default_monitors(ticks_per_false_alarm: float = 365.0, seed: int = 0, timed: bool = True) -> list[Monitor]:
-    """One of each monitor, set for an equal share of one budget: read them together by `family`.
+def default_monitors(ticks_per_false_alarm: float = 365.0, timed: bool = True) -> list[Monitor]:
+    """One of each monitor, set for its share of one budget: read them together by `family`.
 
     Where the feed has no times the case volume says nothing, and leaving it out gives its share to the others.
     """
-    chosen = [monitor for monitor in MONITORS if timed or monitor is not CaseVolume]
-    run_length = ticks_per_false_alarm * len(chosen)
-    return [monitor(run_length=run_length, seed=seed + i) for i, monitor in enumerate(chosen)]
+    chosen = {monitor: share for monitor, share in SHARES.items() if timed or monitor is not CaseVolume}
+    total = sum(chosen.values())
+    return [monitor(run_length=ticks_per_false_alarm * total / share) for monitor, share in chosen.items()]
 
 
 __all__ = [
     "MONITORS",
     "GATES",
     "MEASURES",
-    *(thing.__name__ for thing in (*MONITORS, *GATES, *MEASURES)),
+    *(monitor.__name__ for monitor in MONITORS),
+    *(thing.__name__ for thing in (*GATES, *MEASURES)),
     "default_monitors",
     "family",
+    "attribute",
+    "quality",
+    "QUALITY",
+    "Attribution",
     "EDetector",
     "PairedHarm",
     "collapse",

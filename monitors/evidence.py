@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.protocols import Signal
-
-NOTHING = -700.0
-"""The log of an e-detector that has seen nothing yet: finite, so that it can be written down."""
+from monitors.protocols import NOTHING, Signal
 
 FINEST = 1e-3
 """The smallest p-value that is told from others."""
@@ -69,24 +66,25 @@ class EDetector:
 def family(
     signals: Sequence[Signal], weights: Sequence[float] | None = None, ticks_per_false_alarm: float = 365.0
 ) -> Signal:
-    """The weighted mean of the monitors' e-detectors, which is the whole deployment's one false-alarm budget.
+    """The whole deployment's one false-alarm budget: the highest of the monitors' readings, each by its weight.
 
-    It reaches `ticks_per_false_alarm` = c after at least c ticks on average while nothing has changed: alarm when
-    log_e >= threshold = log c. (Theorem where a tick's p-values are independent of earlier ticks' as a vector; that
-    they are so one by one is BlockTest's theorem, the rest is simulated in tests/golden/run_lengths.py.) `weights`, one
-    per signal, equal shares by default, sum to 1 or less: what is not given out stands for monitors that are not heard.
-    The onset is that of the monitor with the largest share in the mean. Raises ValueError on other weights.
+    A monitor alone would reach c / weight after as many ticks on average; rates of false alarms add up at most, so all
+    of them together reach `ticks_per_false_alarm` = c after c ticks, or later, while nothing has changed: alarm when
+    log_e >= threshold = log c. Theorem for e-detectors, of which the weighted maximum stays below the weighted mean;
+    simulated for charts (tests/golden/run_lengths.py). `weights`, one per signal, sum to 1 or less: what is not given
+    out stands for monitors that are not heard. By default a monitor has the weight that its own `run_length` was set
+    for, c / run_length. The onset is the leading monitor's. Raises ValueError on other weights.
     """
-    share = np.full(len(signals), 1 / max(len(signals), 1)) if weights is None else np.asarray(weights, dtype=float)
+    given = [ticks_per_false_alarm * np.exp(-s.threshold) for s in signals] if weights is None else weights
+    share = np.asarray(given, dtype=float)
     if len(share) != len(signals) or np.any(share < 0) or share.sum() > 1 + 1e-9:
         raise ValueError("weights are one per signal, not negative, and sum to 1 at most")
     heard = [(float(np.log(w)) + s.log_e, s) for w, s in zip(share, signals, strict=True) if w > 0]
-    log_e = max(NOTHING, float(np.logaddexp.reduce([log for log, _ in heard]))) if heard else NOTHING
-    lead = max(heard, key=lambda pair: pair[0])[1] if heard else None
+    log_e, lead = max(heard, key=lambda pair: pair[0]) if heard else (NOTHING, None)
     return Signal(
         monitor="family",
-        log_e=log_e,
-        statistic=log_e,
+        log_e=max(NOTHING, log_e),
+        statistic=max(NOTHING, log_e),
         threshold=float(np.log(ticks_per_false_alarm)),
         n=max((s.n for s in signals), default=0),
         since=lead.since if lead else None,

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.blocks import BlockTest, finite
-from monitors.evidence import EDetector
+from monitors.chart import Chart, finite
 from monitors.protocols import Batch, Float, Int, Reference, Signal
 from monitors.state import check_version, joined, part
 from monitors.whitening import squared_distances
@@ -24,18 +23,18 @@ class FarOut:
 
     A case is far out where the logarithm of the mean distance to its five nearest cases of `reference.transform` is
     more than `reach` standard deviations above the calibration cases' mean. The default lets other hospitals' images of
-    the same kind pass (docs/false-alarms.md tells what it refuses). As a monitor it watches the same distance, ranked
-    per tick by the block test: sensitive to a spread or a subgroup that leaves the mean where it was.
+    the same kind pass (docs/false-alarms.md tells what it refuses). As a monitor it watches the same
+    distance by a chart (see Chart) over minus the logarithm of its rank among the calibration cases': it sees a spread
+    or a subgroup that leaves the mean where it was, and no single case can say more than the farthest of these.
 
     `statistic` is the share of far-out cases in the tick; `threshold` belongs to `log_e`.
     """
 
     name = "far-out"
 
-    def __init__(self, run_length: float = 365.0, reach: float = 4.5, seed: int = 0) -> None:
+    def __init__(self, run_length: float = 365.0, reach: float = 4.5) -> None:
         self.run_length = run_length
         self.reach = reach
-        self.seed = seed
 
     def fit(self, reference: Reference) -> None:
         """Raises ValueError with fewer than two transform cases, NaN, or two sensors."""
@@ -48,11 +47,11 @@ class FarOut:
         self.mean, self.scale = x.mean(axis=0), spread + 0.1 * float(np.median(spread)) + 1e-9
         self.known = self._place(x[:LEARNT])
         usual = self._see(ranked)
-        self.blocks = BlockTest(_mean_log_distance, self.seed)
-        self.blocks.fit(usual[:, None], ranked.unit, ranked.stratum)
         logs = np.log(usual + TINY)
+        self.usual = np.sort(usual)
+        self.chart = Chart()
+        self.chart.fit(_surprise(self._farther(usual) - 1, len(usual)), ranked.unit, ranked.stratum)
         self.limit = float(np.exp(logs.mean() + self.reach * logs.std()))
-        self.detector = EDetector()
 
     def distance(self, embedding: Float) -> Float:
         """[n, d] -> [n], mean distance to the five nearest reference cases, in standardised units."""
@@ -68,27 +67,29 @@ class FarOut:
 
     def update(self, batch: Batch) -> Signal:
         distance = self._see(batch)
-        compared = self.blocks.p_value(distance[:, None], batch.unit, batch.stratum) if len(batch) else None
-        if compared is not None:
-            self.detector.update(compared[0], int(batch.index[0]))
+        if len(batch):
+            self.chart.update(_surprise(self._farther(distance), len(self.usual) + 1), batch)
         far = int(np.sum(distance > self.limit))
         return Signal(
             monitor=self.name,
-            log_e=self.detector.log_e,
+            log_e=self.chart.log_run_length,
             statistic=far / len(batch) if len(batch) else 0.0,
             threshold=float(np.log(self.run_length)),
             n=len(batch),
-            since=self.detector.since,
-            evidence=self.blocks.guarantee() | {"far": far},
+            since=self.chart.since,
+            evidence=self.chart.guarantee() | {"far": far},
         )
 
     def state(self) -> dict[str, NDArray]:
-        return joined({}, blocks=self.blocks.state(), detector=self.detector.state())
+        return joined({}, chart=self.chart.state())
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
         check_version(state)
-        self.blocks.restore(part(state, "blocks"))
-        self.detector.restore(part(state, "detector"))
+        self.chart.restore(part(state, "chart"))
+
+    def _farther(self, distance: Float) -> Int:
+        """[n] -> [n]: how many calibration cases are as far or farther."""
+        return len(self.usual) - np.searchsorted(self.usual, distance)
 
     def _place(self, embedding: Float) -> Float:
         return ((embedding - self.mean) / self.scale).astype(np.float32)
@@ -99,6 +100,6 @@ class FarOut:
         return self.distance(finite(batch, batch.embedding, "embedding"))
 
 
-def _mean_log_distance(union: Float, members: Int) -> Float:
-    """[u, 1], [s, b] -> [s]."""
-    return np.log(union[:, 0] + TINY)[members].mean(axis=1)
+def _surprise(farther: Int, places: int) -> Float:
+    """[n], 0..places - 1 -> [n, 1]: minus the log of the rank; a calibration case is not ranked against itself."""
+    return -np.log((farther + 0.5) / places)[:, None]

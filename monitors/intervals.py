@@ -13,6 +13,7 @@ from monitors.measures import Measure, balanced_accuracy
 from monitors.protocols import Burden, Scores, Verdict
 
 POWER = 0.8
+NEVER = 2**31  # patients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,11 @@ class Change:
         return self.change - reach, self.change + reach
 
     def needed(self, margin: float, alpha: float) -> int:
-        """Patients with which a change of 0 would be shown to be above -margin, with power 0.8, at this spread."""
+        """Patients with which a change of 0 would be shown to be above -margin, with power 0.8, at this spread; NEVER
+        where there is no margin, or where so many looks were taken that no level is left of alpha."""
         z = quantile(1 - alpha) + quantile(POWER)
-        return math.ceil(self.n * (z * self.error / margin) ** 2) if margin > 0 else 2**31
+        needed = self.n * (z * self.error / margin) ** 2 if margin > 0 else math.inf
+        return math.ceil(min(needed, NEVER))
 
 
 def paired_change(measure: Measure, before: Scores, after: Scores, *, better: int, resamples: int, seed: int) -> Change:

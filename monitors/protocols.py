@@ -17,6 +17,9 @@ Float = NDArray[np.floating]
 Int = NDArray[np.integer]
 Made = TypeVar("Made")
 
+NOTHING = -700.0
+"""The log of an e-detector that has seen nothing yet: finite, so that it can be written down."""
+
 
 class Shift(StrEnum):
     """Kinds of dataset shift in medical imaging, in the causal terms of Castro, Walker and Glocker (2020)."""

@@ -30,9 +30,8 @@ class CaseVolume:
 
     name = "volume"
 
-    def __init__(self, run_length: float = 365.0, seed: int = 0) -> None:
+    def __init__(self, run_length: float = 365.0) -> None:
         self.run_length = run_length
-        self.seed = seed
 
     def fit(self, reference: Reference) -> None:
         """Begins with no past days; nothing of the reference is read."""
@@ -76,7 +75,7 @@ class CaseVolume:
         self.detector.restore(part(state, "detector"))
 
     def _take(self, count: int, weekend: bool, first: int) -> None:
-        rng = np.random.default_rng((self.seed, self.tick))
+        rng = np.random.default_rng(self.tick)
         self.counts = np.append(self.counts, float(count))
         self.weekend = np.append(self.weekend, weekend)
         roots = np.sqrt(self.counts[self.weekend == weekend])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from agent.answer import Answer, table
-from agent.commands.later import LATER, later
 from agent.errors import HomeostatError
 
 
@@ -46,6 +45,9 @@ BENCHMARKS = {
         module="benchmarks.drift",
         shows="how soon each detector speaks after a change, all tuned to be equally seldom wrong",
     ),
+    "attribution": Benchmark(
+        module="benchmarks.attribution", shows="what a change is called, over changes of which the kind is known"
+    ),
     "soak": Benchmark(module="benchmarks.soak", shows="the daemon's memory while it works off ten thousand cases"),
 }
 
@@ -58,8 +60,6 @@ def bench(args: argparse.Namespace) -> Answer:
     if args.name is None:
         raise HomeostatError("which benchmark: 'homeostat bench --list' names them")
     if args.name not in BENCHMARKS:
-        if f"bench {args.name}" in LATER:
-            raise later(f"bench {args.name}")
         raise HomeostatError(f"there is no benchmark '{args.name}': 'homeostat bench --list' names them")
     benchmark = BENCHMARKS[args.name]
     data, given = _folder(args.data, "--data"), _folder(args.input, "--input")

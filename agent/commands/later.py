@@ -8,7 +8,6 @@ from typing import NoReturn
 from agent.errors import HomeostatError
 
 LATER = {
-    "check": "comparing two folders without a workspace",
     "anchors": "the ledger of looks and alpha",
     "plan": "asking the plan what it would do",
     "diff": "comparing two versions",
@@ -20,7 +19,6 @@ LATER = {
     "--task detection": "detection",
     "--pretrain mae": "self-supervised pre-training",
     "--external": "deploying a black box of which only outputs arrive",
-    "bench attribution": "the benchmark of telling shifts apart",
 }
 
 

@@ -54,6 +54,13 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("--home", metavar="COLUMN=VALUE", help="the cases that the model was made for"),
             arg("--new", metavar="COLUMN=VALUE", help="the cases that come after the change"),
         ), '{"workspace", "story": [{"step", "says"}], "page", "seconds"}'),
+        Command("check", "has a data folder drifted from another: no workspace, no model needed", "compare:check", (
+            arg("new", metavar="NEW", help="the data folder in question"),
+            arg("--against", required=True, metavar="REF", help="the data folder that it should be like"),
+            arg("--model", metavar="BASE", help="see with this base model; without one, by image quality"), WHERE,
+            arg("--against-where", action="append", default=[], metavar="COLUMN=VALUE", help="take part of REF"),
+            arg("--out", metavar="FILE.html", help="write the page, with the most unusual images"), SEED,
+        ), '{"drift", "shift", "driver", "n", "evidence"}'),
     ),
     "Deploy": (
         Command("fit", "train a base model on a labelled data folder", "deploy:fit", (
@@ -158,7 +165,6 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         ), '{"shell", "script"}'),
     ),
     "Brought by later parts": (
-        later("check", "has a data folder drifted from another"),
         later("anchors", "looks taken and alpha left, per anchor set"),
         later("plan", "what the plan would do"),
         later("diff", "what differs between two versions"),

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from datetime import date, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from agent.drift import episodes
+from agent.drift import episodes, naming
 from agent.drift.domains import ALL, KNOWN, NEW, common_since, known, stream_of
 from agent.drift.reference import batch_of, epoch_of, observed_rows, read_reference
 from agent.drift.ticks import LIVE, Tick, closed_ticks, day_of
 from agent.store import Connection, insert, journal
-from agent.trust import set_trust
+from agent.trust import TRUSTS, set_trust, trust_now
 from agent.versions import pointer, registry
 from agent.workspace import Workspace
 
 if TYPE_CHECKING:
-    from monitors.protocols import Batch, Monitor, Signal
+    from monitors.protocols import Batch, Monitor, Reference, Signal
 
 
 SILENT = -600.0  # the log evidence of a chart that has read nothing lies below
-AGAIN = 100  # apart from the seeds of the first stream's monitors
 ROUNDING = 1e-9  # a chart that fires alone brings exactly the threshold, up to the last bit
 
 
@@ -38,6 +38,7 @@ class Detector:
         self._fitted: tuple[str, int, int, bool] | None = None  # version, epoch, closed alarms, whether times are known
         self._monitors: list[tuple[str, Monitor]] = []  # with the stream that each reads
         self._saved: dict[tuple[str, str], bytes] = {}
+        self._reference: tuple[Reference, int, str] | None = None
 
     def step(self, now: datetime) -> int:
         """Decides on every tick that is closed by `now`; returns how many. Each tick is one transaction."""
@@ -83,8 +84,8 @@ class Detector:
         budget = self.workspace.config.monitors.false_alarms.ticks
         with self.workspace.store.read() as connection:
             free = [(at, s) for at, s in heard if episodes.heard(connection, at, s.monitor, s.statistic)]
-        shares = [share_of_each([stream for stream, _ in self._monitors], heard)] * len(free)
-        rule = family([s for _, s in free], shares, budget) if free else None
+        arrived = any(stream == NEW for stream, _ in heard)
+        rule = family([s for _, s in free], weights(free, arrived, budget), budget) if free else None
         try:
             with self.workspace.store.transaction() as connection:
                 self._commit(connection, tick, heard, rule, free, now)
@@ -116,6 +117,7 @@ class Detector:
         self._save(connection)
         if rule is not None and rule.log_e >= rule.threshold - ROUNDING:
             self._alarm(connection, free, rule, at_case, now)
+        self._name_again(connection, now)
 
     def _read(self, monitor: Monitor, batch: Batch) -> Signal | None:
         """A monitor that raises is told of and passed over; the others go on.
@@ -154,10 +156,14 @@ class Detector:
         self, connection: Connection, signals: list[tuple[str, Signal]], rule: Signal, at_case: int, now: datetime
     ) -> None:
         stream, driver = max(signals, key=lambda pair: pair[1].log_e)
-        shift = episodes.shift_of(driver.monitor, driver.statistic)
+        shift, said = episodes.shift_of(driver.monitor, driver.statistic), dict[str, Any]()
+        if shift == naming.UNDETERMINED:
+            answer = naming.name(connection, *self._compared(), stream, driver.since or max(1, at_case - driver.n + 1))
+            if answer is not None:
+                shift, said = naming.shift_of(answer), naming.said(answer)
         log_e = {_label(at, signal.monitor): round(signal.log_e, 3) for at, signal in signals}
         since = common_since(connection, driver.since or at_case, stream)
-        evidence = {**driver.evidence, "log_e": log_e, "stream": stream, "domains": sorted(since)}
+        evidence = {**driver.evidence, "log_e": log_e, "stream": stream, "domains": sorted(since), **said}
         episodes.open_alarm(
             connection,
             monitor=driver.monitor,
@@ -171,10 +177,19 @@ class Detector:
             evidence=evidence,
             at=now,
         )
+        self._answer(connection, driver.monitor, shift, now)
+
+    def _name_again(self, connection: Connection, now: datetime) -> None:
+        """More cases may tell what kind of shift an open alarm is about."""
+        for shift in naming.name_again(connection, *self._compared(), now):
+            self._answer(connection, "naming", shift, now)
+
+    def _answer(self, connection: Connection, monitor: str, shift: str | None, now: datetime) -> None:
+        """Trust is lowered as the plan says; it is not raised again before the alarm ends."""
         if shift is not None:
             trust = self.workspace.config.plan.responses[shift].trust  # type: ignore[index]
-            if trust != "normal":
-                reason = f"an alarm of the monitor '{driver.monitor}' (shift: {shift})"
+            if TRUSTS.index(trust) > TRUSTS.index(trust_now(connection)):
+                reason = f"an alarm of the monitor '{monitor}' (shift: {shift})"
                 set_trust(connection, trust, by="homeostat", reason=reason, at=now)
 
     def _fit(self, connection: Connection) -> None:
@@ -186,8 +201,9 @@ class Detector:
         if self._fitted == (live, epoch, ended, timed):
             return
         reference = read_reference(connection, epoch, said_by)
+        self._reference = (reference, epoch, said_by)
         config = self.workspace.config
-        self._monitors = _one_budget(config.monitors.false_alarms.ticks, config.plan.seed, timed)
+        self._monitors = _one_budget(config.monitors.false_alarms.ticks, timed)
         for _, monitor in self._monitors:
             monitor.fit(reference)
         stored: dict[str, dict[str, Any]] = {}
@@ -197,8 +213,16 @@ class Detector:
             self._saved[row["monitor"], row["key"]] = _digest(row["value"])
         for stream, monitor in self._monitors:
             if (label := _label(stream, monitor.name)) in stored:
-                monitor.restore(stored[label])
+                try:
+                    monitor.restore(stored[label])
+                except KeyError:  # of another kind of chart, left by an older program: begun anew
+                    monitor.fit(reference)
         self._fitted = (live, epoch, ended, timed)
+
+    def _compared(self) -> tuple[Reference, int, str]:
+        """The reference of the live version, its epoch, and the version that it belongs to."""
+        assert self._reference is not None
+        return self._reference
 
     def _save(self, connection: Connection) -> None:
         """Writes the arrays that changed since the last tick."""
@@ -216,27 +240,24 @@ class Detector:
                     self._saved[label, key] = digest
 
 
-def share_of_each(streams: Sequence[str], heard: Sequence[tuple[str, Signal]]) -> float:
-    """Each monitor's share of the one budget: those of new domains take theirs from the first new case on.
+def weights(signals: Sequence[tuple[str, Signal]], arrived: bool, ticks: float) -> list[float]:
+    """Each monitor's share of the one budget. Those of new domains take half of it from the first new case on
+    (`arrived`); until then the others have the whole.
 
     That a new domain has come is known before its evidence is weighed, and what the others have then shrinks: the
     family stays below an e-detector, so nothing is promised less (tests/agent/test_streams.py simulates it).
     """
-    arrived = any(stream == NEW for stream, _ in heard)
-    return 1 / sum(arrived or stream != NEW for stream in streams)
+    return [(1 if arrived else 2) * ticks / math.exp(signal.threshold) for _, signal in signals]
 
 
-def _one_budget(ticks: float, seed: int, timed: bool) -> list[tuple[str, Monitor]]:
-    """The monitors of each stream. Those of cases are there twice, and the case volume reads every case."""
-    from monitors import MONITORS, CaseVolume, default_monitors
+def _one_budget(ticks: float, timed: bool) -> list[tuple[str, Monitor]]:
+    """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice, and the case
+    volume reads every case."""
+    from monitors import CaseVolume, default_monitors
 
-    first, again = len(MONITORS) - (not timed), len(MONITORS) - 1
-    total = ticks * (first + again)
-    streams = [
-        (ALL if isinstance(monitor, CaseVolume) else KNOWN, monitor)
-        for monitor in default_monitors(total / first, seed, timed)
-    ]
-    return streams + [(NEW, monitor) for monitor in default_monitors(total / again, seed + AGAIN, timed=False)]
+    known = default_monitors(2 * ticks, timed)
+    streams = [(ALL if isinstance(monitor, CaseVolume) else KNOWN, monitor) for monitor in known]
+    return streams + [(NEW, monitor) for monitor in default_monitors(2 * ticks, timed=False)]
 
 
 def _label(stream: str, monitor: str) -> str:

@@ -94,6 +94,21 @@ def read_reference(connection: Connection, epoch: int, version: str) -> Referenc
     return Reference(**parts)
 
 
+def read_classes(connection: Connection, epoch: int, version: str, classes: Sequence[str]) -> Any:
+    """[n] the class index of each calibration case of `read_reference`, in its order; -1 where there is no label."""
+    import numpy as np
+
+    rows = connection.execute(
+        """SELECT o.case_id, l.value FROM observations o JOIN cases c ON c.case_id = o.case_id
+           JOIN reference_members m ON m.case_id = o.case_id AND m.epoch = :epoch AND m.part = 'calibrate'
+           LEFT JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
+           WHERE o.version = :version GROUP BY o.case_id ORDER BY c.acquired_at, c.seq""",
+        {"epoch": epoch, "version": version},
+    ).fetchall()
+    places = {name: place for place, name in enumerate(classes)}
+    return np.array([places.get(row["value"], -1) for row in rows], np.int64)
+
+
 def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan")) -> Batch:
     """The monitors' record of observed rows (columns of ROWS); reference rows get the numbers 1..n."""
     import numpy as np
@@ -113,7 +128,20 @@ def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan"))
         version=rows[0]["version"] if rows else "",
         sensor=rows[0]["sensor"] if rows else "",
         tick_time=tick_time,
+        facts=_facts(rows),
     )
+
+
+def _facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Who the patients are, for the naming of a shift; an unknown age is NaN and an unknown sex empty."""
+    import numpy as np
+
+    facts = [json.loads(row["facts"]) for row in rows]
+    ages = [fact.get("age") for fact in facts]
+    return {
+        "age": np.array([float("nan") if age in (None, "") else float(age) for age in ages], np.float64),
+        "sex": np.array([str(fact.get("sex") or "") for fact in facts], np.str_),
+    }
 
 
 def _seconds(acquired_at: str | None) -> float:

@@ -13,16 +13,19 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.errors import HomeostatError
 from benchmarks.drift.charts import CHARTS, TICK, Cases, Watch, cusum
 from benchmarks.drift.lengths import Chart, delay, first_of, run_length, threshold_for, together
 from benchmarks.drift.worlds import SHIFTS, Stream, World
+from monitors import attribute
 
 RUN_LENGTHS = (1000, 5000)  # cases to a false alarm
 REFERENCE, ONSET, HORIZON = 1000, 300, 1500
 QUIET, CHANGED = 6, 4  # streams of each reference without a change and with each of them
 LENGTH = 6000  # of a stream without a change
+SETTLED = 500  # latest cases since the onset that a change is named by
 WORLDS, SHORT = 10, 2
 UNION, PRODUCT = "union", "product"
 UNIONS: Mapping[str, Sequence[str]] = {
@@ -39,7 +42,7 @@ def bench(
 ) -> dict[str, Any]:
     """{"name", "rows", "ratios"}; the short form plays two worlds. Raises HomeostatError where `input` has none."""
     if input is not None:
-        return {"name": "drift", "rows": list(answered(input, seed)), "ratios": {}}
+        return {"name": "drift", "rows": list(answered(input)), "ratios": {}}
     charts = play(range(seed, seed + (WORLDS if full else SHORT)), progress or _tell)
     rows = [row for wanted in RUN_LENGTHS for row in table(charts, wanted)]
     return {"name": "drift", "rows": rows, "ratios": {**ratios(rows), **promise(charts)}}
@@ -117,38 +120,52 @@ def promise(charts: Charts, ticks: float = 365.0) -> dict[str, float]:
     return {"promise.mean": mean / (ticks * TICK), "promise.share_over_0.7": float(np.mean(np.array(kept) >= 0.7))}
 
 
-def answered(folder: Path, seed: int) -> Iterator[dict[str, Any]]:
-    """Rows {"file", "method", "alarms", "shift"} of the streams *.npz of a folder, the monitors restarted after each
-    alarm. Raises HomeostatError without any, and where one is none: broken, an array missing or of another shape, NaN,
-    no run length."""
+def answered(folder: Path) -> Iterator[dict[str, Any]]:
+    """Rows {"file", "method", "alarms", "shift"} of the streams *.npz of a folder: the monitors restarted after each
+    alarm, and what the latest cases since the first alarm's onset are called, None without one.
+
+    Raises HomeostatError without any stream, and where one is none: broken, an array missing or of another shape, NaN,
+    no run length.
+    """
     files = sorted(folder.glob("*.npz"))
     if not files:
         raise HomeostatError(f"{folder} holds no stream: *.npz with ref_x, ref_score, x, score and run_length")
     for file in files:
         try:
-            alarms = _alarms(file, seed)
+            with np.load(file, allow_pickle=False) as arrays:
+                alarms, shift = _read(dict(arrays))
         except (KeyError, ValueError, OSError, BadZipFile) as error:
             raise HomeostatError(f"{file.name} is no stream: {error}") from error
-        yield {"file": file.name, "method": "homeostat", "alarms": alarms, "shift": None}
+        yield {"file": file.name, "method": "homeostat", "alarms": alarms, "shift": shift}
 
 
-def _alarms(file: Path, seed: int) -> list[int]:
-    with np.load(file, allow_pickle=False) as arrays:
-        known, score = arrays["ref_x"], arrays["ref_score"]
-        x, said, cases = arrays["x"], arrays["score"], float(arrays["run_length"])
+def _read(arrays: Mapping[str, NDArray]) -> tuple[list[int], str | None]:
+    known, score = arrays["ref_x"], arrays["ref_score"]
+    x, said, cases = arrays["x"], arrays["score"], float(arrays["run_length"])
     if not (
         known.ndim == x.ndim == 2 and known.shape[1] == x.shape[1] and (len(known), len(x)) == (len(score), len(said))
     ):
         raise ValueError("ref_x and x are cases by features, as many in both, with one score a case")
     if not cases >= TICK:
         raise ValueError(f"run_length is the cases to a false alarm, {TICK} or more, not {cases:g}")
-    watch, alarms = Watch(known, score, cases / TICK, seed), list[int]()
+    watch, alarms, onset = Watch(known, score, cases / TICK), list[int](), len(x)
     for start in range(0, len(x), TICK):
         rule = watch.read(x[start : start + TICK], said[start : start + TICK])
         if rule.log_e >= rule.threshold:
+            if not alarms:
+                onset = (rule.since or start + 1) - 1
             alarms.append(min(start + TICK, len(x)) - 1)
-            watch = Watch(known, score, cases / TICK, seed + len(alarms))
-    return alarms
+            watch = Watch(known, score, cases / TICK)
+    if not alarms:
+        return alarms, None
+    latest = slice(max(onset, len(x) - SETTLED), None)
+    labels = arrays.get("ref_label")
+    answer = attribute(
+        watch.reference,
+        Watch.batch(x[latest], said[latest], len(known) + 1),
+        None if labels is None else labels[len(known) - len(watch.reference.calibrate) :].astype(int),
+    )
+    return alarms, answer.shift.value
 
 
 def _delays(charts: Sequence[Chart], threshold: float, shift: str) -> dict[str, float]:

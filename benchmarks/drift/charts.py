@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 Float = NDArray[np.floating]
 NEIGHBOUR = 5
 WINDOW, EVERY = 100, 10  # of the statistics over windows: cases, and cases between two looks
-TICK = 10  # cases that the product's monitors read at a time
+TICK = 1  # cases that the product's monitors read at a time: all others decide after each case, too
+LEARNT = 0.2  # share of a reference that its transforms are learnt on
 SHOWN = 256  # reference cases of the windowed kernel statistic
 
 
@@ -129,7 +130,7 @@ def product(cases: Cases) -> Chart:
     """The product's family of monitors: TICK cases a decision, each case a patient's."""
     found = np.full((cases.n, cases.streams), -np.inf)
     for stream in range(cases.streams):
-        watch = Watch(cases.reference.x, cases.reference.score, seed=cases.seed + stream)
+        watch = Watch(cases.reference.x, cases.reference.score)
         for start in range(0, cases.n - TICK + 1, TICK):
             some = slice(start, start + TICK)
             found[start + TICK - 1, stream] = watch.read(cases.x[some, stream], cases.score[some, stream]).log_e
@@ -137,34 +138,37 @@ def product(cases: Cases) -> Chart:
 
 
 class Watch:
-    """The product's monitors on one reference, half to learn the transforms on and half to rank among.
+    """The product's monitors on one reference, a part to learn the transforms on and the rest to compare with.
 
     Read as one family they promise `ticks` decisions to a false alarm.
     """
 
-    def __init__(self, x: Float, score: Float, ticks: float = 365.0, seed: int = 0) -> None:
+    def __init__(self, x: Float, score: Float, ticks: float = 365.0) -> None:
         from monitors import Reference, default_monitors
 
-        self.ticks, self.seen, half = ticks, 0, len(x) // 2
-        self.monitors = default_monitors(ticks, seed=seed, timed=False)
-        reference = Reference(
-            transform=self._batch(x[:half], score[:half]), calibrate=self._batch(x[half:], score[half:])
+        self.ticks, self.seen, learnt = ticks, 0, int(LEARNT * len(x))
+        self.monitors = default_monitors(ticks, timed=False)
+        self.reference = Reference(
+            transform=self.batch(x[:learnt], score[:learnt], 1),
+            calibrate=self.batch(x[learnt:], score[learnt:], learnt + 1),
         )
         for monitor in self.monitors:
-            monitor.fit(reference)
+            monitor.fit(self.reference)
 
     def read(self, x: Float, score: Float) -> Signal:
         """What the family says after one more tick of cases, x [n, d] and score [n]."""
         from monitors import family
 
-        batch = self._batch(x, score)
+        batch = self.batch(x, score, self.seen + 1)
         self.seen += len(x)
         return family([monitor.update(batch) for monitor in self.monitors], None, self.ticks)
 
-    def _batch(self, x: Float, score: Float) -> Batch:
+    @staticmethod
+    def batch(x: Float, score: Float, start: int) -> Batch:
+        """Cases x [n, d] with the model's score [n] of class 1, numbered from `start`, each its own patient's."""
         from monitors import Batch
 
-        number = self.seen + 1 + np.arange(len(x))
+        number = start + np.arange(len(x))
         return Batch(
             index=number,
             unit=np.array([f"patient {i}" for i in number]),

@@ -116,7 +116,6 @@ def test_bench_lists_its_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["bench"], "--list"),
         (["bench", "speed"], "no benchmark 'speed'"),
-        (["bench", "attribution"], "not in this release"),
         (["bench", "gates", "--input", "/nowhere"], "--input /nowhere is no folder"),
         (["bench", "gates", "--figure", "gates.svg"], "the benchmark 'gates' has no picture"),
         (["bench", "loop", "--data", "/nowhere"], "--data /nowhere is no folder"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agent.drift.detect import SILENT, share_of_each
+from agent.drift.detect import SILENT, weights
 from agent.drift.domains import KNOWN, NEW
 from monitors import EDetector, Signal, family
 
@@ -14,7 +14,8 @@ PROMISED = 40  # ticks
 
 
 def signal(detector: EDetector) -> Signal:
-    return Signal(monitor="one", log_e=detector.log_e, statistic=0.0, threshold=0.0, n=10, since=None, evidence={})
+    """Of one of six monitors, each with a sixth of the budget."""
+    return Signal(monitor="one", log_e=detector.log_e, statistic=0.0, threshold=float(np.log(6 * PROMISED)), n=10)
 
 
 def run_length(rng: np.random.Generator, arrival: int) -> int:
@@ -25,7 +26,8 @@ def run_length(rng: np.random.Generator, arrival: int) -> int:
             if stream == KNOWN or tick >= arrival:
                 chart.update(1.0 - rng.random(), tick)
         heard = [(s, one) for s, c in charts if (one := signal(c)).log_e > SILENT or s == KNOWN]
-        rule = family([one for _, one in heard], [share_of_each(STREAMS, heard)] * len(heard), PROMISED)
+        arrived = any(stream == NEW for stream, _ in heard)
+        rule = family([one for _, one in heard], weights(heard, arrived, PROMISED), PROMISED)
         if rule.log_e >= rule.threshold:
             return tick
     return 100 * PROMISED
@@ -41,5 +43,6 @@ def test_the_budget_holds_whenever_new_domains_come(arrival):
 
 def test_nothing_is_given_to_a_stream_that_brings_no_case():
     """A site without new scanners loses no speed of detection by them."""
-    assert share_of_each(STREAMS, [(KNOWN, signal(EDetector()))] * 3) == pytest.approx(1 / 3)
-    assert share_of_each(STREAMS, [(KNOWN, signal(EDetector())), (NEW, signal(EDetector()))]) == pytest.approx(1 / 6)
+    known = [(KNOWN, signal(EDetector()))] * 3
+    assert weights(known, arrived=False, ticks=PROMISED) == pytest.approx([1 / 3] * 3)
+    assert weights(known, arrived=True, ticks=PROMISED) == pytest.approx([1 / 6] * 3)

@@ -20,7 +20,7 @@ EVERY = pytest.mark.parametrize("kind", MONITORS, ids=lambda kind: kind.__name__
 
 
 def fitted(kind: type, n: int = 100) -> Monitor:
-    monitor = kind(seed=3)
+    monitor = kind()
     monitor.fit(reference(np.random.default_rng(0), n))
     return monitor
 
@@ -118,7 +118,7 @@ def test_an_empty_tick_is_legal(kind: type) -> None:
 @EVERY
 def test_a_reference_of_twenty_cases_is_watched_with(kind: type) -> None:
     """Small is slow, not broken."""
-    monitor = kind(seed=0)
+    monitor = kind()
     monitor.fit(reference(np.random.default_rng(0), 20, transform=20))
 
     assert all(np.isfinite(monitor.update(t).log_e) for t in ticks(5))

@@ -18,9 +18,9 @@ QUIET_EVENTS = ["cases_taken_in", *["cases_observed"] * (QUIET // 10)]
 CHANGED_EVENTS = [
     "cases_taken_in",
     "cases_taken_in",
-    *["cases_observed", "cases_observed", "alarm_opened", "trust_changed"],
+    *["cases_observed", "alarm_opened", "trust_changed"],
     *["cases_observed", "alarm_opened"],
-    *["cases_observed"] * (CHANGED // 10 - 3),
+    *["cases_observed"] * (CHANGED // 10 - 2),
 ]
 JUDGED_EVENTS = ["labels_imported", "update_decided", "job_started", "version_started", "job_done", "anchors_opened",
                  "job_started", "job_done", "version_trained", "reference_opened", "version_judged"]  # fmt: skip

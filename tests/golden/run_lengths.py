@@ -27,7 +27,7 @@ def run_length(
     rng: np.random.Generator, n: int, promised: float, daily: bool, several: bool, seed: int
 ) -> tuple[int, bool]:
     """(ticks watched, whether the family alarmed) on one reference and one stream without a change."""
-    monitors = default_monitors(promised, seed=seed, timed=daily)
+    monitors = default_monitors(promised, timed=daily)
     fixed = reference(rng, n)
     for monitor in monitors:
         monitor.fit(fixed)

@@ -11,8 +11,8 @@ from monitors import EDetector, Signal, family
 from monitors.evidence import FINEST, NOTHING
 
 
-def signal(name: str, log_e: float, since: int | None = None) -> Signal:
-    return Signal(monitor=name, log_e=log_e, statistic=0.0, threshold=0.0, n=10, since=since)
+def signal(name: str, log_e: float, since: int | None = None, threshold: float = 0.0) -> Signal:
+    return Signal(monitor=name, log_e=log_e, statistic=0.0, threshold=threshold, n=10, since=since)
 
 
 @pytest.mark.parametrize("kappa", [0.1, 0.25, 0.5, 0.8])
@@ -55,11 +55,12 @@ def test_the_onset_is_where_the_evidence_began() -> None:
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=6))
-def test_the_family_is_the_mean_of_the_readings(logs: list[float]) -> None:
-    """Equal weights give the log of the arithmetic mean of the e-values, for any readings."""
-    rule = family([signal(f"m{i}", log) for i, log in enumerate(logs)])
+def test_the_family_is_the_highest_of_the_readings(logs: list[float]) -> None:
+    """Monitors set for equal shares: the highest reading, and each would have to wait as many times longer alone."""
+    alone = float(np.log(365.0 * len(logs)))
+    rule = family([signal(f"m{i}", log, threshold=alone) for i, log in enumerate(logs)])
 
-    assert rule.log_e == pytest.approx(np.log(np.mean(np.exp(logs))), abs=1e-6)
+    assert rule.log_e == pytest.approx(max(logs) - np.log(len(logs)), abs=1e-6)
 
 
 def test_the_family_names_its_threshold_and_who_leads() -> None:

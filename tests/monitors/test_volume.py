@@ -13,15 +13,15 @@ def day_of(day: int, cases: int, start: int = 1) -> Batch:
     return batch(np.zeros((cases, DIMENSION)), np.full((cases, 3), 1 / 3), start, tick_time=MONDAY + day * 86_400.0)
 
 
-def watching(seed: int = 0) -> CaseVolume:
-    monitor = CaseVolume(seed=seed)
-    monitor.fit(reference(np.random.default_rng(seed), 20))
+def watching() -> CaseVolume:
+    monitor = CaseVolume()
+    monitor.fit(reference(np.random.default_rng(0), 20))
     return monitor
 
 
 def fed(days: int, seed: int = 0) -> tuple[CaseVolume, list[float]]:
     """A feed of some 20 cases on weekdays and 5 at weekends, and the evidence after each day."""
-    rng, monitor, logs = np.random.default_rng(seed), watching(seed), []
+    rng, monitor, logs = np.random.default_rng(seed), watching(), []
     for day in range(days):
         logs.append(monitor.update(day_of(day, int(rng.poisson(20 if day % 7 < 5 else 5)))).log_e)
     return monitor, logs

@@ -1,0 +1,101 @@
+"""Which kind of shift an open alarm is about: asked when it opens, and again while more cases come."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from agent.drift.domains import NEW, known, stream_of
+from agent.drift.episodes import FAR_OUT, OF_SHIFT, kind_of
+from agent.drift.reference import ROWS, batch_of, read_classes
+from agent.store import Connection, journal
+from agent.workspace import get_setting
+
+if TYPE_CHECKING:
+    from monitors import Attribution, Reference
+
+UNDETERMINED, PREVALENCE = "undetermined", "prevalence"
+OPEN_QUESTIONS = (UNDETERMINED, PREVALENCE)  # with few cases all that is seen of a new scanner may be another mix
+SETTLED = 500  # patients on which an answer is final
+
+
+def name(
+    connection: Connection, reference: Reference, epoch: int, version: str, stream: str, since: int
+) -> Attribution | None:
+    """What the answered cases of a stream since observation `since` say; None where there is none.
+
+    They are the latest SETTLED ones: a change that has grown is judged by what it has grown to.
+    """
+    from monitors import attribute
+
+    rows = _rows(connection, version, stream, since)
+    if not rows:
+        return None
+    labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
+    return attribute(reference, batch_of(rows), labels, new_domain=stream == NEW)
+
+
+def name_again(connection: Connection, reference: Reference, epoch: int, version: str, at: datetime) -> list[str]:
+    """Asks again of open alarms whose question is open, and keeps what has changed; returns the new answers."""
+    found = []
+    for alarm in connection.execute("SELECT * FROM alarms WHERE state != 'closed'").fetchall():
+        if alarm["shift"] not in OPEN_QUESTIONS or kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT:
+            continue
+        evidence = json.loads(alarm["evidence"])
+        since = alarm["since_case"] or alarm["opened_at_case"]
+        if evidence.get("patients", 0) >= SETTLED or not _grown(connection, since, evidence.get("patients", 0)):
+            continue
+        answer = name(connection, reference, epoch, version, alarm["stream"], since)
+        if answer is None:
+            continue
+        shift = shift_of(answer)
+        connection.execute(
+            "UPDATE alarms SET shift = :shift, evidence = :evidence WHERE id = :id",
+            {"shift": shift, "evidence": journal.canonical({**evidence, **said(answer)}), "id": alarm["id"]},
+        )
+        if shift != alarm["shift"]:
+            body = {"alarm": alarm["id"], "shift": shift, "was": alarm["shift"], "says": answer.says}
+            journal.append(connection, "alarm_named", at=at, by="homeostat", body=body)
+            found.append(shift)
+    return found
+
+
+def shift_of(answer: Attribution) -> str:
+    """Whether single cases are far out is for that monitor: an episode of a shift is never one of far-out cases."""
+    return UNDETERMINED if answer.shift == FAR_OUT else str(answer.shift)
+
+
+def said(answer: Attribution) -> dict[str, Any]:
+    """What goes into the alarm's evidence."""
+    numbers = {
+        "patients": answer.n,
+        "driver": answer.driver,
+        "p_before": answer.p_before,
+        "p_after": answer.p_after,
+        "prevalence": [round(share, 4) for share in answer.prevalence],
+        "prevalence_before": [round(share, 4) for share in answer.was],
+        "part": answer.part,
+        "confidence": [None if math.isnan(c) else round(c, 4) for c in answer.confidence],
+    }
+    return {**numbers, "says": answer.says}
+
+
+def _grown(connection: Connection, since: int, asked_of: int) -> bool:
+    """Whether there are half as many cases again as the last answer rests on."""
+    row = connection.execute(
+        "SELECT count(*) AS n FROM observations WHERE role = 'live' AND number >= ?", (since,)
+    ).fetchone()
+    return bool(row["n"] >= 1.5 * asked_of)
+
+
+def _rows(connection: Connection, version: str, stream: str, since: int) -> list[Mapping[str, Any]]:
+    is_known = known(connection)
+    rows = connection.execute(
+        ROWS + "WHERE o.role = 'live' AND o.version = :version AND o.number >= :since AND o.tick IS NOT NULL "
+        "ORDER BY o.number DESC LIMIT :most",
+        {"version": version, "since": since, "most": 4 * SETTLED},
+    ).fetchall()
+    return [row for row in reversed(rows) if stream_of(row["domain"], is_known) == stream][-SETTLED:]

@@ -1,0 +1,241 @@
+"""What kind of change is it? Asked once an alarm has said that there is one.
+
+In the causal terms of Castro, Walker and Glocker (2020), by the argument of Roschewitz and others (2025,
+arXiv:2411.07940): estimate the prevalence of the new cases, weigh the reference to it, and test again. What is then no
+longer different was a change of prevalence; what still is, was a change of images or of patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monitors.chart import first_of_each
+from monitors.embedding import COMPONENTS, PATIENTS_PER_COMPONENT
+from monitors.far_out import FarOut
+from monitors.protocols import Batch, Float, Int, Reference, Shift
+from monitors.whitening import Whitener
+
+ALPHA = 0.01  # of each test
+CLEAR = 0.05  # p-value above which the weighed reference is taken for equal
+MOSTLY = 0.5  # share of far-out cases from which on nothing else is asked
+FEWEST = 8  # new patients below which nothing is named
+ENOUGH = 100  # new patients for a change of prevalence only: with few, all else is unseen; twice as many for a part
+PART = 0.6  # share of changed cases below which they are another group of patients, and not another way of imaging
+MOVED = 0.25  # change of the mean, in standard deviations, below which the spread has changed and not the place
+USUAL = 0.95  # share of the known cases that say where they usually are
+ROUNDS = 200  # of expectation maximisation
+LEAST = 1e-3  # prevalence of a class in the reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """The kind of change, its driver (`embedding`, `far-out`, `prediction`, or a fact's name), and what it rests on.
+
+    p_before, p_after: of the test that cases look like the reference, as it is and weighed to the new prevalence;
+    p_answers: that the model answers as before; facts: {fact: p that it is distributed as before}.
+    prevalence [c]: of the new cases, estimated; n: new patients. part: share of the cases that changed, 0..1, None
+    where that was not asked. confidence: mean probability of the model's answer, in the reference and now.
+    """
+
+    shift: Shift
+    driver: str
+    n: int
+    p_before: float
+    p_after: float
+    prevalence: tuple[float, ...]
+    was: tuple[float, ...]
+    part: float | None
+    confidence: tuple[float, float]
+    facts: Mapping[str, float]
+    p_answers: float
+    says: str
+
+
+def attribute(
+    reference: Reference,
+    cases: Batch,
+    labels: Int | None = None,
+    new_domain: bool = False,
+    by_sensor: bool = True,
+    alpha: float = ALPHA,
+) -> Attribution:
+    """Names the change between `reference` and `cases`, those since the onset; each patient counts once.
+
+    labels: class of each calibration case, -1 where unknown; without any, the model's probabilities stand for them,
+    which is exact where it is calibrated. new_domain: the cases are of sites or scanners that the reference has none
+    of. by_sensor: the embeddings are a sensor's that was made to tell kinds of images apart; else no case is called far
+    out. Raises ValueError where a part of the reference is too small for the tests (two cases).
+    """
+    known, new = reference.calibrate, taken(cases, first_of_each(cases.unit))
+    first = first_of_each(known.unit)
+    labels = np.full(len(known), -1) if labels is None else labels
+    known, labels = taken(known, first), labels[first]
+    distance = FarOut()
+    distance.fit(reference)
+    was, now = _prevalence(known.outputs, labels, new.outputs)
+    told: dict[str, Any] = {"n": len(new), "was": tuple(was.tolist()), "prevalence": tuple(now.tolist())}
+    told |= {"confidence": (_confidence(known.outputs), _confidence(new.outputs)), "part": None, "facts": {}}
+    told |= {"p_before": 1.0, "p_after": 1.0, "p_answers": 1.0}
+    if len(new) < FEWEST:
+        says = f"{len(new)} patients are too few to name a change"
+        return Attribution(shift=Shift.UNDETERMINED, driver="", says=says, **told)
+    far = float(distance.far(new.embedding).mean())
+    if by_sensor and far >= MOSTLY:
+        says = f"{far:.0%} of the cases are unlike anything in the reference"
+        return Attribution(shift=Shift.FAR_OUT, driver=distance.name, says=says, **told)
+
+    see = _features(reference, distance)
+    seen, before = see(new), see(known)
+    weights = _weights(known.outputs, labels, was, now)
+    told["facts"] = facts = _facts(known, new)
+    told["p_before"] = p_before = hotelling(before, seen)
+    told["p_after"] = p_after = hotelling(before, seen, weights)
+    told["p_answers"] = p_answers = (
+        hotelling(known.outputs[:, :-1], new.outputs[:, :-1]) if known.outputs.shape[1] > 1 else 1.0
+    )
+    least = min(facts, key=facts.__getitem__) if facts else ""
+    fact = least if facts and facts[least] * len(facts) < alpha else ""
+    if p_after < alpha or (new_domain and p_before < alpha):
+        told["part"] = part = changed_part(before[:, :-1], seen[:, :-1], weights)
+        some = part is not None and part < PART and len(new) >= 2 * ENOUGH
+        patients = fact in DEMOGRAPHIC or (some and not fact and not new_domain)
+        shift = Shift.POPULATION if patients else Shift.ACQUISITION
+        what = "another group of patients" if patients else "another look of the images"
+        share = "" if part is None else f", in about {part:.0%} of the cases"
+        says = f"{what}{share}: it remains with the reference weighed to the new prevalence (p {p_after:.1g})"
+        driver = fact or ("embedding" if part is not None else distance.name)
+        return Attribution(shift=shift, driver=driver, says=says, **told)
+    if min(p_before, p_answers) < alpha and p_after > CLEAR and len(new) >= ENOUGH:
+        most = int(np.argmax(np.abs(now - was)))
+        says = (
+            f"the classes come in another mix (class {most}: {was[most]:.0%} before, {now[most]:.0%} now); with the "
+            f"reference weighed to it nothing else differs (p {p_after:.1g})"
+        )
+        return Attribution(shift=Shift.PREVALENCE, driver="prediction", says=says, **told)
+    says = f"{len(new)} patients don't tell the kinds of change apart"
+    return Attribution(shift=Shift.UNDETERMINED, driver="", says=says, **told)
+
+
+DEMOGRAPHIC = frozenset({"sex", "age"})
+
+
+def hotelling(known: Float, new: Float, weights: Float | None = None) -> float:
+    """The p-value of Hotelling's two-sample test that the means of known [n, k] and new [m, k] are equal.
+
+    weights [n], not negative: known cases stand for others; their covariance and their effective number (Kish 1965,
+    (sum w)^2 / sum w^2) are those under the weights.
+    """
+    from scipy.stats import f
+
+    w = np.full(len(known), 1 / len(known)) if weights is None else weights / weights.sum()
+    n, m = 1 / float((w**2).sum()), len(new)
+    centre = w @ known
+    apart, own = known - centre, new - new.mean(axis=0)
+    within = (n * (apart * w[:, None]).T @ apart + own.T @ own) / max(1.0, n + m - 2)
+    values, vectors = np.linalg.eigh(within)
+    kept = values > 1e-9 * max(values[-1], 1e-300)
+    k, difference = int(kept.sum()), (new.mean(axis=0) - centre) @ vectors[:, kept]
+    rest = n + m - k - 1
+    if k == 0 or rest < 1:
+        return 1.0
+    squared = float((difference**2 / values[kept]).sum()) * n * m / (n + m)
+    return float(f.sf(squared * rest / (k * (n + m - 2)), k, rest))
+
+
+def changed_part(known: Float, new: Float, weights: Float) -> float | None:
+    """The share of new cases [m, k] that moved, 0..1, if the others stayed where known ones [n, k] are.
+
+    A part moved by d / part has mean d and adds d^2 (1 - part) / part to the variance along d; and at least as many
+    moved as are missing among the places where known cases are (all but the farthest 5 % along d). None where the mean
+    hardly moved. The direction is of one half of the cases and what is read along it of the other, so that what was
+    searched for is not found by the search.
+    """
+    w = weights / weights.sum()
+    centre, found = w @ known, []
+    for half, other in ((new[::2], new[1::2]), (new[1::2], new[::2])):
+        direction = half.mean(axis=0) - centre
+        direction = direction / max(float(np.linalg.norm(direction)), 1e-12)
+        along, before = (other - centre) @ direction, (known - centre) @ direction
+        order = np.argsort(before)
+        edge = before[order][np.searchsorted(np.cumsum(w[order]), USUAL - 1e-9)]
+        found.append((along.mean(), along.var(), float(w @ before**2), (along <= edge).mean()))
+    moved, after, was, stayed = np.mean(found, axis=0)
+    if moved < MOVED * np.sqrt(was):
+        return None
+    return float(max(moved**2 / (moved**2 + max(after - was, 0.0)), 1 - stayed / USUAL))
+
+
+def _prevalence(known: Float, labels: Int, new: Float) -> tuple[Float, Float]:
+    """([c], [c]): of the reference and of the new cases, probabilities known [n, c] and new [m, c].
+
+    With labels by black-box shift estimation (Lipton, Wang and Smola 2018): the mix of the classes' mean answers that
+    gives the new mean answer. Without them by expectation maximisation (Saerens, Latinne and Decaestecker 2002).
+    """
+    classes = known.shape[1]
+    counts = np.bincount(labels[labels >= 0], minlength=classes).astype(float)
+    if counts.all():
+        from scipy.optimize import nnls
+
+        of_class = np.stack([known[labels == c].mean(axis=0) for c in range(classes)], axis=1)
+        heavy = 100.0  # the mix sums to 1
+        mix, _ = nnls(np.vstack([of_class, np.full(classes, heavy)]), np.append(new.mean(axis=0), heavy))
+        return counts / counts.sum(), mix / max(mix.sum(), 1e-12)
+    was = np.maximum(known.mean(axis=0), LEAST)
+    was, now = was / was.sum(), was / was.sum()
+    for _ in range(ROUNDS):
+        posterior = new * (now / was)
+        now = (posterior / np.maximum(posterior.sum(axis=1, keepdims=True), 1e-12)).mean(axis=0)
+    return was, now
+
+
+def _weights(known: Float, labels: Int, was: Float, now: Float) -> Float:
+    """[n]: the density ratio of the new prevalence to the old, by the label or else by what the model thinks of it."""
+    ratio = now / np.maximum(was, LEAST)
+    return np.where(labels >= 0, ratio[np.maximum(labels, 0)], known @ ratio) + 1e-9
+
+
+def _features(reference: Reference, distance: FarOut) -> Callable[[Batch], Float]:
+    """Principal components of the embedding, scaled by the transform part, and the log distance as the last column."""
+    patients = len({*reference.calibrate.unit.tolist()})
+    see = Whitener(reference.transform.embedding, max(1, min(COMPONENTS, patients // PATIENTS_PER_COMPONENT)))
+    return lambda batch: np.column_stack(
+        [np.asarray(see(batch.embedding), dtype=np.float64), np.log(distance.distance(batch.embedding) + 1e-9)]
+    )
+
+
+def _facts(known: Batch, new: Batch) -> dict[str, float]:
+    """The p-value of each fact's being distributed as before: Kolmogorov and Smirnov's test of numbers, chi-squared of
+    names (unseen ones are pooled into one)."""
+    from scipy.stats import chi2_contingency, ks_2samp
+
+    found = {}
+    for name in sorted({*known.facts} & {*new.facts}):
+        before, after = known.facts[name], new.facts[name]
+        if before.dtype.kind == "f":
+            before, after = before[~np.isnan(before)], after[~np.isnan(after)]
+            if min(len(before), len(after)) >= FEWEST:
+                found[name] = float(ks_2samp(before, after).pvalue)
+            continue
+        before, after = before[before != ""], after[after != ""]
+        values = np.unique(np.concatenate([before, after]))
+        if min(len(before), len(after)) >= FEWEST and len(values) > 1:
+            table = [[int(np.sum(side == value)) for value in values] for side in (before, after)]
+            found[name] = float(chi2_contingency(table).pvalue)
+    return found
+
+
+def taken(batch: Batch, places: Int) -> Batch:
+    """The batch with these cases only."""
+    whole: dict[str, Any] = {
+        name: getattr(batch, name)[places] for name in ("index", "unit", "stratum", "time", "outputs", "embedding")
+    }
+    facts = {name: values[places] for name, values in batch.facts.items()}
+    return Batch(**whole, facts=facts, version=batch.version, sensor=batch.sensor, tick_time=batch.tick_time)
+
+
+def _confidence(outputs: Float) -> float:
+    return float(outputs.max(axis=1).mean()) if outputs.size else float("nan")

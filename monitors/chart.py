@@ -1,0 +1,234 @@
+"""The chart behind the monitors: exponentially weighted means of what is seen, and how long each height takes to reach
+while nothing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitors.protocols import NOTHING, Batch, Float, Int
+from monitors.state import check_version, joined
+
+WEIGHT = 0.03
+"""Of the newest patient in the mean: the chart remembers some 33 of them."""
+
+FEW = 20
+"""A stratum with fewer reference patients than this is compared with the largest one."""
+
+PACE = 1 / 28
+"""Weight of the newest tick in the mean number of patients a tick: four weeks of days."""
+
+REMEMBERED = 64
+"""Patients that are not counted again at once: a visit may straddle ticks."""
+
+ONSET_SHOWN = float(np.log(10))
+"""An onset is named once the chart is as high as it is every tenth tick at most while nothing changes."""
+
+RIDGE = 1e-4  # of the largest variance
+REFERENCES, STREAMS, LENGTH, CHUNK = 16, 8, 6000, 40  # of the simulation: streams are of each drawn reference
+SPACINGS = (1, 3, 10, 30, 100)  # patients between two looks
+LEVELS = 160
+GAUSSIAN = 0.5  # growth of the log run length with T^2 in the tail, where there is nothing to fit it on
+COUNTED = 20  # alarms below which a run length is carried on from lower levels and not counted
+
+
+class Chart:
+    """MEWMA (Lowry and others 1992): Hotelling's T^2 of the exponentially weighted mean of features, one per patient.
+
+    A patient counts once, by the first case of the tick. Features are taken from the mean of their stratum and scaled
+    by the covariance within strata, both estimated on the reference.
+
+    How long the chart takes to a height while nothing changes is simulated once, over references drawn anew from this
+    one (bootstrap): their means and covariances err as this one's do, so the run length is that of a site which has one
+    reference only and does not know the truth. `log_run_length` is that of today's height, in ticks: a monitor that
+    alarms where it reaches log(A) does so after A ticks on average. It is learnt for looks after every 1 to 100
+    patients, and read at the mean number of patients per tick so far. Simulated, under exchangeability of patients
+    within strata.
+    """
+
+    def __init__(self, weight: float = WEIGHT) -> None:
+        self.weight = weight
+
+    def fit(self, features: Float, units: NDArray[np.str_], strata: NDArray[np.str_]) -> None:
+        """features [n, k], one row per case; the first of each patient is kept. Raises ValueError without any."""
+        if not len(features):
+            raise ValueError("the reference's calibration part is empty: there is nothing to compare with")
+        first = first_of_each(units)
+        x, names = np.asarray(features, dtype=np.float64)[first], strata[first]
+        known, counts = np.unique(names, return_counts=True)
+        enough = counts >= FEW
+        self.strata = {str(name): code for code, name in enumerate(known[enough])}
+        self.largest = int(np.argmax(counts[enough])) if enough.any() else 0
+        codes = self._code(names)
+        self.centres = np.stack([x[codes == code].mean(axis=0) for code in range(max(1, len(self.strata)))])
+        apart = x - self.centres[codes]
+        self.whiten = _whitening(apart.T @ apart / max(1, len(x) - len(self.centres)))
+        self.known = (apart @ self.whiten).astype(np.float32)
+        self.levels: Float | None = None
+        self.mean = np.zeros(x.shape[1])
+        self.left = 1.0  # share of the mean that is still the starting point
+        self.pace = float("nan")
+        self.height = 0.0
+        self.risen_since: int | None = None
+        self.recent: list[str] = []
+
+    def update(self, features: Float, batch: Batch) -> None:
+        """Takes the features [n, k] of a tick's cases."""
+        first = first_of_each(batch.unit, self.recent)
+        if not len(first):
+            return
+        units = batch.unit[first]
+        self.recent = [*self.recent, *units.tolist()][-REMEMBERED:]
+        codes = self._code(batch.stratum[first])
+        z = (np.asarray(features, dtype=np.float64)[first] - self.centres[codes]) @ self.whiten
+        kept = (1 - self.weight) ** np.arange(len(z), -1, -1)
+        self.mean = kept[0] * self.mean + self.weight * (kept[1:] @ z)
+        self.left *= kept[0]
+        self.pace = len(z) if np.isnan(self.pace) else self.pace + PACE * (len(z) - self.pace)
+        self.height = float(self.mean @ self.mean / _variance(self.weight, self.left))
+        if self.height <= len(self.mean) + np.sqrt(2 * len(self.mean)):  # a standard deviation above its mean
+            self.risen_since = None
+        elif self.risen_since is None:
+            self.risen_since = int(batch.index[first[0]])
+
+    @property
+    def since(self) -> int | None:
+        """The index of the first case of the tick in which the chart rose above its usual height for good; None
+        while it is no higher than it often is."""
+        return self.risen_since if self.log_run_length >= ONSET_SHOWN else None
+
+    @property
+    def log_run_length(self) -> float:
+        """Natural logarithm of the ticks, on average, to today's height; NOTHING before the first patient."""
+        if np.isnan(self.pace):
+            return NOTHING
+        if self.levels is None:
+            self.levels = simulated(self.known.tobytes(), self.known.shape[1], self.weight)
+        heights, logs = self.levels[0], self.levels[1:]
+        place = np.interp(np.log(self.pace), np.log(SPACINGS), np.arange(len(SPACINGS)))
+        low = int(min(place, len(SPACINGS) - 2))
+        at = [_read(heights, logs[i], self.height) for i in (low, low + 1)]
+        return float(at[0] + (place - low) * (at[1] - at[0]))
+
+    def state(self) -> dict[str, NDArray]:
+        numbers = [self.left, self.pace, self.height, -1 if self.risen_since is None else self.risen_since]
+        levels = np.empty((0, 0)) if self.levels is None else self.levels
+        return joined(
+            {
+                "mean": self.mean,
+                "numbers": np.array(numbers),
+                "recent": np.array(self.recent, np.str_),
+                "levels": levels,
+            }
+        )
+
+    def restore(self, state: Mapping[str, NDArray]) -> None:
+        check_version(state)
+        self.mean = np.array(state["mean"])
+        self.left, self.pace, self.height, since = (float(v) for v in state["numbers"])
+        self.risen_since = None if since < 0 else int(since)
+        self.recent = [str(unit) for unit in state["recent"]]
+        self.levels = np.array(state["levels"]) if state["levels"].size else None
+
+    def guarantee(self) -> dict[str, str | int]:
+        """What may be promised, in words, for a signal's evidence."""
+        promise = "simulated, under exchangeability of patients within strata"
+        if len(self.known) < FEW:
+            promise += f"; nothing is promised with {len(self.known)} reference patients"
+        return {"guarantee": promise, "reference": len(self.known)}
+
+    def _code(self, strata: NDArray[np.str_]) -> Int:
+        return np.array([self.strata.get(str(s), self.largest) for s in strata], dtype=np.int64)
+
+
+def first_of_each(units: NDArray[np.str_], but: Sequence[str] = ()) -> Int:
+    """Positions of the first case of each unit, in order, `but` some."""
+    first: dict[str, int] = {}
+    for position, unit in enumerate(units.tolist()):
+        first.setdefault(unit, position)
+    return np.array([position for unit, position in first.items() if unit not in but], dtype=np.int64)
+
+
+@lru_cache(maxsize=16)
+def simulated(known: bytes, k: int, weight: float, seed: int = 2026) -> Float:
+    """[1 + len(SPACINGS), LEVELS]: heights, and for looks at each spacing the log of the mean number of looks to them.
+
+    known: the reference's whitened features as bytes, float32 [n, k]. Streams and references are drawn from them.
+    """
+    z = np.frombuffer(known, dtype=np.float32).reshape(-1, k)
+    rng = np.random.default_rng(seed)
+    n, streams = len(z), REFERENCES * STREAMS
+    centres, whitens = np.empty((REFERENCES, 1, k), np.float32), np.empty((REFERENCES, k, k), np.float32)
+    for r in range(REFERENCES):
+        drawn = z[rng.integers(0, n, n)]
+        centres[r] = drawn.mean(axis=0)
+        whitens[r] = _whitening(np.cov(drawn.T).reshape(k, k)) if n > 1 else np.eye(k)
+    age = np.arange(CHUNK)[:, None] - np.arange(CHUNK)
+    recent = np.where(age >= 0, weight * (1 - weight) ** np.maximum(age, 0), 0.0).astype(np.float32)
+    kept = ((1 - weight) ** np.arange(1, CHUNK + 1)).astype(np.float32)[:, None]
+    height, mean = np.empty((LENGTH, streams), np.float32), np.zeros((CHUNK, streams * k), np.float32)
+    for start in range(0, LENGTH, CHUNK):
+        cases = z[rng.integers(0, n, (CHUNK, streams))].reshape(CHUNK, streams * k)
+        mean = recent @ cases + kept * mean[-1]
+        left = (1 - weight) ** np.arange(start + 1, start + CHUNK + 1)
+        each = mean.reshape(CHUNK, REFERENCES, STREAMS * k).transpose(1, 0, 2).reshape(REFERENCES, -1, k)
+        full = np.repeat(1 - left, STREAMS).astype(np.float32)[:, None]
+        seen = (each - full * centres) @ whitens
+        squares = np.einsum("rsk,rsk->rs", seen, seen).reshape(REFERENCES, CHUNK, STREAMS).transpose(1, 0, 2)
+        height[start : start + CHUNK] = squares.reshape(CHUNK, streams) / np.asarray(_variance(weight, left))[:, None]
+    grid = np.linspace(np.quantile(height, 0.5), float(height.max()), LEVELS)
+    return np.stack([grid, *(_run_lengths(height[s - 1 :: s], grid) for s in SPACINGS)])
+
+
+def _run_lengths(height: Float, grid: Float) -> Float:
+    """Logs of the looks to each height: one over the rate of alarms, that of each reference taken alone (alarms over
+    looks, as for an exponential time to the first one) and then averaged: what a site is promised is a rate."""
+    highest = np.maximum.accumulate(height, axis=0)
+    passed = np.stack([np.searchsorted(stream, grid) for stream in highest.T])  # looks before the first at the height
+    alarms = (passed < len(height)).sum(axis=0)
+    looks = np.minimum(passed + 1, len(height))
+    rate = [(at < len(height)).sum(axis=0) / seen.sum(axis=0) for at, seen in _by_reference(passed, looks)]
+    logs = -np.log(np.maximum(np.mean(rate, axis=0), 0.5 / looks.sum(axis=0)))
+    return np.maximum.accumulate(_carried_on(grid, logs, alarms))
+
+
+def _by_reference(*found: Int) -> Iterator[tuple[Int, ...]]:
+    yield from zip(*(one.reshape(REFERENCES, STREAMS, -1) for one in found), strict=True)
+
+
+def _carried_on(grid: Float, logs: Float, alarms: Int) -> Float:
+    """Where fewer than COUNTED streams alarmed, along the line through the levels just below."""
+    last = int(np.flatnonzero(alarms >= COUNTED)[-1])
+    fitted = np.flatnonzero((alarms <= 5 * COUNTED) & (alarms >= COUNTED))
+    slope = np.polyfit(grid[fitted], logs[fitted], 1)[0] if len(fitted) > 3 and np.ptp(grid) > 0 else GAUSSIAN
+    return np.where(np.arange(len(grid)) > last, logs[last] + slope * (grid - grid[last]), logs)
+
+
+def _read(heights: Float, logs: Float, height: float) -> float:
+    """The log run length at a height, carried on along the last levels above the highest."""
+    if height <= heights[-1]:
+        return float(np.interp(height, heights, logs))
+    risen = float(heights[-1] - heights[-20])
+    slope = (logs[-1] - logs[-20]) / risen if risen > 0 else GAUSSIAN
+    return float(min(logs[-1] + slope * (height - heights[-1]), -NOTHING))
+
+
+def _variance(weight: float, left: float | Float) -> float | Float:
+    """Of the weighted mean of independent cases with unit variance."""
+    return weight / (2 - weight) * (1 - left**2)
+
+
+def _whitening(covariance: Float) -> Float:
+    """[k, k] -> [k, k]: features times it have unit covariance."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors / np.sqrt(np.maximum(values, 0.0) + RIDGE * values[-1] + 1e-12)
+
+
+def finite(batch: Batch, values: Float, what: str) -> Float:
+    """The values as they are. Raises ValueError where one is NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what} of the tick of case {batch.index[0]} holds NaN or infinity")
+    return values

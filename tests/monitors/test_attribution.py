@@ -1,0 +1,139 @@
+"""A change is named by what remains of it once the reference is weighed to the new prevalence, or it is not named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from streams import batch
+
+from benchmarks.drift.worlds import SHIFTS, Stream, World
+from monitors import Batch, Reference, Shift, attribute
+from monitors.attribution import changed_part, hotelling
+
+WORLD = World(seed=3, dim=24)
+KINDS = {"mean": Shift.ACQUISITION, "cov": Shift.ACQUISITION, "ramp": Shift.ACQUISITION,
+         "subpop": Shift.POPULATION, "prevalence": Shift.PREVALENCE}  # fmt: skip
+
+
+def seen(stream: Stream, start: int) -> Batch:
+    return batch(stream.x, np.column_stack([1 - stream.score, stream.score]), start=start)
+
+
+def reference(n: int = 800) -> tuple[Reference, np.ndarray]:
+    known = WORLD.stream(200 + n, 1)
+    parts = [Stream(*(part[where] for part in known)) for where in (slice(200), slice(200, None))]
+    return Reference(transform=seen(parts[0], 1), calibrate=seen(parts[1], 201)), parts[1].label.astype(int)
+
+
+REFERENCE, LABELS = reference()
+
+
+def changed(shift: str | None, n: int = 500, seed: int = 0) -> Batch:
+    whole = WORLD.stream(n + 600, (7, seed), shift)
+    return seen(Stream(*(part[600:] for part in whole)), 10_000)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_each_kind_is_named_at_five_hundred_patients(shift: str, labelled: bool) -> None:
+    """With the reference's labels or with the model's probabilities in their place, in five streams of five."""
+    found = [attribute(REFERENCE, changed(shift, seed=s), LABELS if labelled else None).shift for s in range(5)]
+
+    assert found.count(KINDS[shift]) >= 4
+    assert {*found} <= {KINDS[shift], Shift.UNDETERMINED}
+
+
+def test_new_images_are_never_called_a_change_of_prevalence() -> None:
+    """Its remedy, another threshold, would harm: of forty streams with few and with many patients none."""
+    found = [
+        attribute(REFERENCE, changed(shift, n, seed), LABELS).shift
+        for shift in ("mean", "ramp") for n in (100, 200) for seed in range(10)
+    ]  # fmt: skip
+
+    assert Shift.PREVALENCE not in found
+
+
+def test_where_nothing_changed_nothing_is_named() -> None:
+    """A false alarm is mostly left unnamed."""
+    found = [attribute(REFERENCE, changed(None, 300, seed), LABELS).shift for seed in range(20)]
+
+    assert found.count(Shift.UNDETERMINED) >= 18
+
+
+def test_the_new_prevalence_is_estimated() -> None:
+    """From 15 to 40 %, within five points, with labels of the reference and without."""
+    for labels in (LABELS, None):
+        answer = attribute(REFERENCE, changed("prevalence", 1000), labels)
+        assert answer.was[1] == pytest.approx(0.15, abs=0.05)
+        assert answer.prevalence[1] == pytest.approx(0.40, abs=0.05)
+
+
+def test_few_patients_name_nothing_mild() -> None:
+    """Seven patients are too few for anything, and forty for a change of prevalence."""
+    assert attribute(REFERENCE, changed("mean", 7), LABELS).shift is Shift.UNDETERMINED
+    assert attribute(REFERENCE, changed("prevalence", 40), LABELS).shift is not Shift.PREVALENCE
+
+
+def test_another_modality_is_far_out() -> None:
+    """Nothing else is asked of it."""
+    cases = changed(None, 60)
+    answer = attribute(REFERENCE, replace(cases, embedding=cases.embedding + 60.0), LABELS)
+
+    assert (answer.shift, answer.driver) == (Shift.FAR_OUT, "far-out")
+
+
+def test_an_unknown_scanner_that_looks_different_is_an_acquisition_shift_at_once() -> None:
+    """Twelve patients are enough where the images come from a place that the reference has none of."""
+    cases = changed("mean", 12)
+    cases = replace(cases, embedding=cases.embedding + 2 * WORLD.shift.astype(np.float32))
+
+    assert attribute(REFERENCE, cases, LABELS, new_domain=True).shift is Shift.ACQUISITION
+
+
+def test_other_patients_are_told_by_their_age() -> None:
+    """The same change of images is another population where the patients are of another age, and that is the driver."""
+    rng = np.random.default_rng(0)
+    old = {"age": rng.normal(60, 10, len(REFERENCE.calibrate)), "sex": np.full(len(REFERENCE.calibrate), "F")}
+    known = Reference(transform=REFERENCE.transform, calibrate=replace(REFERENCE.calibrate, facts=old))
+    cases = changed("mean", 200)
+    young = replace(cases, facts={"age": rng.normal(8, 3, 200), "sex": np.full(200, "F")})
+    answer = attribute(known, young, LABELS)
+
+    assert (answer.shift, answer.driver) == (Shift.POPULATION, "age")
+
+
+def test_a_patient_counts_once() -> None:
+    """Three hundred images of five patients are five observations."""
+    cases = changed("mean", 300)
+    assert attribute(REFERENCE, replace(cases, unit=np.array([f"p{i % 5}" for i in range(300)])), LABELS).n == 5
+
+
+@given(st.integers(0, 10_000), st.integers(1, 8))
+@settings(max_examples=30, deadline=None)
+def test_weights_of_one_change_nothing(seed: int, k: int) -> None:
+    """Hotelling's test with equal weights is the one without, whatever their scale."""
+    rng = np.random.default_rng(seed)
+    known, new = rng.standard_normal((60, k)), rng.standard_normal((30, k)) + 0.3
+    assert hotelling(known, new, np.full(60, 7.0)) == pytest.approx(hotelling(known, new), rel=1e-6)
+
+
+def test_hotellings_p_values_are_uniform_where_nothing_changed() -> None:
+    """Five in a hundred are below 0.05."""
+    rng = np.random.default_rng(0)
+    p = np.array([hotelling(rng.standard_normal((80, 5)), rng.standard_normal((40, 5))) for _ in range(600)])
+    assert 0.03 <= np.mean(p < 0.05) <= 0.075
+
+
+@pytest.mark.parametrize("part", [0.25, 0.5, 1.0])
+def test_the_part_that_changed_is_estimated(part: float) -> None:
+    """A quarter, a half and all of the cases moved by three standard deviations."""
+    rng = np.random.default_rng(0)
+    new = rng.standard_normal((600, 8))
+    new[rng.random(600) < part, 0] += 3.0
+    found = changed_part(rng.standard_normal((800, 8)), new, np.ones(800))
+
+    assert found == pytest.approx(part, abs=0.12)

@@ -1,0 +1,58 @@
+"""Image quality in numbers: each moves with what it is named for, and none breaks on odd images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+
+from monitors import QUALITY, quality
+
+
+def picture(seed: int = 0) -> np.ndarray:
+    """A smooth grey image with structure, 0..255."""
+    rng = np.random.default_rng(seed)
+    smooth = gaussian_filter(rng.standard_normal((64, 80)), 3)
+    return np.clip(120 + 200 * smooth, 0, 255)
+
+
+def of(image: np.ndarray, name: str) -> float:
+    return float(quality(image)[QUALITY.index(name)])
+
+
+def test_each_number_moves_with_its_cause() -> None:
+    """Blur lowers sharpness, noise raises noise, a darker lamp lowers brightness, a tint its hue, a frame the field."""
+    image, rng = picture(), np.random.default_rng(1)
+    tinted = np.stack([image, image, 0.6 * image], axis=2)
+    framed = np.pad(image, 20)
+
+    assert of(gaussian_filter(image, 2), "sharpness") < of(image, "sharpness") - 1
+    assert of(image + 10 * rng.standard_normal(image.shape), "noise") > of(image, "noise") + 1
+    assert of(0.7 * image, "brightness") == pytest.approx(0.7 * of(image, "brightness"))
+    assert of(tinted, "hue_blue") < of(image, "hue_blue") - 0.05
+    assert of(tinted, "saturation") > of(image, "saturation") + 0.05
+    assert of(framed, "field_of_view") < of(image, "field_of_view") - 0.2
+    assert of(np.tile(image, (2, 1)), "size") == pytest.approx(of(image, "size") + np.log(2))
+
+
+def test_immerkaers_estimate_is_the_noise() -> None:
+    """Noise of 5 of 255 on a flat image is estimated within a tenth."""
+    flat = 128 + 5 * np.random.default_rng(0).standard_normal((200, 200))
+    assert np.exp(of(flat, "noise")) * 255 == pytest.approx(5, rel=0.1)
+
+
+@given(st.integers(3, 40), st.integers(3, 40), st.sampled_from([0.0, 255.0, 17.0]), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_constant_and_tiny_images_have_numbers_too(height: int, width: int, value: float, colour: bool) -> None:
+    """All black, all white, three pixels high: finite, and as many numbers as names."""
+    found = quality(np.full((height, width, 3) if colour else (height, width), value))
+    assert found.shape == (len(QUALITY),)
+    assert np.isfinite(found).all()
+
+
+def test_what_is_no_image_is_refused() -> None:
+    """Two pixels have no neighbourhood."""
+    with pytest.raises(ValueError, match="too small"):
+        quality(np.zeros((2, 9)))
