@@ -48,6 +48,9 @@ BENCHMARKS = {
     "attribution": Benchmark(
         module="benchmarks.attribution", shows="what a change is called, over changes of which the kind is known"
     ),
+    "monitors": Benchmark(
+        module="benchmarks.monitors", shows="what a case costs all monitors, and whether that grows with the stream"
+    ),
     "soak": Benchmark(module="benchmarks.soak", shows="the daemon's memory while it works off ten thousand cases"),
 }
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 UNDETERMINED, PREVALENCE = "undetermined", "prevalence"
 OPEN_QUESTIONS = (UNDETERMINED, PREVALENCE)  # with few cases all that is seen of a new scanner may be another mix
 SETTLED = 500  # patients on which an answer is final
+ALPHA = 0.002  # of each test: an open question is asked again some five times on the way there
 
 
 def name(
@@ -35,7 +36,7 @@ def name(
     if not rows:
         return None
     labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
-    return attribute(reference, batch_of(rows), labels, new_domain=stream == NEW)
+    return attribute(reference, batch_of(rows), labels, new_domain=stream == NEW, alpha=ALPHA)
 
 
 def name_again(connection: Connection, reference: Reference, epoch: int, version: str, at: datetime) -> list[str]:
