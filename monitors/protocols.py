@@ -82,10 +82,11 @@ class Reference:
 class Signal:
     """One monitor's reading after one tick.
 
-    `log_e` is the natural logarithm of an e-detector's value: for every stopping time T, E[exp(log_e_T)] <= E[T] while
-    nothing has changed (Shin, Ramdas and Rinaldo 2024), T counted in ticks. Hence a weighted mean of readings is one
-    too, and it reaches c after at least c ticks on average. `since` is the index of the first case after the estimated
-    onset, or None while there is no evidence.
+    `log_e` is the natural logarithm of the ticks that pass, on average, until a reading as high as this one while
+    nothing has changed. That of an e-detector is one: for every stopping time T, E[exp(log_e_T)] <= E[T], T counted in
+    ticks, so that it reaches c after at least c ticks on average (Shin, Ramdas and Rinaldo 2024); that of a chart is
+    simulated.
+    `since` is the index of the first case after the estimated onset, or None while there is no evidence.
     """
 
     monitor: str

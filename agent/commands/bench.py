@@ -44,6 +44,7 @@ BENCHMARKS = {
     "drift": Benchmark(
         module="benchmarks.drift",
         shows="how soon each detector speaks after a change, all tuned to be equally seldom wrong",
+        draws=True,
     ),
     "attribution": Benchmark(
         module="benchmarks.attribution", shows="what a change is called, over changes of which the kind is known"

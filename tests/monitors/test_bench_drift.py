@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agent.errors import HomeostatError
 from benchmarks.drift import HORIZON, ONSET, PRODUCT, RUN_LENGTHS, UNION, answered, play, promise, ratios, table
 from benchmarks.drift.charts import CHARTS, TICK, WINDOW, Cases, cusum
+from benchmarks.drift.figure import TITLES, draw
 from benchmarks.drift.lengths import delay, first_of, first_passage, run_length, threshold_for, together
 from benchmarks.drift.worlds import SHIFTS, World
 
@@ -87,6 +88,18 @@ def test_charts_that_decide_together_have_one_run_length_together(seed: int) -> 
     thresholds = together(quiet, 40.0)
     assert 40 <= run_length(first_of(quiet, thresholds), 1.0) <= 50
     assert all(run_length(charts, thresholds[name]) > 40 for name, charts in quiet.items())
+
+
+def test_the_picture_has_a_panel_per_change_and_a_line_per_detector(tmp_path: Path) -> None:
+    """An SVG that is the same for the same table."""
+    rows = [{"detector": name, "run_length": length, **dict.fromkeys(SHIFTS, 40.0)}
+            for length in RUN_LENGTHS for name in (PRODUCT, UNION, "mewma")]  # fmt: skip
+    rows += [{"detector": "oracle", "run_length": length, "mean": 9.0} for length in RUN_LENGTHS]
+    for name in ("one.svg", "two.svg"):
+        draw(rows, tmp_path / name)
+    text = (tmp_path / "one.svg").read_text()
+    assert text == (tmp_path / "two.svg").read_text()
+    assert all(f"<!-- {says} -->" in text for says in (*TITLES.values(), "Homeostat", "MEWMA"))
 
 
 def test_a_delay_counts_from_the_change_and_a_silent_stream_as_the_horizon() -> None:

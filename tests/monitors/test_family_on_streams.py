@@ -12,7 +12,7 @@ from monitors import Batch, Monitor, Signal, default_monitors, family
 
 sys.path.append(str(Path(__file__).parents[1] / "golden"))
 
-from run_lengths import ratio
+from run_lengths import ratio, site_year
 from streams import MONDAY, batch, reference, see, silent_day
 
 
@@ -47,6 +47,14 @@ def test_the_budget_holds_with_several_images_per_patient_and_a_weekly_cycle() -
 
     assert several[0] + 2 * several[1] >= 1.0
     assert daily[0] + 2 * daily[1] >= 1.0
+
+
+def test_clusters_cycles_and_batches_by_scanner_stay_within_the_budget() -> None:
+    """Forty sites with three images per patient, quiet weekends and a scanner a day, two periods of the budget each:
+    no more alarms than the eighty that the budget allows, by Poisson's 95 % bound; and some, or it would be deaf."""
+    alarms = sum(site_year(166, 30, 60, seed) for seed in range(40))
+
+    assert 10 <= alarms <= 95
 
 
 @pytest.mark.parametrize("n", [20, 83, 166])
