@@ -4,7 +4,7 @@
 that the import needs; scipy and river load where they are used.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monitors.alpha import decidable, power, spend
@@ -12,6 +12,7 @@ from monitors.attribution import Attribution, attribute
 from monitors.bootstrap import paired, paired_all, patient_weights
 from monitors.embedding import EmbeddingMean
 from monitors.evidence import EDetector, family
+from monitors.facts import FactStream
 from monitors.far_out import FarOut
 from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips, WorstSubgroup
 from monitors.harm import PairedHarm, collapse, unharmed
@@ -44,7 +45,13 @@ from monitors.quality import NAMES as QUALITY
 from monitors.quality import quality
 from monitors.volume import CaseVolume
 
-SHARES: Mapping[type[Any], float] = {EmbeddingMean: 0.57, PredictionStream: 0.19, CaseVolume: 0.05, FarOut: 0.19}
+SHARES: Mapping[type[Any], float] = {
+    EmbeddingMean: 0.57,
+    PredictionStream: 0.19,
+    CaseVolume: 0.05,
+    FarOut: 0.19,
+    FactStream: 0.19,
+}
 """Of the one budget: most for the monitor that looks into most directions and would be slowed down most."""
 
 MONITORS: tuple[type[Any], ...] = tuple(SHARES)
@@ -62,14 +69,21 @@ MEASURES = (
 )
 
 
-def default_monitors(ticks_per_false_alarm: float = 365.0, timed: bool = True) -> list[Monitor]:
+def default_monitors(
+    ticks_per_false_alarm: float = 365.0, timed: bool = True, facts: Sequence[str] = ()
+) -> list[Monitor]:
     """One of each monitor, set for its share of one budget: read them together by `family`.
 
-    Where the feed has no times the case volume says nothing, and leaving it out gives its share to the others.
+    Where the feed has no times the case volume says nothing, and where no facts are named theirs doesn't: leaving them
+    out gives their shares to the others.
     """
-    chosen = {monitor: share for monitor, share in SHARES.items() if timed or monitor is not CaseVolume}
-    total = sum(chosen.values())
-    return [monitor(run_length=ticks_per_false_alarm * total / share) for monitor, share in chosen.items()]
+    idle = {CaseVolume: not timed, FactStream: not facts}
+    chosen = {monitor: share for monitor, share in SHARES.items() if not idle.get(monitor)}
+    total, given = sum(chosen.values()), {FactStream: {"names": facts}}
+    return [
+        monitor(run_length=ticks_per_false_alarm * total / share, **given.get(monitor, {}))
+        for monitor, share in chosen.items()
+    ]
 
 
 __all__ = [

@@ -116,6 +116,10 @@ def attribute(
             f"reference weighed to it nothing else differs (p {p_after:.1g})"
         )
         return Attribution(shift=Shift.PREVALENCE, driver="prediction", says=says, **told)
+    if fact:
+        shift = Shift.POPULATION if fact in DEMOGRAPHIC else Shift.ACQUISITION
+        says = f"{fact} is not as before (p {facts[fact]:.1g}), and the images look as they did"
+        return Attribution(shift=shift, driver=fact, says=says, **told)
     says = f"{len(new)} patients don't tell the kinds of change apart"
     return Attribution(shift=Shift.UNDETERMINED, driver="", says=says, **told)
 

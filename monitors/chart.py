@@ -49,8 +49,11 @@ class Chart:
     within strata.
     """
 
-    def __init__(self, weight: float = WEIGHT) -> None:
+    def __init__(self, weight: float = WEIGHT, floor: float = 0.0) -> None:
+        """floor: variance that is added to every feature, in its own units: what never varied in the reference may all
+        the same."""
         self.weight = weight
+        self.floor = floor
 
     def fit(self, features: Float, units: NDArray[np.str_], strata: NDArray[np.str_]) -> None:
         """features [n, k], one row per case; the first of each patient is kept. Raises ValueError without any."""
@@ -65,7 +68,9 @@ class Chart:
         codes = self._code(names)
         self.centres = np.stack([x[codes == code].mean(axis=0) for code in range(max(1, len(self.strata)))])
         apart = x - self.centres[codes]
-        self.whiten = _whitening(apart.T @ apart / max(1, len(x) - len(self.centres)))
+        floor = self.floor * np.eye(x.shape[1])
+        self.whiten = _whitening(apart.T @ apart / max(1, len(x) - len(self.centres)) + floor)
+        self.added = (self.whiten.T @ floor @ self.whiten).astype(np.float32)
         self.known = (apart @ self.whiten).astype(np.float32)
         self.levels: Float | None = None
         self.mean = np.zeros(x.shape[1])
@@ -106,12 +111,17 @@ class Chart:
         if np.isnan(self.pace):
             return NOTHING
         if self.levels is None:
-            self.levels = simulated(self.known.tobytes(), self.known.shape[1], self.weight)
+            self.levels = simulated(self.known.tobytes(), self.known.shape[1], self.weight, self.added.tobytes())
         heights, logs = self.levels[0], self.levels[1:]
         place = np.interp(np.log(self.pace), np.log(SPACINGS), np.arange(len(SPACINGS)))
         low = int(min(place, len(SPACINGS) - 2))
         at = [_read(heights, logs[i], self.height) for i in (low, low + 1)]
         return float(at[0] + (place - low) * (at[1] - at[0]))
+
+    def moved(self) -> Float:
+        """[k] the mean in each feature's own standard deviation: which of them drive the height."""
+        back = np.linalg.pinv(self.whiten)
+        return (self.mean @ back) / (np.sqrt((back**2).sum(axis=0)) + 1e-12)
 
     def state(self) -> dict[str, NDArray]:
         numbers = [self.left, self.pace, self.height, -1 if self.risen_since is None else self.risen_since]
@@ -153,19 +163,21 @@ def first_of_each(units: NDArray[np.str_], but: Sequence[str] = ()) -> Int:
 
 
 @lru_cache(maxsize=16)
-def simulated(known: bytes, k: int, weight: float, seed: int = 2026) -> Float:
+def simulated(known: bytes, k: int, weight: float, added: bytes = b"", seed: int = 2026) -> Float:
     """[1 + len(SPACINGS), LEVELS]: heights, and for looks at each spacing the log of the mean number of looks to them.
 
-    known: the reference's whitened features as bytes, float32 [n, k]. Streams and references are drawn from them.
+    known: the reference's whitened features as bytes, float32 [n, k]. Streams and references are drawn from them; to
+    the covariance of these `added` is added, float32 [k, k] as bytes.
     """
     z = np.frombuffer(known, dtype=np.float32).reshape(-1, k)
+    more = np.frombuffer(added, dtype=np.float32).reshape(k, k) if added else np.zeros((k, k), np.float32)
     rng = np.random.default_rng(seed)
     n, streams = len(z), REFERENCES * STREAMS
     centres, whitens = np.empty((REFERENCES, 1, k), np.float32), np.empty((REFERENCES, k, k), np.float32)
     for r in range(REFERENCES):
         drawn = z[rng.integers(0, n, n)]
         centres[r] = drawn.mean(axis=0)
-        whitens[r] = _whitening(np.cov(drawn.T).reshape(k, k)) if n > 1 else np.eye(k)
+        whitens[r] = _whitening(np.cov(drawn.T).reshape(k, k) + more) if n > 1 else np.eye(k)
     age = np.arange(CHUNK)[:, None] - np.arange(CHUNK)
     recent = np.where(age >= 0, weight * (1 - weight) ** np.maximum(age, 0), 0.0).astype(np.float32)
     kept = ((1 - weight) ** np.arange(1, CHUNK + 1)).astype(np.float32)[:, None]

@@ -75,8 +75,11 @@ class Detector:
             self._fit(connection)
             rows, is_known = observed_rows(connection, tick.numbers), known(connection)
         of = [stream_of(row["domain"], is_known) for row in rows]
+        facts = self.workspace.config.monitors.facts
         batches = {
-            stream: batch_of([row for row, its in zip(rows, of, strict=True) if stream in (its, ALL)], tick.start)
+            stream: batch_of(
+                [row for row, its in zip(rows, of, strict=True) if stream in (its, ALL)], tick.start, facts
+            )
             for stream in (KNOWN, NEW, ALL)
         }
         read = [(stream, self._read(monitor, batches[stream])) for stream, monitor in self._monitors]
@@ -200,10 +203,10 @@ class Detector:
         timed = _has_times(connection)
         if self._fitted == (live, epoch, ended, timed):
             return
-        reference = read_reference(connection, epoch, said_by)
-        self._reference = (reference, epoch, said_by)
         config = self.workspace.config
-        self._monitors = _one_budget(config.monitors.false_alarms.ticks, timed)
+        reference = read_reference(connection, epoch, said_by, config.monitors.facts)
+        self._reference = (reference, epoch, said_by)
+        self._monitors = _one_budget(config.monitors.false_alarms.ticks, timed, config.monitors.facts)
         for _, monitor in self._monitors:
             monitor.fit(reference)
         stored: dict[str, dict[str, Any]] = {}
@@ -250,14 +253,14 @@ def weights(signals: Sequence[tuple[str, Signal]], arrived: bool, ticks: float) 
     return [(1 if arrived else 2) * ticks / math.exp(signal.threshold) for _, signal in signals]
 
 
-def _one_budget(ticks: float, timed: bool) -> list[tuple[str, Monitor]]:
+def _one_budget(ticks: float, timed: bool, facts: Sequence[str]) -> list[tuple[str, Monitor]]:
     """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice, and the case
     volume reads every case."""
     from monitors import CaseVolume, default_monitors
 
-    known = default_monitors(2 * ticks, timed)
+    known = default_monitors(2 * ticks, timed, facts)
     streams = [(ALL if isinstance(monitor, CaseVolume) else KNOWN, monitor) for monitor in known]
-    return streams + [(NEW, monitor) for monitor in default_monitors(2 * ticks, timed=False)]
+    return streams + [(NEW, monitor) for monitor in default_monitors(2 * ticks, False, facts)]
 
 
 def _label(stream: str, monitor: str) -> str:

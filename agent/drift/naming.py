@@ -36,7 +36,9 @@ def name(
     if not rows:
         return None
     labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
-    return attribute(reference, batch_of(rows), labels, new_domain=stream == NEW, alpha=ALPHA)
+    return attribute(
+        reference, batch_of(rows, facts=tuple(reference.calibrate.facts)), labels, new_domain=stream == NEW, alpha=ALPHA
+    )
 
 
 def name_again(connection: Connection, reference: Reference, epoch: int, version: str, at: datetime) -> list[str]:

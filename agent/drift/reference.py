@@ -47,9 +47,11 @@ def epoch_of(connection: Connection, version: str) -> tuple[int, str]:
     )
 
 
+PATIENTS = ("age", "sex")  # facts that every shift is named with
+
 ROWS = """
     SELECT o.number, o.case_id, o.scores, o.embedding, o.version, o.sensor,
-           c.patient_key, c.domain, c.acquired_at, c.facts
+           c.patient_key, c.domain, c.acquired_at, c.scanner, c.facts
     FROM observations o JOIN cases c ON c.case_id = o.case_id
 """
 
@@ -78,7 +80,7 @@ def read_approved(connection: Connection, version: str) -> Reference:
     return Reference(**parts)
 
 
-def read_reference(connection: Connection, epoch: int, version: str) -> Reference:
+def read_reference(connection: Connection, epoch: int, version: str, facts: Sequence[str] = ()) -> Reference:
     """What `version` said and the sensor saw of the epoch's cases, both parts."""
     from monitors.protocols import Reference
 
@@ -90,7 +92,7 @@ def read_reference(connection: Connection, epoch: int, version: str) -> Referenc
                  WHERE o.version = :version GROUP BY o.case_id ORDER BY c.acquired_at, c.seq""",
             {"epoch": epoch, "part": part, "version": version},
         ).fetchall()
-        parts[part] = batch_of(rows)
+        parts[part] = batch_of(rows, facts=facts)
     return Reference(**parts)
 
 
@@ -109,8 +111,8 @@ def read_classes(connection: Connection, epoch: int, version: str, classes: Sequ
     return np.array([places.get(row["value"], -1) for row in rows], np.int64)
 
 
-def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan")) -> Batch:
-    """The monitors' record of observed rows (columns of ROWS); reference rows get the numbers 1..n."""
+def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan"), facts: Sequence[str] = ()) -> Batch:
+    """The monitors' record of observed rows (columns of ROWS) with these facts; reference rows are numbered 1..n."""
     import numpy as np
 
     from monitors.protocols import Batch
@@ -128,20 +130,29 @@ def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan"))
         version=rows[0]["version"] if rows else "",
         sensor=rows[0]["sensor"] if rows else "",
         tick_time=tick_time,
-        facts=_facts(rows),
+        facts=_facts(rows, facts),
     )
 
 
-def _facts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Who the patients are, for the naming of a shift; an unknown age is NaN and an unknown sex empty."""
+def _facts(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """The named facts of the cases as text, and who the patients are; an age is a number, NaN where it is unknown."""
     import numpy as np
 
-    facts = [json.loads(row["facts"]) for row in rows]
-    ages = [fact.get("age") for fact in facts]
-    return {
-        "age": np.array([float("nan") if age in (None, "") else float(age) for age in ages], np.float64),
-        "sex": np.array([str(fact.get("sex") or "") for fact in facts], np.str_),
+    facts = [{**json.loads(row["facts"]), "scanner": row["scanner"]} for row in rows]
+    text = {
+        name: [str(fact[name]) if fact.get(name) is not None else "" for fact in facts]
+        for name in dict.fromkeys((*PATIENTS, *names))
     }
+    return {name: np.array(values, np.str_) for name, values in text.items() if name != "age"} | {
+        "age": np.array([_number(age) for age in text["age"]], np.float64)
+    }
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def _seconds(acquired_at: str | None) -> float:

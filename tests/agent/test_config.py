@@ -98,7 +98,7 @@ def test_five_errors_are_told_at_once():
           responses: {acquisition: {recipes: [retrain]}}
         monitors:
           subgroups: [site]
-          facts: [kvp]
+          facts: [licence]
         alert: {}
     """
     with pytest.raises(ConfigErrors) as caught:

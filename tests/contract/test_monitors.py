@@ -31,11 +31,12 @@ def ticks(n: int, seed: int = 1) -> list:
 
 
 def test_the_registry_is_covered() -> None:
-    """Four monitors stand in the registry, each under a name of its own, and all of them by default."""
+    """Five monitors stand in the registry, each under a name of its own; facts are watched where some are named."""
     names = [monitor.name for monitor in default_monitors()]
 
     assert names == ["embedding", "prediction", "volume", "far-out"]
-    assert {type(monitor) for monitor in default_monitors()} == set(MONITORS)
+    assert {type(monitor) for monitor in default_monitors(facts=["age"])} == set(MONITORS)
+    assert len(MONITORS) == 5
     assert {kind.__name__ for kind in MONITORS} <= set(monitors.__all__)
     assert all(hasattr(monitors, name) for name in monitors.__all__)
 
@@ -141,7 +142,7 @@ def test_gross_change_is_read_as_more_evidence_than_none(kind: type) -> None:
 
 
 def test_what_is_not_a_number_is_refused() -> None:
-    """NaN in what a monitor reads raises; three of the four read numbers, and volume counts cases."""
+    """NaN in what a monitor reads raises; volume counts cases, and to facts an unknown value is a value."""
     refused = []
     for kind in MONITORS:
         rng = np.random.default_rng(0)

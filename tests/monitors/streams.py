@@ -43,7 +43,16 @@ def batch(
         version=version,
         sensor=sensor,
         tick_time=tick_time,
+        facts={
+            "age": 50 + 10 * np.random.default_rng(abs(start)).standard_normal(n) + 30.0 * gross(embedding),
+            "sex": np.where(index % 2 == 0, "F", "M"),
+        },
     )
+
+
+def gross(embedding: np.ndarray) -> bool:
+    """Whether these are cases of another world: older ones, too."""
+    return embedding.size > 0 and float(np.mean(embedding)) > 1.5
 
 
 def reference(rng: np.random.Generator, n: int = 166, transform: int = 200) -> Reference:
