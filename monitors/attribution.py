@@ -153,9 +153,9 @@ def hotelling(known: Float, new: Float, weights: Float | None = None) -> float:
 def changed_part(known: Float, new: Float, weights: Float) -> float | None:
     """The share of new cases [m, k] that moved, 0..1, if the others stayed where known ones [n, k] are.
 
-    A part moved by d / part has mean d and adds d^2 (1 - part) / part to the variance along d; and at least as many
-    moved as are missing among the places where known cases are (all but the farthest 5 % along d). None where the mean
-    hardly moved. The direction is of one half of the cases and what is read along it of the other, so that what was
+    A part moved by d / part has mean d and adds d^2 (1 - part) / part to the variance along d, of which two standard
+    errors are taken off: the largest share that agrees with it. And at least as many moved as are missing among the
+    places where known cases are (all but the farthest 5 % along d). None where the mean hardly moved. The direction is of one half of the cases and what is read along it of the other, so that what was
     searched for is not found by the search.
     """
     w = weights / weights.sum()
@@ -170,7 +170,8 @@ def changed_part(known: Float, new: Float, weights: Float) -> float | None:
     moved, after, was, stayed = np.mean(found, axis=0)
     if moved < MOVED * np.sqrt(was):
         return None
-    return float(max(moved**2 / (moved**2 + max(after - was, 0.0)), 1 - stayed / USUAL))
+    more = after - was - 2 * was * np.sqrt(2 / len(new))
+    return float(max(moved**2 / (moved**2 + max(more, 0.0)), 1 - stayed / USUAL))
 
 
 def _prevalence(known: Float, labels: Int, new: Float) -> tuple[Float, Float]:
