@@ -155,8 +155,10 @@ def changed_part(known: Float, new: Float, weights: Float) -> float | None:
 
     A part moved by d / part has mean d and adds d^2 (1 - part) / part to the variance along d, of which two standard
     errors are taken off: the largest share that agrees with it. And at least as many moved as are missing among the
-    places where known cases are (all but the farthest 5 % along d). None where the mean hardly moved. The direction is of one half of the cases and what is read along it of the other, so that what was
-    searched for is not found by the search.
+    places where known cases are (all but the farthest 5 % along d). None where the mean hardly moved.
+
+    The direction is of one half of the cases and what is read along it of the other, so that what was searched for is
+    not found by the search.
     """
     w = weights / weights.sum()
     centre, found = w @ known, []

@@ -11,7 +11,7 @@ LATER = {
     "anchors": "the ledger of looks and alpha",
     "plan": "asking the plan what it would do",
     "diff": "comparing two versions",
-    "report": "the model card as a page",
+    "report": "the model card of a version as a page (an alarm's is there: --alarm ID)",
     "export": "the change record in PCCP order",
     "erase": "removing a patient",
     "labels wanted": "choosing the cases most worth labelling",

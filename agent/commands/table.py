@@ -112,6 +112,11 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("--all", action="store_true", help="closed ones too"),
             arg("--by", metavar="NAME", help="with ack: who saw it"),
         ), ALARM),
+        Command("report", "a page about an alarm: how it came, and what the sensor saw", "report:report", (
+            arg("version", nargs="?", metavar="VERSION", help="the card of a version; of a later release"),
+            arg("--alarm", type=int, metavar="ID", help="the alarm's number"),
+            arg("--out", required=True, metavar="FILE.html", help="the page"),
+        ), '{"out"}'),
         Command("journal", "the events, oldest first", "status:journal", (
             arg("--since", type=int, default=0, metavar="N", help="those after event N"),
         ), '[{"seq", "at", "event", "by", "body"}]'),
@@ -168,7 +173,6 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         later("anchors", "looks taken and alpha left, per anchor set"),
         later("plan", "what the plan would do"),
         later("diff", "what differs between two versions"),
-        later("report", "the model card of a version as a page"),
         later("export", "the change record of a version"),
         later("erase", "remove a patient"),
     ),

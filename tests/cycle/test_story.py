@@ -9,6 +9,7 @@ import pytest
 import smears
 from chapters import AFTER, CHANGED, QUIET, events, feed, labels, last_event, rows, work_off
 
+from agent import cli
 from agent.cycle import Cycle
 from agent.errors import NotEnoughEvidence, Refused
 from agent.updates import requests, update
@@ -59,6 +60,26 @@ def test_the_alarm_comes_with_the_change_and_says_since_when(chapters, tmp_path)
     said = rows(workspace, "SELECT number, trust FROM observations WHERE role = 'live' ORDER BY number")
     assert {row["trust"] for row in said[: shift["opened_at_case"]]} == {"normal"}
     assert {row["trust"] for row in said[shift["opened_at_case"] :]} == {"caution"}
+
+
+def test_the_alarm_is_named_and_has_a_page(chapters, tmp_path, capsys):
+    """A new site's images that are unlike all others stay undetermined beside the far-out alarm; the page shows each
+    monitor, the onset and both sides' cases, and names no case."""
+    workspace = chapters.open("alarmed", tmp_path / "site")
+    alarm = rows(workspace, "SELECT * FROM alarms ORDER BY id")[0]
+    evidence = json.loads(alarm["evidence"])
+    assert alarm["shift"] == "undetermined" and "unlike anything in the reference" in evidence["says"]
+    out = tmp_path / "alarm.html"
+    command = ["report", "--alarm", str(alarm["id"]), "--out", str(out), "--workspace", str(workspace.root), "--json"]
+    assert cli.main(command) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": str(out)}
+    text = out.read_text()
+    assert all(f">{monitor}<" in text for monitor in ("embedding", "prediction", "far-out", "onset", "alarm"))
+    assert text.count("<circle") > 60 and "<script" not in text
+    names = [row["case_id"] for row in rows(workspace, "SELECT case_id FROM cases LIMIT 50")]
+    assert not any(name in text for name in names)
+    assert cli.main([*command[:2], "99", *command[3:]]) == 2
+    assert "there is no alarm 99" in capsys.readouterr().err
 
 
 def test_no_anchor_patient_was_learnt_from(chapters, tmp_path):

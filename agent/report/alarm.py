@@ -1,0 +1,170 @@
+"""One alarm as a page: what it says, every monitor's evidence over the cases, and a map of what the sensor saw."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from agent.drift.domains import known, stream_of
+from agent.drift.reference import ROWS, batch_of, epoch_of, read_reference
+from agent.errors import HomeostatError
+from agent.report.drawing import Panel, dots, grid, line, svg, text
+from agent.store import Connection
+from agent.versions import registry
+from agent.workspace import Workspace
+
+STYLE = Path(__file__).parent.parent / "demo" / "style.css"
+COLOURS = ("var(--ours)", "var(--naive)", "var(--frozen)", "var(--warn)", "var(--bad)")
+BEFORE = 0.25  # of the cases from the onset to now that are shown before it, and at least 200
+SHOWN = 600  # points of the map on each side
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlarmRecord:
+    """A row of the table `alarms` with its evidence; readings: {monitor: [(case, log_e - threshold)]}; live: (version,
+    first case, last case) in order; seen: (reference [n, 2], cases since the onset [m, 2])."""
+
+    row: Mapping[str, Any]
+    evidence: Mapping[str, Any]
+    readings: Mapping[str, Sequence[tuple[int, float]]]
+    live: Sequence[tuple[str, int, int]]
+    seen: tuple[Any, Any]
+    cases: int
+
+
+def alarm_record(workspace: Workspace, alarm: int) -> AlarmRecord:
+    """Raises HomeostatError where there is no such alarm."""
+    with workspace.store.read() as connection:
+        row = connection.execute("SELECT * FROM alarms WHERE id = ?", (alarm,)).fetchone()
+        if row is None:
+            raise HomeostatError(f"there is no alarm {alarm}: 'homeostat alarms --all' lists them")
+        cases = connection.execute("SELECT coalesce(max(number), 0) AS n FROM observations").fetchone()["n"]
+        onset = row["since_case"] or row["opened_at_case"]
+        first = max(1, onset - max(200, int(BEFORE * (cases - onset))))
+        return AlarmRecord(
+            row=dict(row),
+            evidence=json.loads(row["evidence"]),
+            readings=_readings(connection, first),
+            live=_live(connection, first),
+            seen=_seen(connection, row["stream"], onset),
+            cases=cases,
+        )
+
+
+def page(found: AlarmRecord) -> str:
+    """The whole page, with no patient or case on it."""
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(headline(found))}</title><style>{STYLE.read_text(encoding='utf-8')}</style>"
+    )
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(found))
+    body = (
+        f'<header><p class="eyebrow">Homeostat &middot; alarm {found.row["id"]}</p><h1>{escape(headline(found))}</h1>'
+        f'</header><section class="card">{said}</section>'
+        '<section><h2>How it came</h2><p class="soft">How long an unchanged site waits for each reading, over what the '
+        f'monitor may use alone: it alarms at the dashed line.</p><div class="card">{timeline(found)}</div></section>'
+        '<section><h2>What the sensor saw</h2><p class="soft">The two directions in which the reference (grey) and the '
+        f'cases since the onset differ and vary most.</p><div class="card">{_map(found)}</div></section>'
+    )
+    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body><main>{body}</main></body>\n</html>\n'
+
+
+def headline(found: AlarmRecord) -> str:
+    """The alarm in a few words."""
+    shift = found.row["shift"]
+    return f"Shift: {shift}" if shift else f"Alarm of the monitor '{found.row['monitor']}'"
+
+
+def sentences(found: AlarmRecord) -> list[str]:
+    """When it opened, since when, what it rests on, and how it ended."""
+    row, evidence = found.row, found.evidence
+    since = f", since about case {row['since_case']}" if row["since_case"] else ""
+    said = [f"Opened by the monitor '{row['monitor']}' at case {row['opened_at_case']}{since}; it is {row['state']}."]
+    if evidence.get("says"):
+        said.append(f"{evidence['says'][0].upper()}{evidence['says'][1:]} ({evidence['patients']} patients).")
+    if evidence.get("guarantee"):
+        said.append(f"The budget of false alarms is kept: {evidence['guarantee']}.")
+    if row["closed_because"]:
+        said.append(f"Closed: {row['closed_because']}.")
+    return said
+
+
+def timeline(found: AlarmRecord) -> str:
+    """The monitors' readings against their thresholds, the onset, the alarm and the live versions, as SVG."""
+    points = [point for line in found.readings.values() for point in line]
+    first, last = min((case for case, _ in points), default=0), max((case for case, _ in points), default=1)
+    panel = Panel(first, max(last, first + 1), -3.0, 3.0, 880, 260)
+    parts = [*grid(panel, "cases"), line(panel, [(first, 0.0), (last, 0.0)], "var(--bad)", dashed=True)]
+    for place, (monitor, reading) in enumerate(found.readings.items()):
+        colour = COLOURS[place % len(COLOURS)]
+        parts.append(line(panel, [(case, value / math.log(10)) for case, value in reading], colour))
+        parts.append(text(panel.left + 8 + 118 * place, 14, monitor, colour))
+    for case, says in ((found.row["since_case"], "onset"), (found.row["opened_at_case"], "alarm")):
+        if case:
+            parts.append(line(panel, [(case, -3.0), (case, 3.0)], "var(--soft)"))
+            parts.append(text(panel.x(case) + 4, panel.bottom - (6 if says == "onset" else 20), says, "var(--soft)"))
+    for version, start, end in found.live:
+        parts.append(line(panel, [(max(start, first), -2.9), (max(end, first), -2.9)], "var(--ours)", width=5))
+        parts.append(text(panel.x(max(start, first)) + 4, panel.bottom - 34, f"{version} live", "var(--ours)"))
+    return svg(panel, f"evidence of {len(found.readings)} monitors over {last - first} cases", parts)
+
+
+def _map(found: AlarmRecord) -> str:
+    reference, since = found.seen
+    if not len(reference) or not len(since):
+        return "<p>There is no case since the onset to be shown.</p>"
+    low = [float(min(side[:, axis].min() for side in found.seen)) for axis in (0, 1)]
+    high = [float(max(side[:, axis].max() for side in found.seen)) for axis in (0, 1)]
+    panel = Panel(low[0], high[0], low[1], high[1], 880, 420)
+    parts = [*dots(panel, reference, "var(--frozen)"), *dots(panel, since, "var(--ours)")]
+    return svg(panel, f"{len(reference)} reference cases and {len(since)} since the onset", parts)
+
+
+def _readings(connection: Connection, first: int) -> dict[str, list[tuple[int, float]]]:
+    found: dict[str, list[tuple[int, float]]] = {}
+    rows = connection.execute(
+        "SELECT monitor, at_case, log_e, threshold FROM signals WHERE at_case >= ? AND monitor != 'family' "
+        "ORDER BY tick, monitor",
+        (first,),
+    )
+    for row in rows:
+        found.setdefault(row["monitor"], []).append((row["at_case"], row["log_e"] - row["threshold"]))
+    return found
+
+
+def _live(connection: Connection, first: int) -> list[tuple[str, int, int]]:
+    rows = connection.execute(
+        "SELECT version, min(number) AS start, max(number) AS last FROM observations "
+        "WHERE role = 'live' AND number >= ? GROUP BY version ORDER BY start",
+        (first,),
+    )
+    return [(row["version"], row["start"], row["last"]) for row in rows]
+
+
+def _seen(connection: Connection, stream: str, onset: int) -> tuple[Any, Any]:
+    """Both sides in the direction of their difference and, across it, in the one of most variance."""
+    import numpy as np
+
+    epoch, said_by = epoch_of(connection, registry.live(connection)["version"])
+    reference = read_reference(connection, epoch, said_by).calibrate
+    is_known = known(connection)
+    rows = connection.execute(
+        ROWS + "WHERE o.role = 'live' AND o.number >= ? ORDER BY o.number LIMIT ?", (onset, 4 * SHOWN)
+    ).fetchall()
+    of = [row for row in rows if stream == "all" or stream_of(row["domain"], is_known) == stream] or rows
+    before, after = reference.embedding[:SHOWN], batch_of(of[:SHOWN]).embedding
+    if not len(before) or not len(after) or before.shape[1] != after.shape[1]:
+        return np.zeros((0, 2)), np.zeros((0, 2))
+    centre, scale = before.mean(axis=0), before.std(axis=0) + 1e-6
+    old, new = (before - centre) / scale, (after - centre) / scale
+    apart = new.mean(axis=0) - old.mean(axis=0)
+    apart = apart / max(float(np.linalg.norm(apart)), 1e-12)
+    left = np.vstack([old, new])
+    left = left - np.outer(left @ apart, apart)
+    across = np.linalg.svd(left - left.mean(axis=0), full_matrices=False)[2][0]
+    return tuple(np.column_stack([side @ apart, side @ across]) for side in (old, new))  # type: ignore[return-value]
