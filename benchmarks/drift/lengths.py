@@ -33,7 +33,8 @@ def run_length(charts: Sequence[Chart], threshold: float) -> float:
 
 def threshold_for(charts: Sequence[Chart], wanted: float) -> float:
     """The lowest threshold with a run length of at least `wanted` cases on these streams without a change."""
-    low, high = min(float(c.min()) for c in charts), max(float(c.max()) for c in charts) + 1e-6
+    low = min(float(c[np.isfinite(c)].min()) for c in charts)  # a window that is not full yet has no reading
+    high = max(float(c.max()) for c in charts) + 1e-6
     for _ in range(STEPS):
         middle = (low + high) / 2
         low, high = (low, middle) if run_length(charts, middle) >= wanted else (middle, high)

@@ -79,6 +79,13 @@ def test_a_threshold_keeps_the_run_length_it_is_set_for(seed: int, wanted: float
     assert run_length(charts, lower) < wanted
 
 
+def test_a_window_that_is_not_full_yet_does_not_spoil_the_threshold() -> None:
+    """Before its first reading a chart is at minus infinity; the threshold is as it would be without that."""
+    charts = [np.random.default_rng(i).exponential(size=(400, 3)) for i in range(3)]
+    late = [np.vstack([np.full((50, 3), -np.inf), chart[50:]]) for chart in charts]
+    assert 60 <= run_length(late, threshold_for(late, 60.0)) < 90
+
+
 @given(st.integers(0, 1000))
 @settings(max_examples=5, deadline=None)
 def test_charts_that_decide_together_have_one_run_length_together(seed: int) -> None:
