@@ -67,6 +67,7 @@ class Chart:
         self.largest = int(np.argmax(counts[enough])) if enough.any() else 0
         codes = self._code(names)
         self.centres = np.stack([x[codes == code].mean(axis=0) for code in range(max(1, len(self.strata)))])
+        self.fewest = int(counts[enough].min()) if enough.any() else len(x)
         apart = x - self.centres[codes]
         floor = self.floor * np.eye(x.shape[1])
         self.whiten = _whitening(apart.T @ apart / max(1, len(x) - len(self.centres)) + floor)
@@ -111,7 +112,8 @@ class Chart:
         if np.isnan(self.pace):
             return NOTHING
         if self.levels is None:
-            self.levels = simulated(self.known.tobytes(), self.known.shape[1], self.weight, self.added.tobytes())
+            known, added = self.known.tobytes(), self.added.tobytes()
+            self.levels = simulated(known, self.known.shape[1], self.weight, added, self.fewest)
         heights, logs = self.levels[0], self.levels[1:]
         place = np.interp(np.log(self.pace), np.log(SPACINGS), np.arange(len(SPACINGS)))
         low = int(min(place, len(SPACINGS) - 2))
@@ -163,11 +165,14 @@ def first_of_each(units: NDArray[np.str_], but: Sequence[str] = ()) -> Int:
 
 
 @lru_cache(maxsize=16)
-def simulated(known: bytes, k: int, weight: float, added: bytes = b"", seed: int = 2026) -> Float:
+def simulated(
+    known: bytes, k: int, weight: float, added: bytes = b"", fewest: int | None = None, seed: int = 2026
+) -> Float:
     """[1 + len(SPACINGS), LEVELS]: heights, and for looks at each spacing the log of the mean number of looks to them.
 
     known: the reference's whitened features as bytes, float32 [n, k]. Streams and references are drawn from them; to
-    the covariance of these `added` is added, float32 [k, k] as bytes.
+    the covariance of these `added` is added, float32 [k, k] as bytes. fewest: patients of the smallest stratum, whose
+    centre errs most: for as long as a batch of its cases lasts the stream is taken from there.
     """
     z = np.frombuffer(known, dtype=np.float32).reshape(-1, k)
     more = np.frombuffer(added, dtype=np.float32).reshape(k, k) if added else np.zeros((k, k), np.float32)
@@ -176,7 +181,7 @@ def simulated(known: bytes, k: int, weight: float, added: bytes = b"", seed: int
     centres, whitens = np.empty((REFERENCES, 1, k), np.float32), np.empty((REFERENCES, k, k), np.float32)
     for r in range(REFERENCES):
         drawn = z[rng.integers(0, n, n)]
-        centres[r] = drawn.mean(axis=0)
+        centres[r] = drawn[:fewest].mean(axis=0)
         whitens[r] = _whitening(np.cov(drawn.T).reshape(k, k) + more) if n > 1 else np.eye(k)
     age = np.arange(CHUNK)[:, None] - np.arange(CHUNK)
     recent = np.where(age >= 0, weight * (1 - weight) ** np.maximum(age, 0), 0.0).astype(np.float32)
