@@ -38,7 +38,7 @@ class World:
         g = np.random.default_rng(seed)
         q = np.linalg.qr(g.standard_normal((dim, dim)))[0]
         spectrum = 1 / (1 + np.arange(dim) / 8.0)
-        self.dim = dim
+        self.seed, self.dim = seed, dim
         self.factor = q * np.sqrt(spectrum)  # the covariance within a source is factor @ factor.T
         self.inverse = np.linalg.inv(self.factor)
         self.sources = (g.standard_normal((len(WEIGHTS), dim)) * 0.6 * np.sqrt(spectrum)) @ q.T
