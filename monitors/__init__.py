@@ -1,7 +1,7 @@
 """What is measured of a deployed model: drift of its cases and answers, and how good a candidate is beside it.
 
 `__all__` is the registry: monitors, gates, measures, and the rules that bring their readings together. numpy is all
-that the import needs; scipy and river load where they are used.
+that the import needs; scipy loads where it is used.
 """
 
 from collections.abc import Mapping, Sequence

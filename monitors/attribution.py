@@ -63,13 +63,17 @@ def attribute(
     by_sensor: bool = True,
     alpha: float = ALPHA,
 ) -> Attribution:
-    """Names the change between `reference` and `cases`, those since the onset; each patient counts once.
+    """Names the change between `reference` and `cases`, those since the onset.
+
+    Each patient counts once, and cases with NaN not at all.
 
     labels: class of each calibration case, -1 where unknown; without any, the model's probabilities stand for them,
     which is exact where it is calibrated. new_domain: the cases are of sites or scanners that the reference has none
     of. by_sensor: the embeddings are a sensor's that was made to tell kinds of images apart; else no case is called far
     out. Raises ValueError where a part of the reference is too small for the tests (two cases).
     """
+    whole = np.isfinite(cases.embedding).all(axis=1) & np.isfinite(cases.outputs).all(axis=1)
+    cases = taken(cases, np.flatnonzero(whole))
     known, new = reference.calibrate, taken(cases, first_of_each(cases.unit))
     first = first_of_each(known.unit)
     labels = np.full(len(known), -1) if labels is None else labels

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.protocols import NOTHING, Batch, Float, Int
+from monitors.protocols import NOTHING, Batch, Float, Int, Signal
 from monitors.state import check_version, joined
 
 WEIGHT = 0.03
@@ -49,10 +49,9 @@ class Chart:
     within strata.
     """
 
-    def __init__(self, weight: float = WEIGHT, floor: float = 0.0) -> None:
+    def __init__(self, floor: float = 0.0) -> None:
         """floor: variance that is added to every feature, in its own units: what never varied in the reference may all
         the same."""
-        self.weight = weight
         self.floor = floor
 
     def fit(self, features: Float, units: NDArray[np.str_], strata: NDArray[np.str_]) -> None:
@@ -90,11 +89,11 @@ class Chart:
         self.recent = [*self.recent, *units.tolist()][-REMEMBERED:]
         codes = self._code(batch.stratum[first])
         z = (np.asarray(features, dtype=np.float64)[first] - self.centres[codes]) @ self.whiten
-        kept = (1 - self.weight) ** np.arange(len(z), -1, -1)
-        self.mean = kept[0] * self.mean + self.weight * (kept[1:] @ z)
+        kept = (1 - WEIGHT) ** np.arange(len(z), -1, -1)
+        self.mean = kept[0] * self.mean + WEIGHT * (kept[1:] @ z)
         self.left *= kept[0]
         self.pace = len(z) if np.isnan(self.pace) else self.pace + PACE * (len(z) - self.pace)
-        self.height = float(self.mean @ self.mean / _variance(self.weight, self.left))
+        self.height = float(self.mean @ self.mean / _variance(WEIGHT, self.left))
         if self.height <= len(self.mean) + np.sqrt(2 * len(self.mean)):  # a standard deviation above its mean
             self.risen_since = None
         elif self.risen_since is None:
@@ -113,12 +112,24 @@ class Chart:
             return NOTHING
         if self.levels is None:
             known, added = self.known.tobytes(), self.added.tobytes()
-            self.levels = simulated(known, self.known.shape[1], self.weight, added, self.fewest)
+            self.levels = simulated(known, self.known.shape[1], WEIGHT, added, self.fewest)
         heights, logs = self.levels[0], self.levels[1:]
         place = np.interp(np.log(self.pace), np.log(SPACINGS), np.arange(len(SPACINGS)))
         low = int(min(place, len(SPACINGS) - 2))
         at = [_read(heights, logs[i], self.height) for i in (low, low + 1)]
         return float(at[0] + (place - low) * (at[1] - at[0]))
+
+    def signal(self, monitor: str, run_length: float, n: int, **evidence: float | str) -> Signal:
+        """What a monitor of this name says after a tick of n cases, set to `run_length` ticks if it decided alone."""
+        return Signal(
+            monitor=monitor,
+            log_e=self.log_run_length,
+            statistic=self.height,
+            threshold=float(np.log(run_length)),
+            n=n,
+            since=self.since,
+            evidence=self.guarantee() | evidence,
+        )
 
     def moved(self) -> Float:
         """[k] the mean in each feature's own standard deviation: which of them drive the height."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 from numpy.typing import NDArray
 
 from monitors.chart import Chart, finite
 from monitors.protocols import Batch, Float, Reference, Signal
-from monitors.state import check_version, joined, part
 from monitors.whitening import Whitener
 
 COMPONENTS = 64
@@ -44,22 +42,13 @@ class EmbeddingMean:
     def update(self, batch: Batch) -> Signal:
         if len(batch):
             self.chart.update(self._see(batch), batch)
-        return Signal(
-            monitor=self.name,
-            log_e=self.chart.log_run_length,
-            statistic=self.chart.height,
-            threshold=float(np.log(self.run_length)),
-            n=len(batch),
-            since=self.chart.since,
-            evidence=self.chart.guarantee(),
-        )
+        return self.chart.signal(self.name, self.run_length, len(batch))
 
     def state(self) -> dict[str, NDArray]:
-        return joined({}, chart=self.chart.state())
+        return self.chart.state()
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
-        check_version(state)
-        self.chart.restore(part(state, "chart"))
+        self.chart.restore(state)
 
     def _see(self, batch: Batch) -> Float:
         if len(batch) and batch.sensor != self.sensor:

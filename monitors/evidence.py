@@ -22,8 +22,9 @@ class EDetector:
     With e = kappa * max(p, FINEST)^(kappa - 1), scaled to expectation 1 for a uniform p, M <- e * (1 + M) sums the
     evidence of every possible onset, and M_t - t is a martingale while the p-values are independent and uniform (Vovk
     and Wang 2021 for the calibrators; Shin, Ramdas and Rinaldo 2024 for e-detectors). Small kappas are quick on gross
-    shifts, large ones patient on faint shifts; the mean over them is an e-detector too. What a test by 999 draws says
-    below 1/1000 is its own randomness: an e-value bounded there overshoots less, and is larger where it matters.
+    shifts, large ones patient on faint shifts; the mean over them is an e-detector too. A rank
+    among some hundred past days tells no p-value below 1/1000: an e-value bounded there overshoots less, and is larger
+    where it matters.
     """
 
     def __init__(self, kappas: Sequence[float] = (0.1, 0.25, 0.5, 0.8)) -> None:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from monitors.chart import Chart
 from monitors.protocols import Batch, Float, Reference, Signal
-from monitors.state import check_version, joined, part
 
 VALUES = 12  # of a fact that are told apart; rarer ones are one value
 REACH = 4.0  # standard deviations at which a number is cut off: a typing error is no drift
@@ -18,8 +17,8 @@ MISSING = ""
 
 
 class FactStream:
-    """The shares of each fact's values, those unseen in the reference among them, and the means of its numbers, by a
-    multivariate chart (see Chart).
+    """The shares of each fact's values, rare ones and those unseen in the reference as one, and the means of its
+    numbers, by a multivariate chart (see Chart).
 
     A fact is a number where all the reference's known values are and there are more than VALUES of them. A missing
     value is a value. What never varied in the reference's n patients is given the variance of one in n: a first new
@@ -44,23 +43,14 @@ class FactStream:
     def update(self, batch: Batch) -> Signal:
         if len(batch):
             self.chart.update(self._see(batch), batch)
-        since = self.chart.since
-        return Signal(
-            monitor=self.name,
-            log_e=self.chart.log_run_length,
-            statistic=self.chart.height,
-            threshold=float(np.log(self.run_length)),
-            n=len(batch),
-            since=since,
-            evidence=self.chart.guarantee() | ({"fact": self._driver()} if since is not None else {}),
-        )
+        driver = {} if self.chart.since is None else {"fact": self._driver()}
+        return self.chart.signal(self.name, self.run_length, len(batch), **driver)
 
     def state(self) -> dict[str, NDArray]:
-        return joined({}, chart=self.chart.state())
+        return self.chart.state()
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
-        check_version(state)
-        self.chart.restore(part(state, "chart"))
+        self.chart.restore(state)
 
     def _see(self, batch: Batch) -> Float:
         """[n, k]: the columns of every fact, side by side."""
@@ -88,19 +78,19 @@ class _Column:
         self.number = len(numbers) == len(known) and len({*numbers}) > VALUES
         if self.number:
             self.centre, self.scale = float(np.mean(numbers)), float(np.std(numbers)) or 1.0
-        self.values = [value for value, _ in Counter(values).most_common(VALUES)][1:]  # the commonest is what is left
-        self.usual = {*values}
+        self.usual = [value for value, _ in Counter(values).most_common(VALUES)]
+        self.values = self.usual[1:]  # the commonest is what is left
         self.width = 2 if self.number else len(self.values) + 1
 
     def of(self, values: Sequence[str]) -> Float:
-        """[n, width]: the number and whether it is missing, or a column per value and one for unseen ones."""
+        """[n, width]: the number and whether it is missing, or a column per value and one for rare and unseen ones."""
         if self.number:
             found = [_number(value) for value in values]
             cut = [0.0 if x is None else np.clip((x - self.centre) / self.scale, -REACH, REACH) for x in found]
             return np.column_stack([cut, [float(x is None) for x in found]]).reshape(-1, 2)
         columns = [[float(value == one) for value in values] for one in self.values]
-        unseen = [float(value not in self.usual) for value in values]
-        return np.array([*columns, unseen], dtype=np.float64).T.reshape(-1, self.width)
+        others = [float(value not in self.usual) for value in values]
+        return np.array([*columns, others], dtype=np.float64).T.reshape(-1, self.width)
 
 
 def _text(batch: Batch, name: str) -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from monitors.chart import Chart, finite
 from monitors.protocols import Batch, Float, Int, Reference, Signal
-from monitors.state import check_version, joined, part
 from monitors.whitening import squared_distances
 
 NEIGHBOURS = 5
@@ -70,22 +70,14 @@ class FarOut:
         if len(batch):
             self.chart.update(_surprise(self._farther(distance), len(self.usual) + 1), batch)
         far = int(np.sum(distance > self.limit))
-        return Signal(
-            monitor=self.name,
-            log_e=self.chart.log_run_length,
-            statistic=far / len(batch) if len(batch) else 0.0,
-            threshold=float(np.log(self.run_length)),
-            n=len(batch),
-            since=self.chart.since,
-            evidence=self.chart.guarantee() | {"far": far},
-        )
+        share = far / len(batch) if len(batch) else 0.0
+        return replace(self.chart.signal(self.name, self.run_length, len(batch), far=far), statistic=share)
 
     def state(self) -> dict[str, NDArray]:
-        return joined({}, chart=self.chart.state())
+        return self.chart.state()
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
-        check_version(state)
-        self.chart.restore(part(state, "chart"))
+        self.chart.restore(state)
 
     def _farther(self, distance: Float) -> Int:
         """[n] -> [n]: how many calibration cases are as far or farther."""

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from monitors.chart import Chart, finite
 from monitors.protocols import Batch, Float, OtherVersion, Reference, Signal
-from monitors.state import check_version, joined, part
 
 
 class PredictionStream:
@@ -36,22 +35,13 @@ class PredictionStream:
     def update(self, batch: Batch) -> Signal:
         if len(batch):
             self.chart.update(self._see(batch), batch)
-        return Signal(
-            monitor=self.name,
-            log_e=self.chart.log_run_length,
-            statistic=self.chart.height,
-            threshold=float(np.log(self.run_length)),
-            n=len(batch),
-            since=self.chart.since,
-            evidence=self.chart.guarantee(),
-        )
+        return self.chart.signal(self.name, self.run_length, len(batch))
 
     def state(self) -> dict[str, NDArray]:
-        return joined({}, chart=self.chart.state())
+        return self.chart.state()
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
-        check_version(state)
-        self.chart.restore(part(state, "chart"))
+        self.chart.restore(state)
 
     def _see(self, batch: Batch) -> Float:
         """[n, c] -> [n, c]: all probabilities but the last, and their entropy."""

@@ -38,9 +38,7 @@ def _value(found: Comparison) -> dict[str, Any]:
     return {
         "drift": found.drift,
         "shift": answer.shift.value if found.drift else None,
-        "driver": (next(iter(found.moved), "") or answer.driver if _by_look(found) else answer.driver)
-        if found.drift
-        else None,
+        "driver": _driver(found) if found.drift else None,
         "n": found.patients[0],
         "evidence": {
             "p": found.p,
@@ -58,6 +56,7 @@ def _value(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _by_look(found: Comparison) -> bool:
-    """Whether the images themselves drive it: then the feature that moved most is the driver."""
-    return bool(found.moved) and found.answer.driver in ("embedding", "far-out")
+def _driver(found: Comparison) -> str:
+    """Where the images themselves have changed, the feature that moved most; else the fact, or the answers."""
+    by_look = found.moved and found.answer.driver in ("embedding", "far-out")
+    return next(iter(found.moved)) if by_look else found.answer.driver

@@ -70,7 +70,7 @@ def compare(
 
     from monitors import Reference, attribute
 
-    look = _by_model(model) if model else _by_quality
+    look = _by_model(model) if model else _by_quality()
     sides = []
     for name, folder, conditions in (("new cases", new, where), ("reference", against, against_where)):
         rows = read_folder(folder, conditions).rows
@@ -102,15 +102,21 @@ def compare(
     )
 
 
-Look = Callable[[Sequence[Any]], tuple[Any, Any]]
+@dataclass(frozen=True)
+class Look:
+    """How images are seen: each is reduced as it is read (whole ones would not fit into memory side by side), and some
+    are looked at together, which gives (seen [n, d], said [n, c])."""
+
+    reduced: Callable[[Any], Any]
+    together: Callable[[Sequence[Any]], tuple[Any, Any]]
 
 
-def _by_quality(images: Sequence[Any]) -> tuple[Any, Any]:
+def _by_quality() -> Look:
     import numpy as np
 
     from monitors import quality
 
-    return np.stack([quality(image) for image in images]), np.ones((len(images), 1))
+    return Look(quality, lambda found: (np.stack(found), np.ones((len(found), 1))))
 
 
 def _by_model(base: Path) -> Look:
@@ -119,11 +125,11 @@ def _by_model(base: Path) -> Look:
 
     predictor = Predictor.load(base)
 
-    def look(images: Sequence[Any]) -> tuple[Any, Any]:
-        scores, embedding = answers(predictor, [predictor.prepare(image) for image in images])
+    def together(tensors: Sequence[Any]) -> tuple[Any, Any]:
+        scores, embedding = answers(predictor, tensors)
         return embedding, scores
 
-    return look
+    return Look(predictor.prepare, together)
 
 
 def _side(name: str, rows: Sequence[Row], look: Look, seed: int, progress: Progress) -> Side:
@@ -132,22 +138,18 @@ def _side(name: str, rows: Sequence[Row], look: Look, seed: int, progress: Progr
     if len(rows) > MOST:
         drawn = np.random.default_rng(seed).permutation(len(rows))[:MOST]
         rows = [rows[i] for i in np.sort(drawn)]
-    kept, found, waiting = list[Row](), list[tuple[Any, Any]](), list[Any]()
+    kept, waiting = list[Row](), list[Any]()
     for number, row in enumerate(rows):
         progress(f"reads {name}", number, len(rows))
         try:
-            waiting.append(read_image(row.file))
+            waiting.append(look.reduced(read_image(row.file)))
             kept.append(row)
-        except Unreadable:
+        except (Unreadable, ValueError):
             continue
-        if len(waiting) == AT_A_TIME:
-            found.append(look(waiting))
-            waiting = []
-    if waiting:
-        found.append(look(waiting))
     progress(f"reads {name}", len(rows), len(rows))
     if not kept:
         raise HomeostatError(f"none of the {len(rows)} {name} can be read as an image")
+    found = [look.together(waiting[start : start + AT_A_TIME]) for start in range(0, len(waiting), AT_A_TIME)]
     seen, said = (np.concatenate(part) for part in zip(*found, strict=True))
     nobody = np.full(len(kept), -1, np.int64)
     return Side(rows=kept, seen=seen, said=said, classes=nobody, unreadable=len(rows) - len(kept))

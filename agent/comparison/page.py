@@ -13,8 +13,8 @@ from pathlib import Path
 from agent.cases.images import read_image
 from agent.comparison.compare import Comparison
 from agent.comparison.words import headline, sentences
+from agent.report.frame import framed
 
-STYLE = Path(__file__).parent.parent / "demo" / "style.css"
 THUMBNAIL = 192  # pixels
 BARS = 8  # features that are drawn
 REACH = 4.0  # standard deviations at which a bar is full
@@ -22,17 +22,13 @@ REACH = 4.0  # standard deviations at which a bar is full
 
 def page(found: Comparison) -> str:
     """The whole page; reads the images that it shows."""
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(headline(found))}</title><style>{STYLE.read_text(encoding='utf-8')}</style>"
-    )
     said = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(found))
     body = (
         '<header><p class="eyebrow">Homeostat &middot; check</p>'
         f'<h1>{escape(headline(found))}</h1></header><section class="card">{said}</section>'
         f"{_bars(found)}{_pairs(found)}"
     )
-    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body><main>{body}</main></body>\n</html>\n'
+    return framed(headline(found), body)
 
 
 def _bars(found: Comparison) -> str:

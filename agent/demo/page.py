@@ -5,21 +5,16 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Iterable
 from html import escape
-from pathlib import Path
 
 from agent.demo.charts import both, curves, interval, timeline
 from agent.demo.record import CandidateCard, Figure, Gallery, GateRow, Picture, Step, Story
+from agent.report.frame import framed
 
 WIDE = 912  # the width of the text, less a card's padding
 
 
 def page(story: Story) -> str:
     """The whole page; a pure function of its story."""
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(story.headline)}</title>"
-        f"<style>{Path(__file__).with_name('style.css').read_text(encoding='utf-8')}</style>"
-    )
     body = "\n".join(
         (
             _header(story),
@@ -32,8 +27,7 @@ def page(story: Story) -> str:
         )
     )
     footer = f"<footer><p>{escape(story.made)}</p></footer>"
-    main = f"<main>\n{body}\n{footer}\n</main>"
-    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body>{main}</body>\n</html>\n'
+    return framed(story.headline, f"{body}\n{footer}")
 
 
 def _header(story: Story) -> str:

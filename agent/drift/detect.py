@@ -163,7 +163,7 @@ class Detector:
         if shift == naming.UNDETERMINED:
             answer = naming.name(connection, *self._compared(), stream, driver.since or max(1, at_case - driver.n + 1))
             if answer is not None:
-                shift, said = naming.shift_of(answer), naming.said(answer)
+                shift, said = answer
         log_e = {_label(at, signal.monitor): round(signal.log_e, 3) for at, signal in signals}
         since = common_since(connection, driver.since or at_case, stream)
         evidence = {**driver.evidence, "log_e": log_e, "stream": stream, "domains": sorted(since), **said}

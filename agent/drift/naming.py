@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 UNDETERMINED, PREVALENCE = "undetermined", "prevalence"
 OPEN_QUESTIONS = (UNDETERMINED, PREVALENCE)  # with few cases all that is seen of a new scanner may be another mix
 SETTLED = 500  # patients on which an answer is final
+AGAIN = 1.5  # times the cases of the last time
 ALPHA = 0.002  # of each test: an open question is asked again some five times on the way there
 
 
 def name(
     connection: Connection, reference: Reference, epoch: int, version: str, stream: str, since: int
-) -> Attribution | None:
-    """What the answered cases of a stream since observation `since` say; None where there is none.
+) -> tuple[str, dict[str, Any]] | None:
+    """(shift, evidence) by the latest SETTLED cases of a stream since observation `since`; None where there is none.
 
-    They are the latest SETTLED ones: a change that has grown is judged by what it has grown to.
+    A change that has grown is judged by what it has grown to. Whether single cases are far out is for that monitor: an
+    episode of a shift is never one of far-out cases.
     """
     from monitors import attribute
 
@@ -36,44 +38,40 @@ def name(
     if not rows:
         return None
     labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
-    return attribute(
-        reference, batch_of(rows, facts=tuple(reference.calibrate.facts)), labels, new_domain=stream == NEW, alpha=ALPHA
-    )
+    cases = batch_of(rows, facts=tuple(reference.calibrate.facts))
+    answer = attribute(reference, cases, labels, new_domain=stream == NEW, alpha=ALPHA)
+    shift = UNDETERMINED if answer.shift == FAR_OUT else str(answer.shift)
+    return shift, {**_said(answer), "asked_at": _observed(connection, since)}
 
 
 def name_again(connection: Connection, reference: Reference, epoch: int, version: str, at: datetime) -> list[str]:
-    """Asks again of open alarms whose question is open, and keeps what has changed; returns the new answers."""
+    """Asks again of open alarms whose question is open, once half as many cases again have come since the last time,
+    and keeps what has changed; returns the new answers."""
     found = []
     for alarm in connection.execute("SELECT * FROM alarms WHERE state != 'closed'").fetchall():
         if alarm["shift"] not in OPEN_QUESTIONS or kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT:
             continue
-        evidence = json.loads(alarm["evidence"])
-        since = alarm["since_case"] or alarm["opened_at_case"]
-        if evidence.get("patients", 0) >= SETTLED or not _grown(connection, since, evidence.get("patients", 0)):
+        evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
+        grown = _observed(connection, since) >= AGAIN * evidence.get("asked_at", 0)
+        if evidence.get("patients", 0) >= SETTLED or not grown:
             continue
         answer = name(connection, reference, epoch, version, alarm["stream"], since)
         if answer is None:
             continue
-        shift = shift_of(answer)
+        shift, said = answer
         connection.execute(
             "UPDATE alarms SET shift = :shift, evidence = :evidence WHERE id = :id",
-            {"shift": shift, "evidence": journal.canonical({**evidence, **said(answer)}), "id": alarm["id"]},
+            {"shift": shift, "evidence": journal.canonical({**evidence, **said}), "id": alarm["id"]},
         )
         if shift != alarm["shift"]:
-            body = {"alarm": alarm["id"], "shift": shift, "was": alarm["shift"], "says": answer.says}
+            body = {"alarm": alarm["id"], "shift": shift, "was": alarm["shift"], "says": said["says"]}
             journal.append(connection, "alarm_named", at=at, by="homeostat", body=body)
             found.append(shift)
     return found
 
 
-def shift_of(answer: Attribution) -> str:
-    """Whether single cases are far out is for that monitor: an episode of a shift is never one of far-out cases."""
-    return UNDETERMINED if answer.shift == FAR_OUT else str(answer.shift)
-
-
-def said(answer: Attribution) -> dict[str, Any]:
-    """What goes into the alarm's evidence."""
-    numbers = {
+def _said(answer: Attribution) -> dict[str, Any]:
+    return {
         "patients": answer.n,
         "driver": answer.driver,
         "p_before": answer.p_before,
@@ -82,16 +80,16 @@ def said(answer: Attribution) -> dict[str, Any]:
         "prevalence_before": [round(share, 4) for share in answer.was],
         "part": answer.part,
         "confidence": [None if math.isnan(c) else round(c, 4) for c in answer.confidence],
+        "says": answer.says,
     }
-    return {**numbers, "says": answer.says}
 
 
-def _grown(connection: Connection, since: int, asked_of: int) -> bool:
-    """Whether there are half as many cases again as the last answer rests on."""
+def _observed(connection: Connection, since: int) -> int:
+    """Answered cases since an observation, of all streams."""
     row = connection.execute(
         "SELECT count(*) AS n FROM observations WHERE role = 'live' AND number >= ?", (since,)
     ).fetchone()
-    return bool(row["n"] >= 1.5 * asked_of)
+    return int(row["n"])
 
 
 def _rows(connection: Connection, version: str, stream: str, since: int) -> list[Mapping[str, Any]]:

@@ -7,18 +7,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from agent.drift.domains import known, stream_of
 from agent.drift.reference import ROWS, batch_of, epoch_of, read_reference
 from agent.errors import HomeostatError
 from agent.report.drawing import Panel, dots, grid, line, svg, text
+from agent.report.frame import framed
 from agent.store import Connection
 from agent.versions import registry
 from agent.workspace import Workspace
 
-STYLE = Path(__file__).parent.parent / "demo" / "style.css"
 COLOURS = ("var(--ours)", "var(--naive)", "var(--frozen)", "var(--warn)", "var(--bad)")
 BEFORE = 0.25  # of the cases from the onset to now that are shown before it, and at least 200
 SHOWN = 600  # points of the map on each side
@@ -58,10 +57,6 @@ def alarm_record(workspace: Workspace, alarm: int) -> AlarmRecord:
 
 def page(found: AlarmRecord) -> str:
     """The whole page, with no patient or case on it."""
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(headline(found))}</title><style>{STYLE.read_text(encoding='utf-8')}</style>"
-    )
     said = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(found))
     body = (
         f'<header><p class="eyebrow">Homeostat &middot; alarm {found.row["id"]}</p><h1>{escape(headline(found))}</h1>'
@@ -71,7 +66,7 @@ def page(found: AlarmRecord) -> str:
         '<section><h2>What the sensor saw</h2><p class="soft">The two directions in which the reference (grey) and the '
         f'cases since the onset differ and vary most.</p><div class="card">{_map(found)}</div></section>'
     )
-    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body><main>{body}</main></body>\n</html>\n'
+    return framed(headline(found), body)
 
 
 def headline(found: AlarmRecord) -> str:
@@ -157,7 +152,9 @@ def _seen(connection: Connection, stream: str, onset: int) -> tuple[Any, Any]:
         ROWS + "WHERE o.role = 'live' AND o.number >= ? ORDER BY o.number LIMIT ?", (onset, 4 * SHOWN)
     ).fetchall()
     of = [row for row in rows if stream == "all" or stream_of(row["domain"], is_known) == stream] or rows
-    before, after = reference.embedding[:SHOWN], batch_of(of[:SHOWN]).embedding
+    before, after = (
+        side[np.isfinite(side).all(axis=1)] for side in (reference.embedding[:SHOWN], batch_of(of[:SHOWN]).embedding)
+    )
     if not len(before) or not len(after) or before.shape[1] != after.shape[1]:
         return np.zeros((0, 2)), np.zeros((0, 2))
     centre, scale = before.mean(axis=0), before.std(axis=0) + 1e-6

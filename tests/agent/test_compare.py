@@ -111,11 +111,12 @@ def test_the_page_needs_nothing_else_and_names_nobody(
 def test_broken_images_are_counted_and_a_folder_without_any_is_an_error(
     known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One bad file of thirty is told; nothing readable at all is exit 2 and one sentence."""
+    """A bad file and one of two rows of pixels are told; nothing readable at all is exit 2 and one sentence."""
     some = folder(tmp_path / "some", 30, 9)
     (some / "3.png").write_bytes(b"no image")
+    Image.fromarray(np.zeros((2, 40), np.uint8)).save(some / "4.png")  # too small to be described
     code, answer = check(capsys, some, "--against", known)
-    assert (code, answer["n"], answer["evidence"]["unreadable"]) == (0, 29, 1)
+    assert (code, answer["n"], answer["evidence"]["unreadable"]) == (0, 28, 2)
     for file in some.glob("*.png"):
         file.write_bytes(b"")
     assert cli.main(["check", str(some), "--against", str(known)]) == 2

@@ -106,6 +106,15 @@ def test_other_patients_are_told_by_their_age() -> None:
     assert (answer.shift, answer.driver) == (Shift.POPULATION, "age")
 
 
+def test_cases_with_nan_are_left_out() -> None:
+    """What a sensor could not see names nothing, and doesn't keep the others from being named."""
+    cases = changed("mean", 300)
+    embedding, outputs = cases.embedding.copy(), cases.outputs.copy()
+    embedding[3, 2], outputs[7] = np.nan, np.nan
+    answer = attribute(REFERENCE, replace(cases, embedding=embedding, outputs=outputs), LABELS)
+    assert (answer.n, answer.shift) == (298, Shift.ACQUISITION)
+
+
 def test_a_patient_counts_once() -> None:
     """Three hundred images of five patients are five observations."""
     cases = changed("mean", 300)

@@ -136,6 +136,14 @@ def test_the_table_has_every_detector_at_one_run_length() -> None:
     assert ratios(planted)["1000.prevalence.to_oracle"] == 5
 
 
+def test_the_promise_is_of_each_reference_alone() -> None:
+    """One that alarms after twice the promised time, one after half of it: their mean, and one of two with 0.7."""
+    late, early = np.zeros((1000, 1)), np.zeros((1000, 1))
+    late[199], early[49] = 9.0, 9.0
+    found = promise({PRODUCT: {"none": [late, early]}}, ticks=100.0)
+    assert found == {"promise.mean": pytest.approx(1.25), "promise.share_over_0.7": 0.5}
+
+
 def test_the_product_watches_streams_that_somebody_else_made(tmp_path: Path) -> None:
     """One reference, the promised run length in cases, the index of each alarm; a gross change is found soon."""
     stream = WORLD.stream(300, 4)

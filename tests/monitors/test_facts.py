@@ -86,4 +86,16 @@ def test_values_beyond_the_commonest_are_one_value() -> None:
     monitor = FactStream(("serial",))
     monitor.fit(Reference(transform=many, calibrate=many))
     assert monitor.chart.known.shape[1] <= 12
-    assert monitor.update(replace(cases(10, 3, 1000), facts={"serial": np.array(["SN5"] * 10)})).log_e > -1
+
+
+def test_rare_values_that_become_common_are_a_change() -> None:
+    """Nine cases of ten come from one scanner, the rest from thirty, each too rare to be told apart; then only some of
+    these."""
+    names = np.array(["SN0"] * 270 + [f"SN{i}" for i in range(1, 31)])
+    known = replace(cases(300, 1, 1), facts={"serial": names})
+    monitor = FactStream(("serial",))
+    monitor.fit(Reference(transform=known, calibrate=known))
+    for t in range(5):
+        rare = np.array([f"SN{20 + (t + i) % 11}" for i in range(10)])
+        signal = monitor.update(replace(cases(10, 3, 1000 + 10 * t), facts={"serial": rare}))
+    assert signal.log_e >= signal.threshold
