@@ -10,10 +10,12 @@ from agent.answer import Answer
 from agent.comparison.compare import Comparison, compare
 from agent.comparison.words import headline, sentences
 from agent.progress import progress_bar
+from agent.report.frame import to_write
 
 
 def check(args: argparse.Namespace) -> Answer:
     """Exit 0 no drift, 1 drift, 3 too few patients. With --out, the page too."""
+    out = to_write(args.out) if args.out else None
     with progress_bar() as progress:
         found = compare(
             Path(args.new),
@@ -24,10 +26,10 @@ def check(args: argparse.Namespace) -> Answer:
             seed=args.seed,
             progress=progress,
         )
-    if args.out:
+    if out:
         from agent.comparison.page import page
 
-        Path(args.out).write_text(page(found), encoding="utf-8")
+        out.write_text(page(found), encoding="utf-8")
     value = _value(found)
     lines = [headline(found), *sentences(found), *([f"the page is {args.out}"] if args.out else [])]
     return Answer(value, "\n".join(lines), 3 if found.drift is None else int(found.drift))

@@ -123,7 +123,10 @@ def _by_model(base: Path) -> Look:
     from agent.observe import answers
     from strategies.predictor import Predictor
 
-    predictor = Predictor.load(base)
+    try:
+        predictor = Predictor.load(base)
+    except (ValueError, OSError, KeyError) as error:
+        raise HomeostatError(f"{base} can't be loaded as a base model: give a folder that 'fit' wrote") from error
 
     def together(tensors: Sequence[Any]) -> tuple[Any, Any]:
         scores, embedding = answers(predictor, tensors)

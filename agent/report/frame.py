@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from html import escape
 from pathlib import Path
+
+from agent.errors import HomeostatError
 
 
 def framed(title: str, body: str) -> str:
@@ -14,3 +17,12 @@ def framed(title: str, body: str) -> str:
         f"<title>{escape(title)}</title><style>{style}</style>"
     )
     return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n<body><main>\n{body}\n</main></body>\n</html>\n'
+
+
+def to_write(name: str) -> Path:
+    """The path of a page that is about to be made. Raises HomeostatError where it couldn't be written, before the work
+    that it takes."""
+    path = Path(name)
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise HomeostatError(f"{name} can't be written: name a file in a folder that exists and is yours")
+    return path

@@ -108,6 +108,23 @@ def test_the_page_needs_nothing_else_and_names_nobody(
     assert "Drift: another look of the images" in out.read_text()
 
 
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--out", "no/such/folder/page.html"], "no/such/folder/page.html can't be written"),
+        (["--model", "no-base"], "no-base can't be loaded as a base model"),
+        (["--where", "site=mars"], "site"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence_before_any_work(
+    known: Path, more: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2, what is wrong and the way out; no fault of the program."""
+    assert cli.main(["check", str(known), "--against", str(known), *more]) == 2
+    err = capsys.readouterr().err
+    assert says in err and "fault" not in err and err.count("\n") == 1
+
+
 def test_broken_images_are_counted_and_a_folder_without_any_is_an_error(
     known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
