@@ -27,6 +27,7 @@ from monitors.measures import (
     ece_debiased,
     nll,
 )
+from monitors.outcomes import CalibrationStream, PerformanceStream, SubgroupStream
 from monitors.predictions import PredictionStream
 from monitors.protocols import (
     Batch,
@@ -51,10 +52,15 @@ SHARES: Mapping[type[Any], float] = {
     CaseVolume: 0.05,
     FarOut: 0.19,
     FactStream: 0.19,
+    PerformanceStream: 0.1,
+    CalibrationStream: 0.1,
+    SubgroupStream: 0.1,
 }
 """Of the one budget: most for the monitor that looks into most directions and would be slowed down most."""
 
 MONITORS: tuple[type[Any], ...] = tuple(SHARES)
+OF_LABELS: tuple[type[Any], ...] = (PerformanceStream, CalibrationStream, SubgroupStream)
+"""Those that read the cases whose labels have come since the last tick, and not those of the tick."""
 GATES = (Gain, Forgetting, Calibration, NegativeFlips, WorstSubgroup)
 MEASURES = (
     accuracy,
@@ -70,16 +76,21 @@ MEASURES = (
 
 
 def default_monitors(
-    ticks_per_false_alarm: float = 365.0, timed: bool = True, facts: Sequence[str] = ()
+    ticks_per_false_alarm: float = 365.0,
+    timed: bool = True,
+    facts: Sequence[str] = (),
+    labels: bool = False,
+    subgroups: Sequence[str] = (),
 ) -> list[Monitor]:
     """One of each monitor, set for its share of one budget: read them together by `family`.
 
-    Where the feed has no times the case volume says nothing, and where no facts are named theirs doesn't: leaving them
-    out gives their shares to the others.
+    Where the feed has no times the case volume says nothing, where no facts or subgroups are named theirs don't, and
+    without `labels` none that reads them: leaving them out gives their shares to the others.
     """
-    idle = {CaseVolume: not timed, FactStream: not facts}
+    idle = {CaseVolume: not timed, FactStream: not facts} | dict.fromkeys(OF_LABELS, not labels)
+    idle[SubgroupStream] |= not subgroups
     chosen = {monitor: share for monitor, share in SHARES.items() if not idle.get(monitor)}
-    total, given = sum(chosen.values()), {FactStream: {"names": facts}}
+    total, given = sum(chosen.values()), {FactStream: {"names": facts}, SubgroupStream: {"names": subgroups}}
     return [
         monitor(run_length=ticks_per_false_alarm * total / share, **given.get(monitor, {}))
         for monitor, share in chosen.items()
@@ -88,6 +99,7 @@ def default_monitors(
 
 __all__ = [
     "MONITORS",
+    "OF_LABELS",
     "GATES",
     "MEASURES",
     *(monitor.__name__ for monitor in MONITORS),

@@ -245,6 +245,7 @@ def taken(batch: Batch, places: Int) -> Batch:
         name: getattr(batch, name)[places] for name in ("index", "unit", "stratum", "time", "outputs", "embedding")
     }
     facts = {name: values[places] for name, values in batch.facts.items()}
+    whole["target"] = batch.target[places] if len(batch.target) else batch.target
     return Batch(**whole, facts=facts, version=batch.version, sensor=batch.sensor, tick_time=batch.tick_time)
 
 

@@ -48,6 +48,7 @@ class Batch:
     outputs    [n, c] what the live version said, one probability per class, rows sum to 1
     embedding  [n, d] what the pinned sensor saw
     tick_time  start of the tick in seconds since the epoch; NaN for a tick that is a count of cases
+    target     [n] class index, -1 where there is no label; empty where labels were not asked for
     """
 
     index: Int
@@ -60,6 +61,7 @@ class Batch:
     sensor: str
     tick_time: float = float("nan")
     facts: Mapping[str, NDArray] = field(default_factory=dict)
+    target: Int = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.index)

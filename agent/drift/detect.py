@@ -9,7 +9,7 @@ from datetime import date, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from agent.drift import episodes, naming
+from agent.drift import episodes, labelled, naming
 from agent.drift.domains import ALL, KNOWN, NEW, common_since, known, stream_of
 from agent.drift.reference import batch_of, epoch_of, observed_rows, read_reference
 from agent.drift.ticks import LIVE, Tick, closed_ticks, day_of
@@ -35,10 +35,13 @@ class Detector:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._fitted: tuple[str, int, int, bool] | None = None  # version, epoch, closed alarms, whether times are known
+        self._fitted: tuple[str, int, int, bool, bool] | None = (
+            None  # live, epoch, closed alarms; are there times, labels
+        )
         self._monitors: list[tuple[str, Monitor]] = []  # with the stream that each reads
         self._saved: dict[tuple[str, str], bytes] = {}
         self._reference: tuple[Reference, int, str] | None = None
+        self._labelled: list[str] = []  # domains of which outcomes can be compared
 
     def step(self, now: datetime) -> int:
         """Decides on every tick that is closed by `now`; returns how many. Each tick is one transaction."""
@@ -69,22 +72,30 @@ class Detector:
         )
 
     def _decide(self, tick: Tick, now: datetime) -> None:
-        from monitors import family
+        from monitors import OF_LABELS, family
 
+        watched = self.workspace.config.monitors
+        facts = watched.facts
         with self.workspace.store.read() as connection:
             self._fit(connection)
+            assert self._fitted is not None
             rows, is_known = observed_rows(connection, tick.numbers), known(connection)
+            outcomes, newest = labelled.came(
+                connection, self._fitted[0], tick.numbers, self._labelled, watched.subgroups
+            )
         of = [stream_of(row["domain"], is_known) for row in rows]
-        facts = self.workspace.config.monitors.facts
         batches = {
             stream: batch_of(
                 [row for row, its in zip(rows, of, strict=True) if stream in (its, ALL)], tick.start, facts
             )
             for stream in (KNOWN, NEW, ALL)
         }
-        read = [(stream, self._read(monitor, batches[stream])) for stream, monitor in self._monitors]
+        read = [
+            (stream, self._read(monitor, outcomes if isinstance(monitor, OF_LABELS) else batches[stream]))
+            for stream, monitor in self._monitors
+        ]
         heard = [(stream, s) for stream, s in read if s is not None and (stream != NEW or s.log_e > SILENT)]
-        budget = self.workspace.config.monitors.false_alarms.ticks
+        budget = watched.false_alarms.ticks
         with self.workspace.store.read() as connection:
             free = [(at, s) for at, s in heard if episodes.heard(connection, at, s.monitor, s.statistic)]
         arrived = any(stream == NEW for stream, _ in heard)
@@ -92,6 +103,7 @@ class Detector:
         try:
             with self.workspace.store.transaction() as connection:
                 self._commit(connection, tick, heard, rule, free, now)
+                labelled.read_up_to(connection, newest)
         except BaseException:
             self._fitted = None  # the monitors have read a tick that the store has not
             raise
@@ -197,18 +209,25 @@ class Detector:
 
     def _fit(self, connection: Connection) -> None:
         """Fits on the live version's epoch and goes on from the stored state; anew when one of them changed."""
+        from monitors import OF_LABELS
+
         live = registry.live(connection)["version"]
         epoch, said_by = epoch_of(connection, live)
         ended = connection.execute("SELECT count(*) FROM alarms WHERE state = 'closed'").fetchone()[0]
-        timed = _has_times(connection)
-        if self._fitted == (live, epoch, ended, timed):
+        timed, come = _has_times(connection), labelled.has_come(connection)
+        if self._fitted == (live, epoch, ended, timed, come):
             return
-        config = self.workspace.config
-        reference = read_reference(connection, epoch, said_by, config.monitors.facts)
-        self._reference = (reference, epoch, said_by)
-        self._monitors = _one_budget(config.monitors.false_alarms.ticks, timed, config.monitors.facts)
+        watched = self.workspace.config.monitors
+        reference = told = read_reference(connection, epoch, said_by, watched.facts)
+        self._reference, self._labelled = (reference, epoch, said_by), []
+        if come:
+            told = labelled.compared(connection, epoch, said_by, watched.subgroups)
+            self._labelled = sorted({*told.calibrate.stratum[told.calibrate.target >= 0].tolist()})
+        self._monitors = _one_budget(
+            watched.false_alarms.ticks, timed, watched.facts, bool(self._labelled), watched.subgroups
+        )
         for _, monitor in self._monitors:
-            monitor.fit(reference)
+            monitor.fit(told if isinstance(monitor, OF_LABELS) else reference)
         stored: dict[str, dict[str, Any]] = {}
         self._saved = {}
         for row in connection.execute("SELECT monitor, key, value FROM monitor_state WHERE epoch = :e", {"e": epoch}):
@@ -219,8 +238,8 @@ class Detector:
                 try:
                     monitor.restore(stored[label])
                 except KeyError:  # of another kind of chart, left by an older program: begun anew
-                    monitor.fit(reference)
-        self._fitted = (live, epoch, ended, timed)
+                    monitor.fit(told if isinstance(monitor, OF_LABELS) else reference)
+        self._fitted = (live, epoch, ended, timed, come)
 
     def _compared(self) -> tuple[Reference, int, str]:
         """The reference of the live version, its epoch, and the version that it belongs to."""
@@ -253,12 +272,14 @@ def weights(signals: Sequence[tuple[str, Signal]], arrived: bool, ticks: float) 
     return [(1 if arrived else 2) * ticks / math.exp(signal.threshold) for _, signal in signals]
 
 
-def _one_budget(ticks: float, timed: bool, facts: Sequence[str]) -> list[tuple[str, Monitor]]:
-    """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice, and the case
-    volume reads every case."""
+def _one_budget(
+    ticks: float, timed: bool, facts: Sequence[str], labels: bool, subgroups: Sequence[str]
+) -> list[tuple[str, Monitor]]:
+    """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice, those of
+    labels for known domains, and the case volume reads every case."""
     from monitors import CaseVolume, default_monitors
 
-    known = default_monitors(2 * ticks, timed, facts)
+    known = default_monitors(2 * ticks, timed, facts, labels, subgroups)
     streams = [(ALL if isinstance(monitor, CaseVolume) else KNOWN, monitor) for monitor in known]
     return streams + [(NEW, monitor) for monitor in default_monitors(2 * ticks, False, facts)]
 

@@ -100,15 +100,20 @@ def read_classes(connection: Connection, epoch: int, version: str, classes: Sequ
     """[n] the class index of each calibration case of `read_reference`, in its order; -1 where there is no label."""
     import numpy as np
 
-    rows = connection.execute(
-        """SELECT o.case_id, l.value FROM observations o JOIN cases c ON c.case_id = o.case_id
+    places = {name: place for place, name in enumerate(classes)}
+    rows = calibration_rows(connection, epoch, version)
+    return np.array([places.get(row["value"], -1) for row in rows], np.int64)
+
+
+def calibration_rows(connection: Connection, epoch: int, version: str) -> list[Mapping[str, Any]]:
+    """The domain and the label (None without one) of each calibration case of `read_reference`, in its order."""
+    return connection.execute(
+        """SELECT o.case_id, c.domain, l.value FROM observations o JOIN cases c ON c.case_id = o.case_id
            JOIN reference_members m ON m.case_id = o.case_id AND m.epoch = :epoch AND m.part = 'calibrate'
            LEFT JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
            WHERE o.version = :version GROUP BY o.case_id ORDER BY c.acquired_at, c.seq""",
         {"epoch": epoch, "version": version},
     ).fetchall()
-    places = {name: place for place, name in enumerate(classes)}
-    return np.array([places.get(row["value"], -1) for row in rows], np.int64)
 
 
 def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan"), facts: Sequence[str] = ()) -> Batch:
