@@ -18,7 +18,7 @@ from monitors.protocols import Batch, Float, OtherVersion, Reference, Scores, Si
 PATIENTS_PER_COLUMN = 8
 CLIP = 1e-4  # log-odds are taken of probabilities no nearer to 0 and 1
 LEAST = 0.05  # variance
-BANDS = (40, 65)  # years at which ages are parted
+BAND = 20  # years
 See = Callable[[Batch], Float]
 
 
@@ -141,14 +141,14 @@ def excess(batch: Batch, usual: See) -> Float:
 
 
 def groups(batch: Batch, fact: str) -> NDArray[np.str_]:
-    """[n] the group of each case by a fact, "" where it is unknown; ages are put into bands."""
+    """[n] the group of each case by a fact, "" where it is unknown; ages in bands of twenty years."""
     values = batch.facts.get(fact)
     if values is None:
         return np.full(len(batch), "", dtype=np.str_)
     if values.dtype.kind != "f":
         return values.astype(np.str_)
-    names = np.array([f"under {BANDS[0]}", f"{BANDS[0]} to {BANDS[1] - 1}", f"{BANDS[1]} and over", ""])
-    return names[np.where(np.isnan(values), 3, np.digitize(values, BANDS))]
+    start = np.where(np.isnan(values), 0, values // BAND * BAND).astype(int)
+    return np.array(["" if np.isnan(v) else f"{s}-{s + BAND - 1}" for v, s in zip(values, start, strict=True)], np.str_)
 
 
 def _scores(batch: Batch) -> Scores:

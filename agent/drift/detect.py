@@ -10,8 +10,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from agent.drift import episodes, labelled, naming
-from agent.drift.domains import ALL, KNOWN, NEW, common_since, known, stream_of
-from agent.drift.reference import batch_of, epoch_of, observed_rows, read_reference
+from agent.drift.domains import ALL, HOME, KNOWN, NEW, common_since, known, place_of, stream_of
+from agent.drift.reference import approved_epoch, batch_of, epoch_of, observed_rows, read_reference
 from agent.drift.ticks import LIVE, Tick, closed_ticks, day_of
 from agent.store import Connection, insert, journal
 from agent.trust import TRUSTS, set_trust, trust_now
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 SILENT = -600.0  # the log evidence of a chart that has read nothing lies below
+SHARE_OF_CREEP = 0.05  # of the one budget, while there is such a monitor
 ROUNDING = 1e-9  # a chart that fires alone brings exactly the threshold, up to the last bit
 
 
@@ -90,10 +91,17 @@ class Detector:
             )
             for stream in (KNOWN, NEW, ALL)
         }
-        read = [
-            (stream, self._read(monitor, outcomes if isinstance(monitor, OF_LABELS) else batches[stream]))
-            for stream, monitor in self._monitors
-        ]
+        homes = batch_of([row for row in rows if place_of(row["domain"]) == HOME], tick.start, facts)
+        read = []
+        for stream, monitor in self._monitors:
+            its = (
+                outcomes
+                if isinstance(monitor, OF_LABELS)
+                else homes
+                if monitor.name == episodes.CREEP
+                else batches[stream]
+            )
+            read.append((stream, self._read(monitor, its)))
         heard = [(stream, s) for stream, s in read if s is not None and (stream != NEW or s.log_e > SILENT)]
         budget = watched.false_alarms.ticks
         with self.workspace.store.read() as connection:
@@ -172,7 +180,7 @@ class Detector:
     ) -> None:
         stream, driver = max(signals, key=lambda pair: pair[1].log_e)
         shift, said = episodes.shift_of(driver.monitor, driver.statistic), dict[str, Any]()
-        if shift == naming.UNDETERMINED:
+        if shift == naming.UNDETERMINED and driver.monitor != episodes.CREEP:
             answer = naming.name(connection, *self._compared(), stream, driver.since or max(1, at_case - driver.n + 1))
             if answer is not None:
                 shift, said = answer
@@ -223,11 +231,16 @@ class Detector:
         if come:
             told = labelled.compared(connection, epoch, said_by, watched.subgroups)
             self._labelled = sorted({*told.calibrate.stratum[told.calibrate.target >= 0].tolist()})
+        fixed = approved_epoch(connection)
+        creeping = fixed[0] != epoch
         self._monitors = _one_budget(
-            watched.false_alarms.ticks, timed, watched.facts, bool(self._labelled), watched.subgroups
+            watched.false_alarms.ticks, timed, watched.facts, bool(self._labelled), watched.subgroups, creeping
         )
+        references = {kind.name: told for kind in OF_LABELS}
+        if creeping:
+            references[episodes.CREEP] = read_reference(connection, *fixed)
         for _, monitor in self._monitors:
-            monitor.fit(told if isinstance(monitor, OF_LABELS) else reference)
+            monitor.fit(references.get(monitor.name, reference))
         stored: dict[str, dict[str, Any]] = {}
         self._saved = {}
         for row in connection.execute("SELECT monitor, key, value FROM monitor_state WHERE epoch = :e", {"e": epoch}):
@@ -238,7 +251,7 @@ class Detector:
                 try:
                     monitor.restore(stored[label])
                 except KeyError:  # of another kind of chart, left by an older program: begun anew
-                    monitor.fit(told if isinstance(monitor, OF_LABELS) else reference)
+                    monitor.fit(references.get(monitor.name, reference))
         self._fitted = (live, epoch, ended, timed, come)
 
     def _compared(self) -> tuple[Reference, int, str]:
@@ -273,15 +286,18 @@ def weights(signals: Sequence[tuple[str, Signal]], arrived: bool, ticks: float) 
 
 
 def _one_budget(
-    ticks: float, timed: bool, facts: Sequence[str], labels: bool, subgroups: Sequence[str]
+    ticks: float, timed: bool, facts: Sequence[str], labels: bool, subgroups: Sequence[str], creeping: bool
 ) -> list[tuple[str, Monitor]]:
     """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice, those of
-    labels for known domains, and the case volume reads every case."""
-    from monitors import CaseVolume, default_monitors
+    labels and of creep for known domains, and the case volume reads every case."""
+    from monitors import CaseVolume, EmbeddingMean, default_monitors
 
-    known = default_monitors(2 * ticks, timed, facts, labels, subgroups)
+    whole = 2 * ticks
+    rest = whole / (1 - SHARE_OF_CREEP) if creeping else whole
+    known = default_monitors(rest, timed, facts, labels, subgroups)
     streams = [(ALL if isinstance(monitor, CaseVolume) else KNOWN, monitor) for monitor in known]
-    return streams + [(NEW, monitor) for monitor in default_monitors(2 * ticks, False, facts)]
+    streams += [(KNOWN, EmbeddingMean(whole / SHARE_OF_CREEP, episodes.CREEP))] if creeping else []
+    return streams + [(NEW, monitor) for monitor in default_monitors(whole, False, facts)]
 
 
 def _label(stream: str, monitor: str) -> str:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from agent.drift.domains import NEW, known, stream_of
-from agent.drift.episodes import FAR_OUT, OF_SHIFT, kind_of
+from agent.drift.episodes import CREEP, FAR_OUT, OF_SHIFT, kind_of, open_alarms
 from agent.drift.reference import ROWS, batch_of, read_classes
 from agent.store import Connection, journal
 from agent.workspace import get_setting
@@ -48,8 +48,12 @@ def name_again(connection: Connection, reference: Reference, epoch: int, version
     """Asks again of open alarms whose question is open, once half as many cases again have come since the last time,
     and keeps what has changed; returns the new answers."""
     found = []
-    for alarm in connection.execute("SELECT * FROM alarms WHERE state != 'closed'").fetchall():
-        if alarm["shift"] not in OPEN_QUESTIONS or kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT:
+    for alarm in open_alarms(connection):
+        if (
+            alarm["monitor"] == CREEP
+            or alarm["shift"] not in OPEN_QUESTIONS
+            or kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT
+        ):
             continue
         evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
         grown = _observed(connection, since) >= AGAIN * evidence.get("asked_at", 0)

@@ -47,6 +47,26 @@ def epoch_of(connection: Connection, version: str) -> tuple[int, str]:
     )
 
 
+def approved_epoch(connection: Connection) -> tuple[int, str]:
+    """(epoch, version) that home was approved on: those of `init`, or those in force when the latest shift of known
+    domains was dealt with.
+
+    A new scanner that is learnt moves what the stream is watched against, and not this: what crept in at home between
+    two such steps, each too short to be seen, adds up here.
+    """
+    row = connection.execute(
+        """SELECT e.epoch, e.version FROM alarms a
+           JOIN activations v ON v.scope = '*' AND v.at <= a.closed_at
+           JOIN reference_epochs e ON e.version = v.version AND e.opened_at <= a.closed_at
+           WHERE a.state = 'closed' AND a.shift IS NOT NULL AND a.shift != 'far-out' AND a.stream != 'new'
+           ORDER BY a.closed_at DESC, v.generation DESC, e.epoch DESC LIMIT 1"""
+    ).fetchone()
+    row = row or connection.execute("SELECT epoch, version FROM reference_epochs ORDER BY epoch LIMIT 1").fetchone()
+    if row is None:
+        raise HomeostatError("this workspace has no reference to be watched against: make it anew with 'init'")
+    return row["epoch"], row["version"]
+
+
 PATIENTS = ("age", "sex")  # facts that every shift is named with
 
 ROWS = """

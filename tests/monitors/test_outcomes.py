@@ -96,7 +96,7 @@ def test_ages_are_parted_into_bands_and_unknown_is_no_group():
     """39 and 40 lie apart; nobody is put into a band by an age that is not known."""
     cases = batch(*see(np.random.default_rng(0), 4))
     cases.facts["age"][:] = [39.0, 40.0, 65.0, np.nan]
-    assert groups(cases, "age").tolist() == ["under 40", "40 to 64", "65 and over", ""]
+    assert groups(cases, "age").tolist() == ["20-39", "40-59", "60-79", ""]
     assert groups(cases, "height").tolist() == [""] * 4
 
 
