@@ -1,15 +1,16 @@
-"""The cases most worth labelling: some where doubt is greatest, and some drawn at random, so that what the labels say
-can be said of all cases.
+"""The cases most worth labelling: of open alarms, else where doubt is greatest; and always some drawn at random.
 
-Each call takes up the cases that have been answered since the last one, asks for some of them outright (*active*) and
-draws others from the rest by lot (*audit*). What an active case says is said for itself, what an audit case says for
-all that the lot might have drawn: `probability` is 1, or that of being drawn (Horvitz and Thompson 1952).
+Each call takes up the cases that have been answered since the last one. While an alarm is open three quarters are drawn
+by lot among its cases, because its end, and harm, are judged by what a fair sample shows; else three quarters are the
+least sure answers, asked for outright (*active*). The last quarter is drawn among all others (*audit*, as every lot):
+what an active case says is said for itself, what a drawn one says for all that its lot might have drawn. `probability`
+is 1, or that of being drawn (Horvitz and Thompson 1952).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.clock import rfc3339
@@ -19,7 +20,7 @@ from agent.store import Connection, insert, journal
 from agent.workspace import Workspace, get_setting, put_setting
 
 DEFAULT = 20
-AUDIT = 0.25  # share of a list that is drawn by lot
+AUDIT = 0.25  # share of a list that is drawn among all others
 SEEN = "labels_asked_up_to"  # setting: number of the last observation that a call took up
 WHY_AUDIT = "drawn by lot: what it says is said for all cases"
 
@@ -47,25 +48,32 @@ def _ask(connection: Connection, workspace: Workspace, n: int) -> list[dict[str,
     fresh = _fresh(connection)
     if not fresh:
         return []
-    by_lot = max(1, round(AUDIT * n))
-    is_known, alarms = known(connection), _alarms(connection)
-    doubts = sorted(((_doubt(row, is_known, alarms), row) for row in fresh), key=lambda pair: pair[0][0])
-    active = [(row, why) for (_, why), row in doubts[: n - by_lot]]
-    rest = [row for _, row in doubts[n - by_lot :]]
-    last = max(row["number"] for row in fresh)
+    alarmed, rest = _parted(connection, fresh)
+    last, most = fresh[-1]["number"], n - max(1, round(AUDIT * n))
     lot = random.Random(f"{workspace.key.hex()} {last}")  # noqa: S311 - a fair draw that a second run repeats
-    drawn = lot.sample(rest, min(by_lot, len(rest)))
+    if alarmed:
+        chosen = _drawn(lot, alarmed, most)
+    else:
+        unsure = sorted(rest, key=_top)
+        rest = unsure[most:]
+        chosen = [(row["case_id"], "active", 1.0, "the answer is unsure") for row in unsure[:most]]
+    chosen += _drawn(lot, [(row, WHY_AUDIT) for row in rest], n - len(chosen))
     now = workspace.now()
-    for row, why in active:
-        insert(connection, "asked", case_id=row["case_id"], arm="active", probability=1.0, why=why, at=rfc3339(now))
-    for row in drawn:
-        insert(connection, "asked", case_id=row["case_id"], arm="audit", probability=len(drawn) / len(rest),
-               why=WHY_AUDIT, at=rfc3339(now))  # fmt: skip
+    for case_id, arm, probability, why in chosen:
+        insert(connection, "asked", case_id=case_id, arm=arm, probability=probability, why=why, at=rfc3339(now))
     put_setting(connection, SEEN, last)
-    body = {"active": len(active), "audit": len(drawn), "of": len(fresh)}
+    arms = [arm for _, arm, _, _ in chosen]
+    body = {"active": arms.count("active"), "audit": arms.count("audit"), "of": len(fresh)}
     journal.append(connection, "labels_asked", at=now, by="labels wanted", body=body)
-    chosen = [*active, *((row, WHY_AUDIT) for row in drawn)]
-    return [{"case_id": row["case_id"], "why": why} for row, why in chosen]
+    return [{"case_id": case_id, "why": why} for case_id, _, _, why in chosen]
+
+
+def _drawn(
+    lot: random.Random, rows: Sequence[tuple[Mapping[str, Any], str]], n: int
+) -> list[tuple[str, str, float, str]]:
+    """(case, arm, probability, why) of n of the rows with their reasons, or of all where they are fewer."""
+    n = min(n, len(rows))
+    return [(row["case_id"], "audit", n / len(rows), why) for row, why in lot.sample(rows, n)]
 
 
 def _fresh(connection: Connection) -> list[Mapping[str, Any]]:
@@ -79,26 +87,29 @@ def _fresh(connection: Connection) -> list[Mapping[str, Any]]:
     ).fetchall()
 
 
-def _alarms(connection: Connection) -> dict[str, tuple[int, int]]:
-    """{stream: (alarm, its onset)} of the open shifts."""
-    return {
+def _parted(
+    connection: Connection, fresh: Sequence[Mapping[str, Any]]
+) -> tuple[list[tuple[Mapping[str, Any], str]], list[Mapping[str, Any]]]:
+    """(cases of open shifts since their onset, with the reason to ask for them; all others)."""
+    onset = {
         alarm["stream"]: (alarm["id"], alarm["since_case"] or alarm["opened_at_case"])
         for alarm in episodes.open_alarms(connection)
         if episodes.kind_of(alarm["shift"], alarm["stream"]) in episodes.OF_SHIFT
     }
+    is_known, alarmed, rest = known(connection), list[tuple[Mapping[str, Any], str]](), list[Mapping[str, Any]]()
+    for row in fresh:
+        alarm, since = onset.get(stream_of(row["domain"], is_known), (0, 0))
+        if alarm and row["number"] >= since:
+            alarmed.append((row, f"of alarm {alarm}: its labels end it, or show harm"))
+        else:
+            rest.append(row)
+    return alarmed, rest
 
 
-def _doubt(
-    row: Mapping[str, Any], is_known: set[str], alarms: Mapping[str, tuple[int, int]]
-) -> tuple[tuple[bool, float], str]:
-    """What a case is ordered by, and why it is asked for: those of an open alarm first, then the unsure answers."""
+def _top(row: Mapping[str, Any]) -> float:
     import numpy as np
 
-    top = float(np.frombuffer(row["scores"], "<f4").max())
-    alarm, onset = alarms.get(stream_of(row["domain"], is_known), (0, 0))
-    if alarm and row["number"] >= onset:
-        return (False, top), f"of alarm {alarm}: its labels end it, or show harm"
-    return (True, top), "the answer is unsure"
+    return float(np.frombuffer(row["scores"], "<f4").max())
 
 
 def arm_of(connection: Connection, case_id: str) -> tuple[str, float] | None:

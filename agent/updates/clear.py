@@ -147,14 +147,15 @@ def _learnt(connection: Connection) -> dict[str, tuple[float, int]]:
 
 def _since(connection: Connection, onset: int) -> dict[str, list[tuple[str, bool]]]:
     """Per domain, home's episodes being home: (patient, whether the live version was right) of the labelled cases since
-    the onset in order of their labels, without patients whom it may have learnt from."""
+    the onset in order of their labels, without patients whom it may have learnt from; and without those that were asked
+    for because the answer was unsure, which is no fair sample."""
     classes, live = get_setting(connection, "classes"), registry.live(connection)["version"]
     rows = connection.execute(
         """SELECT c.domain, c.patient_key AS patient, o.scores, l.id AS label, l.value FROM observations o
            JOIN cases c ON c.case_id = o.case_id
            JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
            WHERE o.role = 'live' AND o.version = :live AND o.number >= :onset AND o.abstained = 0
-             AND """
+             AND l.arm != 'active' AND """
         + UNTAUGHT
         + " ORDER BY l.id",
         {"live": live, "onset": onset},

@@ -80,16 +80,21 @@ def test_what_was_asked_stays_asked_until_its_label_comes(workspace):
 
 
 def test_cases_of_an_open_alarm_come_first(workspace):
-    """Their labels end it or show harm; sure answers or not."""
+    """Their labels end it or show harm: a fair sample of them, sure answers or not."""
     see(workspace, np.random.default_rng(0), 60)
     see(workspace, np.random.default_rng(1), 30, "elsewhere")
     with workspace.store.transaction() as connection:
         episodes.open_alarm(connection, monitor="embedding", shift="acquisition", stream="new", at_case=70,
                             since_case=61, statistic=1.0, threshold=1.0, score=1.0, evidence={},
                             at=workspace.now())  # fmt: skip
-    active = [row for row in wanted(workspace, 16) if row["why"] != WHY_AUDIT]
-    assert len(active) == 12
-    assert all(int(row["case_id"][-5:]) > 60 and "alarm 1" in row["why"] for row in active)
+    rows = wanted(workspace, 16)
+    of_alarm = [row for row in rows if row["why"] != WHY_AUDIT]
+    assert len(rows) == 16 and len(of_alarm) == 12
+    assert all(int(row["case_id"][-5:]) > 60 and "alarm 1" in row["why"] for row in of_alarm)
+    with workspace.store.read() as connection:
+        asked = connection.execute("SELECT arm, probability FROM asked ORDER BY probability").fetchall()
+    assert {row["arm"] for row in asked} == {"audit"}, "doubt has no say in who speaks for an alarm"
+    assert [row["probability"] for row in asked] == [4 / 60] * 4 + [12 / 30] * 12
 
 
 def test_labels_of_doubtful_cases_make_a_model_look_bad_and_the_weighted_ones_do_not(workspace):
@@ -114,13 +119,13 @@ def test_labels_of_doubtful_cases_make_a_model_look_bad_and_the_weighted_ones_do
 def test_sensitivity_is_not_inflated_by_who_was_flagged(workspace):
     """Only positive answers are labelled at a site: its sensitivity looks perfect and is not. The lot tells."""
     rng, truth = np.random.default_rng(6), {}
-    for _ in range(12):
+    for _ in range(15):
         seen = see(workspace, rng, 80)
         truth |= seen
         with workspace.store.read() as connection:
             rows = connection.execute("SELECT case_id, scores FROM observations").fetchall()
         answer = {row["case_id"]: CLASSES[np.frombuffer(row["scores"], "<f4").argmax()] for row in rows}
-        bring(workspace, [row["case_id"] for row in wanted(workspace, 40)], truth)
+        bring(workspace, [row["case_id"] for row in wanted(workspace, 24)], truth)
         bring(workspace, [case for case in seen if answer[case] == "b"], truth)
     found = performance(workspace)
     positives = [case for case in truth if truth[case] == "b"]
