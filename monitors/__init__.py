@@ -1,7 +1,7 @@
 """What is measured of a deployed model: drift of its cases and answers, and how good a candidate is beside it.
 
-`__all__` is the registry: monitors, gates, measures, and the rules that bring their readings together. numpy is all
-that the import needs; scipy loads where it is used.
+`__all__` is the registry: monitors, gates, measures, estimators, and the rules that bring their readings together.
+numpy is all that the import needs; scipy loads where it is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from monitors.alpha import decidable, power, spend
 from monitors.attribution import Attribution, attribute
 from monitors.bootstrap import paired, paired_all, patient_weights
 from monitors.embedding import EmbeddingMean
+from monitors.estimates import ATC, CBPE, DoC, Estimate, Estimator, estimate
 from monitors.evidence import EDetector, family
 from monitors.facts import FactStream
 from monitors.far_out import FarOut
@@ -62,6 +63,7 @@ MONITORS: tuple[type[Any], ...] = tuple(SHARES)
 OF_LABELS: tuple[type[Any], ...] = (PerformanceStream, CalibrationStream, SubgroupStream)
 """Those that read the cases whose labels have come since the last tick, and not those of the tick."""
 GATES = (Gain, Forgetting, Calibration, NegativeFlips, WorstSubgroup)
+ESTIMATORS = (CBPE, ATC, DoC)
 MEASURES = (
     accuracy,
     balanced_accuracy,
@@ -102,11 +104,15 @@ __all__ = [
     "OF_LABELS",
     "GATES",
     "MEASURES",
+    "ESTIMATORS",
     *(monitor.__name__ for monitor in MONITORS),
-    *(thing.__name__ for thing in (*GATES, *MEASURES)),
+    *(thing.__name__ for thing in (*GATES, *MEASURES, *ESTIMATORS)),
     "default_monitors",
     "family",
     "attribute",
+    "estimate",
+    "Estimate",
+    "Estimator",
     "quality",
     "QUALITY",
     "Attribution",

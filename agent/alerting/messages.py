@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.drift.domains import NEW
+from agent.drift.estimated import in_words
 from agent.store import Connection
 
 
@@ -46,10 +47,11 @@ def of_alarm(alarm: Mapping[str, Any], *, reminder: bool = False) -> Alert:
     whose = "cases of a site or scanner that is new here" if alarm["stream"] == NEW else "the cases"
     what = f"{whose} look different from the approved reference ({shift})" if shift else "the flow of cases changed"
     stored = json.loads(alarm["evidence"])
+    harm = in_words(stored)
     evidence = {"score": alarm["score"], "statistic": alarm["statistic"], "threshold": alarm["threshold"], **stored}
     return Alert(
         title=f"{'Reminder: ' if reminder else ''}alarm {alarm['id']} ({alarm['monitor']})",
-        what=f"The monitor '{alarm['monitor']}' says that {what}.",
+        what=f"The monitor '{alarm['monitor']}' says that {what}.{f' {harm}' if harm else ''}",
         since=alarm["since_case"] or alarm["opened_at_case"],
         evidence={k: v for k, v in evidence.items() if isinstance(v, int | float) and not isinstance(v, bool)},
         next_step=(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.drift.domains import NEW, known, stream_of
 from agent.drift.episodes import CREEP, FAR_OUT, OF_SHIFT, kind_of, open_alarms
+from agent.drift.estimated import estimated
 from agent.drift.reference import ROWS, batch_of, read_classes
 from agent.store import Connection, journal
 from agent.workspace import get_setting
@@ -41,7 +42,8 @@ def name(
     cases = batch_of(rows, facts=tuple(reference.calibrate.facts))
     answer = attribute(reference, cases, labels, new_domain=stream == NEW, alpha=ALPHA)
     shift = UNDETERMINED if answer.shift == FAR_OUT else str(answer.shift)
-    return shift, {**_said(answer), "asked_at": _observed(connection, since)}
+    harm = estimated(reference.calibrate, labels, cases)
+    return shift, {**_said(answer), "estimated": harm, "asked_at": _observed(connection, since)}
 
 
 def name_again(connection: Connection, reference: Reference, epoch: int, version: str, at: datetime) -> list[str]:

@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 from agent.drift.domains import known, stream_of
+from agent.drift.estimated import in_words
 from agent.drift.reference import ROWS, batch_of, epoch_of, read_reference
 from agent.errors import HomeostatError
 from agent.report.drawing import Panel, dots, grid, line, svg, text
@@ -61,6 +62,7 @@ def page(found: AlarmRecord) -> str:
     body = (
         f'<header><p class="eyebrow">Homeostat &middot; alarm {found.row["id"]}</p><h1>{escape(headline(found))}</h1>'
         f'</header><section class="card">{said}</section>'
+        f"{_estimates(found.evidence.get('estimated', {}))}"
         '<section><h2>How it came</h2><p class="soft">How long an unchanged site waits for each reading, over what the '
         f'monitor may use alone: it alarms at the dashed line.</p><div class="card">{timeline(found)}</div></section>'
         '<section><h2>What the sensor saw</h2><p class="soft">The two directions in which the reference (grey) and the '
@@ -82,6 +84,9 @@ def sentences(found: AlarmRecord) -> list[str]:
     said = [f"Opened by the monitor '{row['monitor']}' at case {row['opened_at_case']}{since}; it is {row['state']}."]
     if evidence.get("says"):
         said.append(f"{evidence['says'][0].upper()}{evidence['says'][1:]} ({evidence['patients']} patients).")
+    harm = in_words(evidence)
+    if harm:
+        said.append(harm)
     if evidence.get("guarantee"):
         said.append(f"The budget of false alarms is kept: {evidence['guarantee']}.")
     if row["closed_because"]:
@@ -107,6 +112,29 @@ def timeline(found: AlarmRecord) -> str:
         parts.append(line(panel, [(max(start, first), -2.9), (max(end, first), -2.9)], "var(--ours)", width=5))
         parts.append(text(panel.x(max(start, first)) + 4, panel.bottom - 34, f"{version} live", "var(--ours)"))
     return svg(panel, f"evidence of {len(found.readings)} monitors over {last - first} cases", parts)
+
+
+def _estimates(estimated: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the change may cost, with what each estimate assumes."""
+    from monitors import ESTIMATORS
+
+    assumed = {how.name: how.assumption for how in ESTIMATORS}
+    rows = "".join(
+        f'<tr><td>{escape(name)}</td><td class="number">{one["before"]:.0%}</td>'
+        f'<td class="number">{one["now"]:.0%}</td><td class="number">{one["low"]:.0%} to {one["high"]:.0%}</td>'
+        f"<td>{escape(assumed.get(name, ''))}</td></tr>"
+        for name, one in estimated.items()
+    )
+    if not rows:
+        return ""
+    return (
+        '<section><h2>What it may cost</h2><p class="soft">The share of right answers, estimated without labels from '
+        "the model's own confidence. Estimates tell what may be at stake; they approve nothing, and at a new site or "
+        "scanner the truth may be far lower.</p>"
+        '<div class="card"><table><thead><tr><th>estimate</th><th class="number">at approval</th>'
+        '<th class="number">now</th><th class="number">95 % band</th><th>assumes</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
 
 
 def _map(found: AlarmRecord) -> str:
