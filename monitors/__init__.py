@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monitors.alpha import decidable, power, spend
+from monitors.appearance import QualityStream
 from monitors.attribution import Attribution, attribute
 from monitors.bootstrap import paired, paired_all, patient_weights
 from monitors.embedding import EmbeddingMean
@@ -51,6 +52,7 @@ SHARES: Mapping[type[Any], float] = {
     CaseVolume: 0.05,
     FarOut: 0.19,
     FactStream: 0.19,
+    QualityStream: 0.19,
 }
 """Of the one budget: most for the monitor that looks into most directions and would be slowed down most."""
 
@@ -70,14 +72,14 @@ MEASURES = (
 
 
 def default_monitors(
-    ticks_per_false_alarm: float = 365.0, timed: bool = True, facts: Sequence[str] = ()
+    ticks_per_false_alarm: float = 365.0, timed: bool = True, facts: Sequence[str] = (), looks: bool = False
 ) -> list[Monitor]:
     """One of each monitor, set for its share of one budget: read them together by `family`.
 
-    Where the feed has no times the case volume says nothing, and where no facts are named theirs doesn't: leaving them
-    out gives their shares to the others.
+    Where the feed has no times the case volume says nothing, where no facts are named theirs doesn't, and without
+    `looks`, image quality in the reference, that one's doesn't: leaving them out gives their shares to the others.
     """
-    idle = {CaseVolume: not timed, FactStream: not facts}
+    idle = {CaseVolume: not timed, FactStream: not facts, QualityStream: not looks}
     chosen = {monitor: share for monitor, share in SHARES.items() if not idle.get(monitor)}
     total, given = sum(chosen.values()), {FactStream: {"names": facts}}
     return [

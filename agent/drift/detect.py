@@ -206,7 +206,9 @@ class Detector:
         config = self.workspace.config
         reference = read_reference(connection, epoch, said_by, config.monitors.facts)
         self._reference = (reference, epoch, said_by)
-        self._monitors = _one_budget(config.monitors.false_alarms.ticks, timed, config.monitors.facts)
+        self._monitors = _one_budget(
+            config.monitors.false_alarms.ticks, timed, config.monitors.facts, bool(reference.calibrate.quality.size)
+        )
         for _, monitor in self._monitors:
             monitor.fit(reference)
         stored: dict[str, dict[str, Any]] = {}
@@ -253,14 +255,14 @@ def weights(signals: Sequence[tuple[str, Signal]], arrived: bool, ticks: float) 
     return [(1 if arrived else 2) * ticks / math.exp(signal.threshold) for _, signal in signals]
 
 
-def _one_budget(ticks: float, timed: bool, facts: Sequence[str]) -> list[tuple[str, Monitor]]:
+def _one_budget(ticks: float, timed: bool, facts: Sequence[str], looks: bool) -> list[tuple[str, Monitor]]:
     """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice, and the case
     volume reads every case."""
     from monitors import CaseVolume, default_monitors
 
-    known = default_monitors(2 * ticks, timed, facts)
+    known = default_monitors(2 * ticks, timed, facts, looks)
     streams = [(ALL if isinstance(monitor, CaseVolume) else KNOWN, monitor) for monitor in known]
-    return streams + [(NEW, monitor) for monitor in default_monitors(2 * ticks, False, facts)]
+    return streams + [(NEW, monitor) for monitor in default_monitors(2 * ticks, False, facts, looks)]
 
 
 def _label(stream: str, monitor: str) -> str:

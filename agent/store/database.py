@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.errors import DiskFull, HomeostatError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Connection = sqlite3.Connection
 

@@ -31,12 +31,13 @@ def ticks(n: int, seed: int = 1) -> list:
 
 
 def test_the_registry_is_covered() -> None:
-    """Five monitors stand in the registry, each under a name of its own; facts are watched where some are named."""
+    """Six monitors stand in the registry, each under a name of its own; facts are watched where some are named, and
+    image quality where the reference has it."""
     names = [monitor.name for monitor in default_monitors()]
 
     assert names == ["embedding", "prediction", "volume", "far-out"]
-    assert {type(monitor) for monitor in default_monitors(facts=["age"])} == set(MONITORS)
-    assert len(MONITORS) == 5
+    assert {type(monitor) for monitor in default_monitors(facts=["age"], looks=True)} == set(MONITORS)
+    assert len(MONITORS) == 6
     assert {kind.__name__ for kind in MONITORS} <= set(monitors.__all__)
     assert all(hasattr(monitors, name) for name in monitors.__all__)
 
@@ -153,7 +154,7 @@ def test_what_is_not_a_number_is_refused() -> None:
         except ValueError as error:
             refused.append((kind.name, "NaN" in str(error)))
 
-    assert refused == [("embedding", True), ("prediction", True), ("far-out", True)]
+    assert refused == [("embedding", True), ("prediction", True), ("far-out", True), ("quality", True)]
 
 
 def test_sensors_and_versions_are_not_mixed() -> None:
