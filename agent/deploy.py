@@ -17,7 +17,7 @@ from agent.config import Config, read_config, render
 from agent.drift.domains import key_of
 from agent.drift.reference import open_epoch
 from agent.errors import HomeostatError
-from agent.observe import answers, record
+from agent.observe import Reading, answers, describe, record
 from agent.store import Connection, journal
 from agent.updates import anchors, material
 from agent.updates.records import store_memory
@@ -201,15 +201,21 @@ def _write_v0(workspace: Workspace) -> tuple[str, str]:
     return bundle.write(workspace, "v0", parts, {"base_digest": base_digest, "recipe": "base"}), base_digest
 
 
-def _observe(workspace: Workspace, cases: Sequence[str], progress: Progress) -> dict[str, tuple[Any, Any]]:
+def _observe(workspace: Workspace, cases: Sequence[str], progress: Progress) -> dict[str, Reading]:
+    from monitors import quality
     from strategies.predictor import Predictor
 
     predictor, examples = Predictor.load(workspace.base), StoredExamples(workspace, cases)
     batch, seen = workspace.config.model.batch, {}
     for start in range(0, len(cases), batch):
         chunk = range(start, min(start + batch, len(cases)))
-        scores, embedding = answers(predictor, [predictor.prepare(examples.image(i)) for i in chunk])
-        seen.update({cases[i]: (scores[j], embedding[j]) for j, i in enumerate(chunk)})
+        tensors, looks = [], []
+        for i in chunk:
+            image = examples.image(i)
+            tensors.append(predictor.prepare(image))
+            looks.append(quality(image))
+        scores, embedding = answers(predictor, tensors)
+        seen.update({cases[i]: Reading(scores[j], embedding[j], looks[j]) for j, i in enumerate(chunk)})
         progress("reading the reference", chunk[-1] + 1, len(cases))
     return seen
 
@@ -218,7 +224,7 @@ def _reference(
     workspace: Workspace,
     connection: Connection,
     cases: Sequence[str],
-    seen: dict[str, tuple[Any, Any]],
+    seen: dict[str, Reading],
     base_digest: str,
 ) -> dict[str, Any]:
     """Observations, epoch, anchors and memory of the deployed model, in the caller's transaction."""
@@ -235,9 +241,9 @@ def _reference(
     home = sorted({key_of(rows[case], config.intake.domain_by) for case in cases} - {""})
     put_setting(connection, "home", home)
     for case in cases:
-        scores, embedding = seen[case]
-        record(connection, case_id=case, version="v0", role="replay", scores=scores, embedding=embedding,
-               sensor=sensor, trust="normal", at=now)  # fmt: skip
+        describe(connection, case, seen[case].quality)
+        record(connection, case_id=case, version="v0", role="replay", scores=seen[case].scores,
+               embedding=seen[case].embedding, sensor=sensor, trust="normal", at=now)  # fmt: skip
     connection.execute(
         "UPDATE cases SET state = 'observed', domain = 'home' WHERE origin = 'reference' AND alias_of IS NULL"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.cases.examples import StoredExamples
 from agent.clock import rfc3339
@@ -28,6 +28,15 @@ if TYPE_CHECKING:
     from strategies.predictor import Predictor
 
 DAY_CHUNK = 64  # a busy day is observed in transactions of this many cases
+
+
+class Reading(NamedTuple):
+    """What a version says of a case, scores [k], what the pinned sensor sees of it, embedding [d], and what its image
+    looks like, quality [q] in the numbers of monitors.quality."""
+
+    scores: NDArray[np.floating]
+    embedding: NDArray[np.floating]
+    quality: NDArray[np.floating]
 
 
 class Observer:
@@ -58,22 +67,26 @@ class Observer:
             self._write(connection, wanted, readings, live, broken, now)
         return len(wanted)
 
-    def _read(self, examples: StoredExamples, version: str) -> tuple[dict[int, tuple[Any, Any]], dict[int, str]]:
-        """{position: (scores [k], embedding [d])} and {position: why it can't be read}."""
+    def _read(self, examples: StoredExamples, version: str) -> tuple[dict[int, Reading], dict[int, str]]:
+        """{position: what was read} and {position: why it can't be read}."""
+        from monitors import quality
+
         predictor = self.predictor(version)
-        tensors, broken = [], {}
+        tensors, looks, broken = [], {}, {}
         for i in range(len(examples)):
             try:
-                tensors.append((i, predictor.prepare(examples.image(i))))
+                image = examples.image(i)
+                looks[i] = quality(image)
+                tensors.append((i, predictor.prepare(image)))
             except (HomeostatError, ValueError, OSError) as error:
                 broken[i] = str(error)
         readings = {}
         for chunk in _chunks(tensors, self.workspace.config.model.batch):
             scores, embedding = answers(predictor, [tensor for _, tensor in chunk])
-            readings.update({i: (scores[j], embedding[j]) for j, (i, _) in enumerate(chunk)})
+            readings.update({i: Reading(scores[j], embedding[j], looks[i]) for j, (i, _) in enumerate(chunk)})
         return readings, broken
 
-    def _shadowed(self, examples: StoredExamples, version: str, now: datetime) -> dict[int, tuple[Any, Any]]:
+    def _shadowed(self, examples: StoredExamples, version: str, now: datetime) -> dict[int, Reading]:
         """What the previous version says; nothing where its files are damaged, which is told once."""
         try:
             return self._read(examples, version)[0]
@@ -89,7 +102,7 @@ class Observer:
         self,
         connection: Connection,
         wanted: Sequence[Mapping[str, Any]],
-        readings: Mapping[str, Mapping[int, tuple[Any, Any]]],
+        readings: Mapping[str, Mapping[int, Reading]],
         live: str,
         broken: Mapping[int, str],
         now: datetime,
@@ -111,8 +124,10 @@ class Observer:
                     (f"case {case['seq']}", broken[i], "", rfc3339(now)),
                 )
                 continue
-            finite = bool(np.isfinite(readings[live][i][0]).all())
-            far = bool(self._guard[1].far(np.asarray(readings[live][i][1])[None])[0])
+            reading = readings[live][i]
+            describe(connection, case["case_id"], reading.quality)
+            finite = bool(np.isfinite(reading.scores).all())
+            far = bool(self._guard[1].far(np.asarray(reading.embedding)[None])[0])
             domain = domain_of(case, by=by, home=home, episode=episode)
             connection.execute(
                 "UPDATE cases SET state = 'observed', domain = :domain WHERE case_id = :id",
@@ -129,8 +144,8 @@ class Observer:
                     version=version,
                     role="live" if version == live else "shadow",
                     number=number if version == live else None,
-                    scores=seen[i][0],
-                    embedding=seen[i][1],
+                    scores=seen[i].scores,
+                    embedding=seen[i].embedding,
                     sensor=get_setting(connection, "sensor"),
                     trust=SUSPENDED if place_of(domain) in suspended else NORMAL if domain in spared else trust,
                     abstained=far or not finite,
@@ -215,6 +230,13 @@ def record(
             "abstained": int(abstained),
             "at": rfc3339(at),
         },
+    )
+
+
+def describe(connection: Connection, case_id: str, quality: NDArray[np.floating]) -> None:
+    """Writes what the image looks like, once: it is the same whichever version answers."""
+    connection.execute(
+        "INSERT OR IGNORE INTO appearances (case_id, quality) VALUES (?, ?)", (case_id, quality.astype("<f4").tobytes())
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from agent.errors import HomeostatError
+from agent.observe import Reading
 from benchmarks.drift import SETTLED, answered
 from benchmarks.drift.charts import Watch
 from benchmarks.drift.worlds import SHIFTS, World
@@ -146,8 +147,8 @@ def _shares(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _seen(said: Sequence[tuple[Any, Any]], rows: Sequence[Any]) -> Batch:
-    scores, embedding = (np.stack(part) for part in zip(*said, strict=True))
+def _seen(said: Sequence[Reading], rows: Sequence[Any]) -> Batch:
+    scores, embedding, quality = (np.stack(part) for part in zip(*said, strict=True))
     n = len(rows)
     return Batch(
         index=np.arange(1, n + 1),
@@ -158,6 +159,7 @@ def _seen(said: Sequence[tuple[Any, Any]], rows: Sequence[Any]) -> Batch:
         embedding=embedding,
         version="v0",
         sensor="sensor",
+        quality=quality,
     )
 
 

@@ -1,4 +1,5 @@
-"""A stream of unseen home cases, then another site: how soon the alarm comes, and how often it comes in vain.
+"""A stream of unseen home cases, then another site or home's scanner a little changed: how soon the alarm comes, and
+how often it comes in vain; with image quality among the streams and without it.
 
 The agent's own store, ticks, monitors and family rule, on a workspace that `fit` and `init` made; each case is read by
 the model once, and the shuffles are played over what it said.
@@ -16,14 +17,20 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.cases.datafolder import Row, read_folder
 from agent.errors import HomeostatError
+from benchmarks import scanner_changes
+
+if TYPE_CHECKING:
+    from agent.observe import Reading
 
 QUIET = 150  # unseen home cases, before the change and in the null stream
+CALM = 70  # of them, before home's scanner changes; the others come as the changed scanner shows them
 IN_TIME = 40  # cases after the change within which the alarm is asked for
 SHUFFLES, NULL_SHUFFLES = 10, 20
+ALL, BLIND = "all", "without image quality"
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ def bench(data: Path | None, seed: int, input: Path | None = None, full: bool = 
     for change in CHANGES if full else CHANGES[:1]:
         with tempfile.TemporaryDirectory() as scratch:
             rows += play_change(data, change, seed, Path(scratch))
-    first = [row for row in rows if row["site"] == rows[0]["site"]]
+    first = [row for row in rows if row["site"] == rows[0]["site"] and row["monitors"] == ALL]
     changed = [row for row in first if row["stream"] == "change"]
     null = [row for row in first if row["stream"] == "null"]
     ratios = {
@@ -60,6 +67,11 @@ def bench(data: Path | None, seed: int, input: Path | None = None, full: bool = 
         "before_the_change": sum(row["early"] for row in changed) / len(changed),
         "null_alarms": sum(row["early"] for row in null) / len(null),
     }
+    for site in dict.fromkeys(row["site"] for row in rows):
+        for stream in scanner_changes.CHANGES:
+            some = [row for row in rows if (row["site"], row["stream"]) == (site, stream)]
+            with_it, without = (sum(row["delay"] for row in some if row["monitors"] == which) for which in (ALL, BLIND))
+            ratios[f"{site}.{stream}.with_quality"] = with_it / without
     return {"name": "stream", "rows": rows, "ratios": ratios}
 
 
@@ -80,6 +92,7 @@ def play_change(data: Path, change: Change, seed: int, scratch: Path) -> list[di
     fit(scratch / "home", scratch / "base", where=(), backbone=spec, epochs=None, seed=seed, progress=_silent)
     init(scratch / "site", scratch / "base", scratch / "home", where=(), config=None, progress=_silent)
     said = {name: observed(scratch / "base", cases) for name, cases in (("quiet", quiet), ("new", new))}
+    said |= {name: observed(scratch / "base", quiet, alter) for name, alter in scanner_changes.CHANGES.items()}
     return _shuffles(scratch, change, said, seed)
 
 
@@ -105,45 +118,65 @@ def write_folder(folder: Path, rows: Sequence[Row]) -> None:
             writer.writerow([name, row.case_id, row.patient_id, row.site or "", row.scanner or "", row.label or ""])
 
 
-def observed(base: Path, rows: Sequence[Row]) -> list[tuple[Any, Any]]:
-    """(scores [c], embedding [d]) of each row by the base at this path."""
+def observed(base: Path, rows: Sequence[Row], alter: scanner_changes.Alter | None = None) -> list[Reading]:
+    """What the base at this path reads of each row, its image altered."""
     from agent.cases.images import read_image
-    from agent.observe import answers
+    from agent.observe import Reading, answers
+    from monitors import quality
     from strategies.predictor import Predictor
 
-    predictor, said = Predictor.load(base), []
+    predictor, said = Predictor.load(base), list[Reading]()
     for start in range(0, len(rows), 32):
-        tensors = [predictor.prepare(read_image(row.file)) for row in rows[start : start + 32]]
-        said += list(zip(*answers(predictor, tensors), strict=True))
+        images = [read_image(row.file) for row in rows[start : start + 32]]
+        images = [alter(image, start + i) for i, image in enumerate(images)] if alter else images
+        read = answers(predictor, [predictor.prepare(image) for image in images])
+        said += [Reading(*one) for one in zip(*read, map(quality, images), strict=True)]
     return said
 
 
-def _shuffles(scratch: Path, change: Change, said: dict[str, list[Any]], seed: int) -> list[dict[str, Any]]:
+def _shuffles(scratch: Path, change: Change, said: dict[str, list[Reading]], seed: int) -> list[dict[str, Any]]:
+    """A row per stream, shuffle and set of monitors. `delay` counts cases from the change to the alarm, all that come
+    after the change where there is none; an alarm before it counts as none, and is `early`."""
     rows = []
-    for stream, count in (("change", SHUFFLES), ("null", NULL_SHUFFLES)):
-        for shuffle in range(count):
+    for stream in ("change", "null", *scanner_changes.CHANGES):
+        for shuffle in range(NULL_SHUFFLES if stream == "null" else SHUFFLES):
             order = random.Random(1000 * seed + shuffle)
-            quiet = order.sample(said["quiet"], QUIET)
-            after = order.sample(said["new"], min(IN_TIME, len(said["new"]))) if stream == "change" else []
-            alarm = first_alarm(scratch / "site", scratch / f"{stream}{shuffle}", [*quiet, *after])
-            rows.append(
-                {
-                    "site": f"{change.home} -> {change.new}",
-                    "stream": stream,
-                    "shuffle": shuffle,
-                    "alarm_at_case": alarm,
-                    "early": alarm is not None and alarm <= QUIET,
-                    "in_time": alarm is not None and QUIET < alarm <= QUIET + IN_TIME,
-                }
-            )
+            chosen = order.sample(range(len(said["quiet"])), QUIET)
+            before: list[Reading] = [said["quiet"][i] for i in chosen]
+            after: list[Reading] = []
+            if stream == "change":
+                after = order.sample(said["new"], min(IN_TIME, len(said["new"])))
+            elif stream != "null":
+                before, after = before[:CALM], [said[stream][i] for i in chosen[CALM:]]
+            for which in (ALL, BLIND):
+                copy = scratch / f"{stream}{shuffle}{which}"
+                alarm = first_alarm(scratch / "site", copy, [*before, *after], looks=which == ALL)
+                found = alarm is not None and alarm > len(before)
+                delay = alarm - len(before) if alarm is not None and found else len(after)
+                rows.append(
+                    {
+                        "site": f"{change.home} -> {change.new}",
+                        "stream": stream,
+                        "monitors": which,
+                        "shuffle": shuffle,
+                        "alarm_at_case": alarm,
+                        "early": alarm is not None and not found,
+                        "found": found,
+                        "delay": delay,
+                        "in_time": found and delay <= IN_TIME,
+                    }
+                )
     return rows
 
 
-def first_alarm(site: Path, copy: Path, said: Sequence[tuple[Any, Any]]) -> int | None:
-    """Plays one stream through a copy of the workspace's store; the number of the case at which an alarm opened."""
+def first_alarm(site: Path, copy: Path, said: Sequence[Reading], looks: bool = True) -> int | None:
+    """Plays one stream through a copy of the workspace's store; the number of the case at which an alarm opened.
+
+    looks: whether the store knows what images look like; image quality is watched where it does.
+    """
     from agent.drift.detect import Detector
     from agent.drift.ticks import CASES_PER_TICK
-    from agent.observe import record
+    from agent.observe import describe, record
     from agent.store import insert
     from agent.workspace import Workspace, get_setting
 
@@ -156,17 +189,22 @@ def first_alarm(site: Path, copy: Path, said: Sequence[tuple[Any, Any]]) -> int 
     ):
         source.backup(to)
     workspace = Workspace(copy, lambda: now)
+    if not looks:
+        with workspace.store.transaction() as connection:
+            connection.execute("DELETE FROM appearances")
     detector = Detector(workspace)
     for start in range(0, len(said), CASES_PER_TICK):
         with workspace.store.transaction() as connection:
             sensor = get_setting(connection, "sensor")
-            for number, (scores, embedding) in enumerate(said[start : start + CASES_PER_TICK], start + 1):
+            for number, reading in enumerate(said[start : start + CASES_PER_TICK], start + 1):
                 name = f"played {number}"
                 insert(connection, "patients", patient_key=name, split="judge", first_seen="")
                 insert(connection, "cases", case_id=name, origin="feed", state="observed", patient_key=name,
                        domain="home", received_at="", facts="{}")  # fmt: skip
-                record(connection, case_id=name, version="v0", role="live", number=number, scores=scores,
-                       embedding=embedding, sensor=sensor, trust="normal", at=now)  # fmt: skip
+                record(connection, case_id=name, version="v0", role="live", number=number, scores=reading.scores,
+                       embedding=reading.embedding, sensor=sensor, trust="normal", at=now)  # fmt: skip
+                if looks:
+                    describe(connection, name, reading.quality)
         detector.step(now)
         with workspace.store.read() as connection:
             row = connection.execute("SELECT opened_at_case FROM alarms ORDER BY id LIMIT 1").fetchone()

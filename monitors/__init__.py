@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monitors.alpha import decidable, power, spend
+from monitors.appearance import QualityStream
 from monitors.attribution import Attribution, attribute
 from monitors.bootstrap import paired, paired_all, patient_weights
 from monitors.embedding import EmbeddingMean
@@ -53,6 +54,7 @@ SHARES: Mapping[type[Any], float] = {
     CaseVolume: 0.05,
     FarOut: 0.19,
     FactStream: 0.19,
+    QualityStream: 0.19,
     PerformanceStream: 0.1,
     CalibrationStream: 0.1,
     SubgroupStream: 0.1,
@@ -81,15 +83,18 @@ def default_monitors(
     ticks_per_false_alarm: float = 365.0,
     timed: bool = True,
     facts: Sequence[str] = (),
+    looks: bool = False,
     labels: bool = False,
     subgroups: Sequence[str] = (),
 ) -> list[Monitor]:
     """One of each monitor, set for its share of one budget: read them together by `family`.
 
     Where the feed has no times the case volume says nothing, where no facts or subgroups are named theirs don't, and
-    without `labels` none that reads them: leaving them out gives their shares to the others.
+    without `looks`, image quality in the reference, or `labels` none that reads these: leaving them out gives their
+    shares to the others.
     """
-    idle = {CaseVolume: not timed, FactStream: not facts} | dict.fromkeys(OF_LABELS, not labels)
+    idle = {CaseVolume: not timed, FactStream: not facts, QualityStream: not looks}
+    idle |= dict.fromkeys(OF_LABELS, not labels)
     idle[SubgroupStream] |= not subgroups
     chosen = {monitor: share for monitor, share in SHARES.items() if not idle.get(monitor)}
     total, given = sum(chosen.values()), {FactStream: {"names": facts}, SubgroupStream: {"names": subgroups}}

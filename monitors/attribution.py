@@ -242,7 +242,8 @@ def _facts(known: Batch, new: Batch) -> dict[str, float]:
 def taken(batch: Batch, places: Int) -> Batch:
     """The batch with these cases only."""
     whole: dict[str, Any] = {
-        name: getattr(batch, name)[places] for name in ("index", "unit", "stratum", "time", "outputs", "embedding")
+        name: getattr(batch, name)[places]
+        for name in ("index", "unit", "stratum", "time", "outputs", "embedding", "quality")
     }
     facts = {name: values[places] for name, values in batch.facts.items()}
     whole["target"] = batch.target[places] if len(batch.target) else batch.target

@@ -48,6 +48,8 @@ class Batch:
     outputs    [n, c] what the live version said, one probability per class, rows sum to 1
     embedding  [n, d] what the pinned sensor saw
     tick_time  start of the tick in seconds since the epoch; NaN for a tick that is a count of cases
+    facts      {name: [n]} what is known of each case: text, empty where unknown, or numbers, NaN where unknown
+    quality    [n, q] what the image looks like, in the numbers of monitors.quality; [n, 0] where that is not known
     target     [n] class index, -1 where there is no label; empty where labels were not asked for
     """
 
@@ -61,7 +63,12 @@ class Batch:
     sensor: str
     tick_time: float = float("nan")
     facts: Mapping[str, NDArray] = field(default_factory=dict)
+    quality: Float = field(default_factory=lambda: np.empty((0, 0)))
     target: Int = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        if not self.quality.size:
+            object.__setattr__(self, "quality", np.empty((len(self.index), 0)))
 
     def __len__(self) -> int:
         return len(self.index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -233,9 +233,9 @@ class Detector:
             self._labelled = sorted({*told.calibrate.stratum[told.calibrate.target >= 0].tolist()})
         fixed = approved_epoch(connection)
         creeping = fixed[0] != epoch
-        self._monitors = _one_budget(
-            watched.false_alarms.ticks, timed, watched.facts, bool(self._labelled), watched.subgroups, creeping
-        )
+        of_cases = {"facts": watched.facts, "looks": bool(reference.calibrate.quality.size)}
+        of_labels = {"labels": bool(self._labelled), "subgroups": watched.subgroups}
+        self._monitors = _one_budget(watched.false_alarms.ticks, timed, creeping, of_cases, of_labels)
         references = {kind.name: told for kind in OF_LABELS}
         if creeping:
             references[episodes.CREEP] = read_reference(connection, *fixed)
@@ -286,7 +286,7 @@ def weights(signals: Sequence[tuple[str, Signal]], arrived: bool, ticks: float) 
 
 
 def _one_budget(
-    ticks: float, timed: bool, facts: Sequence[str], labels: bool, subgroups: Sequence[str], creeping: bool
+    ticks: float, timed: bool, creeping: bool, of_cases: Mapping[str, Any], of_labels: Mapping[str, Any]
 ) -> list[tuple[str, Monitor]]:
     """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice, those of
     labels and of creep for known domains, and the case volume reads every case."""
@@ -294,10 +294,10 @@ def _one_budget(
 
     whole = 2 * ticks
     rest = whole / (1 - SHARE_OF_CREEP) if creeping else whole
-    known = default_monitors(rest, timed, facts, labels, subgroups)
+    known = default_monitors(rest, timed, **of_cases, **of_labels)
     streams = [(ALL if isinstance(monitor, CaseVolume) else KNOWN, monitor) for monitor in known]
     streams += [(KNOWN, EmbeddingMean(whole / SHARE_OF_CREEP, episodes.CREEP))] if creeping else []
-    return streams + [(NEW, monitor) for monitor in default_monitors(whole, False, facts)]
+    return streams + [(NEW, monitor) for monitor in default_monitors(whole, False, **of_cases)]
 
 
 def _label(stream: str, monitor: str) -> str:

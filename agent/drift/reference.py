@@ -71,8 +71,8 @@ PATIENTS = ("age", "sex")  # facts that every shift is named with
 
 ROWS = """
     SELECT o.number, o.case_id, o.scores, o.embedding, o.version, o.sensor,
-           c.patient_key, c.domain, c.acquired_at, c.scanner, c.facts
-    FROM observations o JOIN cases c ON c.case_id = o.case_id
+           c.patient_key, c.domain, c.acquired_at, c.scanner, c.facts, a.quality
+    FROM observations o JOIN cases c ON c.case_id = o.case_id LEFT JOIN appearances a ON a.case_id = o.case_id
 """
 
 
@@ -156,7 +156,18 @@ def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan"),
         sensor=rows[0]["sensor"] if rows else "",
         tick_time=tick_time,
         facts=_facts(rows, facts),
+        quality=_quality(rows),
     )
+
+
+def _quality(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """[n, q], NaN for a case whose image nobody has described; [n, 0] where that is none's."""
+    import numpy as np
+
+    looks = [None if row["quality"] is None else np.frombuffer(row["quality"], "<f4") for row in rows]
+    width = max((len(look) for look in looks if look is not None), default=0)
+    blank = np.full(width, np.nan, np.float32)
+    return np.stack([blank if look is None else look for look in looks]) if rows else np.zeros((0, 0), np.float32)
 
 
 def _facts(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any]:

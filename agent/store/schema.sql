@@ -39,6 +39,11 @@ CREATE TABLE inputs (
 );
 CREATE INDEX inputs_digest ON inputs (digest);
 
+CREATE TABLE appearances (
+    case_id      TEXT PRIMARY KEY REFERENCES cases (case_id),
+    quality      BLOB NOT NULL                               -- monitors.QUALITY in numbers, set at observation
+);
+
 CREATE TABLE labels (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     case_id      TEXT NOT NULL REFERENCES cases (case_id),   -- the canonical case, never an alias

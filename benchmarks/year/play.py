@@ -26,7 +26,7 @@ from agent.clock import rfc3339
 from agent.config import render
 from agent.cycle import Cycle
 from agent.drift import episodes
-from agent.observe import Observer, answers
+from agent.observe import Observer, Reading, answers
 from agent.store import insert
 from agent.updates import requests
 from agent.versions import registry
@@ -41,7 +41,7 @@ BUDGET = 45  # labels a week
 AUDIT, ROUTINE, FLAGGED = 0.03, 0.08, 0.35  # chance of a label: random audit arm, routine follow-up, flagged cases
 DELAY = (14, 42)  # days until a label comes
 
-Known = dict[tuple[str, str], tuple[Any, Any]]  # (digest of a version, image) -> (scores [k], embedding [d])
+Known = dict[tuple[str, str], Reading]  # (digest of a version, image)
 Tell = Callable[[int], None]
 
 
@@ -67,16 +67,19 @@ class RememberingObserver(Observer):
         super().__init__(workspace)
         self.known = known
 
-    def _read(self, examples: Any, version: str) -> tuple[dict[int, tuple[Any, Any]], dict[int, str]]:
+    def _read(self, examples: Any, version: str) -> tuple[dict[int, Reading], dict[int, str]]:
+        from monitors import quality
+
         names = [path.name for path, _ in examples.files]
         with self.workspace.store.read() as connection:
             digest = registry.get(connection, version)["digest"]
         fresh = {name: i for i, name in enumerate(names) if (digest, name) not in self.known}
         if fresh:
             predictor = self.predictor(version)
-            tensors = [predictor.prepare(examples.image(i)) for i in fresh.values()]
-            for name, scores, embedding in zip(fresh, *answers(predictor, tensors), strict=True):
-                self.known[digest, name] = (scores, embedding)
+            images = [examples.image(i) for i in fresh.values()]
+            read = answers(predictor, [predictor.prepare(image) for image in images])
+            for name, scores, embedding, image in zip(fresh, *read, images, strict=True):
+                self.known[digest, name] = Reading(scores, embedding, quality(image))
         return {i: self.known[digest, name] for i, name in enumerate(names)}, {}
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from agent.cases.datafolder import sharing_bytes
 from agent.cases.examples import FolderExamples
 from agent.cases.split import Split
+from agent.observe import Reading
 from benchmarks.stream import write_folder
 from benchmarks.year.pictures import SIDE, Cast, Pictures, Sites, cast, place_of
 from benchmarks.year.play import Known, Tell, Trace, play
@@ -89,7 +90,7 @@ def prepare(trial: Trial, backbone: str, progress: Progress) -> tuple[Trace, Acc
     base = Predictor.load(folder / "base")
     said = _read(base, files, lambda done: progress("the year's images", done, len(files)))
     np.savez(folder / "v0.npz", digest=np.array(digest), names=np.array([path.name for path in files]),
-             scores=said[0], embedding=said[1])  # fmt: skip
+             scores=said[0], embedding=said[1], quality=_looks(files))  # fmt: skip
     return _bound(trial, NEVER, "v0", said[0]), {"v0": _held(trial, base)}
 
 
@@ -123,8 +124,8 @@ def run(trial: Trial, policy: Policy, tell: Tell) -> tuple[Trace, Accuracies]:
     stored = np.load(trial.folder / "v0.npz")
     digest = str(stored["digest"])
     known: Known = {
-        (digest, str(name)): (scores, embedding)
-        for name, scores, embedding in zip(stored["names"], stored["scores"], stored["embedding"], strict=True)
+        (digest, str(name)): Reading(*read)
+        for name, *read in zip(stored["names"], *(stored[part] for part in Reading._fields), strict=True)
     }
     folder = trial.folder / policy.name.replace(" ", "_")
     trace = play(trial.folder / "site", folder, trial.year, trial.pictures, policy, known, trial.seed, tell)
@@ -185,6 +186,13 @@ def _read(predictor: Any, files: Sequence[Path], tell: Callable[[int], None]) ->
         embedding.append(seen)
         tell(min(start + ROOM, len(files)))
     return np.concatenate(scores), np.concatenate(embedding)
+
+
+def _looks(files: Sequence[Path]) -> Any:
+    from agent.cases.images import read_image
+    from monitors import quality
+
+    return np.stack([quality(read_image(path)) for path in files])
 
 
 def _held(trial: Trial, predictor: Any) -> dict[str, float]:

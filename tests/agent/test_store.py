@@ -96,12 +96,13 @@ def test_a_child_process_uses_a_connection_of_its_own(store):
 
 
 def test_another_release_and_a_missing_store_are_told(store, tmp_path):
-    """Neither is a traceback: the sentence names the file and the way out."""
-    with store.read() as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    store.close()
-    with pytest.raises(HomeostatError, match="another release"):
-        Store.open(store.path)
+    """Neither is a traceback: the sentence names the file and the way out, for older and newer ones alike."""
+    for other in (SCHEMA_VERSION - 1, SCHEMA_VERSION + 1):
+        with store.read() as connection:
+            connection.execute(f"PRAGMA user_version = {other}")
+        store.close()
+        with pytest.raises(HomeostatError, match="another release"):
+            Store.open(store.path)
     with pytest.raises(HomeostatError, match="homeostat init"):
         Store.open(tmp_path / "nowhere" / "homeostat.db")
 

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "monitors"))
 
 from streams import batch, reference, see, silent_day
 
-READING = ("embedding", "prediction", "far-out", "performance", "calibration", "subgroups")
+READING = ("embedding", "prediction", "far-out", "quality", "performance", "calibration", "subgroups")
 EVERY = pytest.mark.parametrize("kind", MONITORS, ids=lambda kind: kind.__name__)
 
 
@@ -32,14 +32,14 @@ def ticks(n: int, seed: int = 1) -> list:
 
 
 def test_the_registry_is_covered() -> None:
-    """Eight monitors stand in the registry, each under a name of its own; facts and groups are watched where some are
-    named, outcomes where there are labels."""
+    """Nine monitors stand in the registry, each under a name of its own; facts and groups are watched where some are
+    named, image quality where the reference has it, outcomes where there are labels."""
     names = [monitor.name for monitor in default_monitors()]
 
     assert names == ["embedding", "prediction", "volume", "far-out"]
-    all_on = default_monitors(facts=["age"], labels=True, subgroups=["sex"])
+    all_on = default_monitors(facts=["age"], looks=True, labels=True, subgroups=["sex"])
     assert {type(monitor) for monitor in all_on} == set(MONITORS)
-    assert len(MONITORS) == len({monitor.name for monitor in all_on}) == 8
+    assert len(MONITORS) == len({monitor.name for monitor in all_on}) == 9
     assert {kind.__name__ for kind in MONITORS} <= set(monitors.__all__)
     assert all(hasattr(monitors, name) for name in monitors.__all__)
 
@@ -168,4 +168,4 @@ def test_sensors_and_versions_are_not_mixed() -> None:
         except ValueError:
             refused.append(kind.name)
 
-    assert refused == list(READING)
+    assert refused == [name for name in READING if name != "quality"]

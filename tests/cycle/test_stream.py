@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import smears
 from chapters import QUIET, Hand, events, feed, last_event, rows, work_off
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from agent.cases.intake import Intake
 from agent.commands.status import overview
@@ -18,6 +18,7 @@ from agent.observe import Observer
 from agent.trust import suspend_domains
 from agent.versions import pointer
 from agent.workspace import Workspace
+from monitors import QUALITY
 
 SIGNALS = "SELECT tick, monitor, at_case, time, log_e, statistic, threshold, n FROM signals ORDER BY tick, monitor"
 
@@ -236,3 +237,34 @@ def test_a_new_laboratory_casts_no_doubt_on_the_old_one(workspace):
     assert sorted(row["trust"] for row in last) == ["normal"] * 5 + ["suspended"] * 5
     with workspace.store.read() as connection:
         assert overview(connection)["suspended"] == [later[0]["domain"]]
+
+
+def soft(workspace, folder, patients, seed) -> None:
+    """Cases of the home laboratory whose camera is a little out of focus."""
+    smears.write(folder, smears.HOME, patients, seed, labels=False)
+    for path in (folder / "images").iterdir():
+        Image.open(path).filter(ImageFilter.GaussianBlur(0.5)).save(path)
+    Intake(workspace).take(folder)
+
+
+def test_a_camera_out_of_focus_is_seen_in_the_images_themselves(workspace, tmp_path):
+    """Each observed case is described once, and the chart over image quality brings enough evidence on its own."""
+    soft(workspace, tmp_path / "soft", 40, 41)
+    work_off(workspace)
+    described = rows(workspace, "SELECT length(quality) AS n FROM appearances JOIN cases USING (case_id)")
+    seen = rows(workspace, "SELECT 1 FROM cases WHERE state = 'observed' AND alias_of IS NULL")
+    read = rows(workspace, "SELECT max(log_e - threshold) AS above FROM signals WHERE monitor = 'quality'")
+    assert len(described) == len(seen) and {row["n"] for row in described} == {4 * len(QUALITY)}
+    assert read[0]["above"] > 0
+    assert rows(workspace, "SELECT 1 FROM alarms WHERE stream = 'known' AND shift IS NOT NULL")
+
+
+def test_a_reference_that_nobody_has_described_is_watched_without_it(workspace, tmp_path):
+    """No chart over image quality, no fault, and the other monitors as before."""
+    with workspace.store.transaction() as connection:
+        connection.execute("DELETE FROM appearances")
+    soft(workspace, tmp_path / "soft", 10, 42)
+    work_off(workspace)
+    heard = {row["monitor"] for row in rows(workspace, "SELECT DISTINCT monitor FROM signals")}
+    assert "embedding" in heard and "quality" not in heard
+    assert "monitor_failed" not in events(workspace)

@@ -31,10 +31,10 @@ PATIENCE = 12
 
 
 def run_length(
-    rng: np.random.Generator, n: int, promised: float, daily: bool, several: bool, seed: int
+    rng: np.random.Generator, n: int, promised: float, daily: bool, several: bool, looks: bool, seed: int
 ) -> tuple[int, bool]:
     """(ticks watched, whether the family alarmed) on one reference and one stream without a change."""
-    monitors = default_monitors(promised, timed=daily)
+    monitors = default_monitors(promised, timed=daily, looks=looks)
     fixed = reference(rng, n)
     for monitor in monitors:
         monitor.fit(fixed)
@@ -66,7 +66,7 @@ def site_year(n: int, promised: float, days: int, seed: int) -> int:
     rng = np.random.default_rng((n, seed))
     known = [batch(*see(rng, m), start=start) for m, start in ((200, -1_000_000), (n, -500_000))]
     known = [_two_scanners(_sexes(part), np.arange(len(part)) % 2 == 0) for part in known]
-    monitors = default_monitors(promised, facts=["sex"], labels=True, subgroups=["sex", "age"])
+    monitors = default_monitors(promised, facts=["sex"], looks=True, labels=True, subgroups=["sex", "age"])
     alarms, start, patient = 0, 1, 0
     fixed = Reference(transform=known[0], calibrate=known[1])
     for monitor in monitors:
@@ -115,10 +115,18 @@ def _two_scanners(cases: Batch, first: np.ndarray) -> Batch:
     return replace(cases, embedding=x, stratum=np.where(first, "scanner A", "scanner B"))
 
 
-def ratio(n: int, promised: float, references: int, streams: int, daily: bool = False, several: bool = False) -> tuple:
+def ratio(
+    n: int,
+    promised: float,
+    references: int,
+    streams: int,
+    daily: bool = False,
+    several: bool = False,
+    looks: bool = False,
+) -> tuple:
     """(realised over promised run length, its standard error, alarms): time watched over alarms."""
     found = [
-        run_length(np.random.default_rng((n, r, s)), n, promised, daily, several, seed=1000 * r + s)
+        run_length(np.random.default_rng((n, r, s)), n, promised, daily, several, looks, seed=1000 * r + s)
         for r in range(references)
         for s in range(streams)
     ]
@@ -147,6 +155,7 @@ if __name__ == "__main__":
         raise SystemExit
     print("reference  ticks promised  kind                     realised/promised  error  alarms")
     rows = [(166, 100, {}), (415, 100, {}), (166, 100, {"several": True}), (166, 100, {"daily": True})]
+    rows += [(166, 100, {"looks": True})]
     rows += [(166, 365, {}), (20, 40, {}), (166, 40, {})]
     for n, c, kind in rows:
         value, error, alarms = ratio(n, c, arguments.references, arguments.streams, **kind)

@@ -47,6 +47,7 @@ def batch(
             "age": 50 + 10 * np.random.default_rng(abs(start)).standard_normal(n) + 30.0 * gross(embedding),
             "sex": np.where(index % 2 == 0, "F", "M"),
         },
+        quality=embedding[:, :8],
         target=drawn(np.random.default_rng(abs(start) + 1), outputs, gross(embedding)),
     )
 

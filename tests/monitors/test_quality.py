@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
 from monitors import QUALITY, quality
@@ -56,3 +57,30 @@ def test_what_is_no_image_is_refused() -> None:
     """Two pixels have no neighbourhood."""
     with pytest.raises(ValueError, match="too small"):
         quality(np.zeros((2, 9)))
+
+
+def test_letters_burned_in_are_counted_and_highlights_are_not() -> None:
+    """A name and a side marker written into a scan are text; soft bright spots, noise and a white field are none."""
+    rng = np.random.default_rng(0)
+    soft = gaussian_filter(rng.standard_normal((256, 256)), 6)
+    scan = np.clip(90 + 50 * soft / soft.std(), 0, 255)
+    page = Image.fromarray(scan.astype(np.uint8))
+    ImageDraw.Draw(page).text((8, 8), "AP  L  23.4", fill=255, font=ImageFont.load_default(14))
+    written, bare = np.asarray(page, np.float64), of(scan, "text")
+    large = np.kron(written, np.ones((4, 4)))
+
+    assert of(written, "text") > bare + 1
+    assert of(large, "text") > of(np.kron(scan, np.ones((4, 4))), "text") + 1
+    assert of(np.clip(scan + 10 * rng.standard_normal(scan.shape), 0, 255), "text") < np.log1p(2)
+    assert of(np.full((256, 256), 255.0), "text") == 0
+
+
+def test_large_images_are_described_as_small_ones_are() -> None:
+    """Looking at a part of a large image's pixels moves no number by more than a little."""
+    rng = np.random.default_rng(0)
+    large = np.clip(120 + 400 * gaussian_filter(rng.standard_normal((1400, 1200)), 3), 0, 255)
+    large += rng.standard_normal(large.shape)
+    whole, part = quality(large), quality(large[:700, :600])
+
+    for name in ("brightness", "contrast", "entropy", "sharpness", "noise", "field_of_view"):
+        assert whole[QUALITY.index(name)] == pytest.approx(part[QUALITY.index(name)], abs=0.05)
