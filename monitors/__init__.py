@@ -27,6 +27,7 @@ from monitors.measures import (
     ece_debiased,
     nll,
 )
+from monitors.onset import Onset, onset
 from monitors.predictions import PredictionStream
 from monitors.protocols import (
     Batch,
@@ -95,9 +96,11 @@ __all__ = [
     "default_monitors",
     "family",
     "attribute",
+    "onset",
     "quality",
     "QUALITY",
     "Attribution",
+    "Onset",
     "EDetector",
     "PairedHarm",
     "collapse",
