@@ -29,6 +29,7 @@ from monitors.measures import (
     ece_debiased,
     nll,
 )
+from monitors.onset import Onset, onset
 from monitors.outcomes import CalibrationStream, PerformanceStream, SubgroupStream
 from monitors.predictions import PredictionStream
 from monitors.protocols import (
@@ -118,9 +119,11 @@ __all__ = [
     "estimate",
     "Estimate",
     "Estimator",
+    "onset",
     "quality",
     "QUALITY",
     "Attribution",
+    "Onset",
     "EDetector",
     "PairedHarm",
     "collapse",

@@ -92,7 +92,7 @@ def attribute(
         says = f"{far:.0%} of the cases are unlike anything in the reference"
         return Attribution(shift=Shift.FAR_OUT, driver=distance.name, says=says, **told)
 
-    see = _features(reference, distance)
+    see = features(reference, distance)
     seen, before = see(new), see(known)
     weights = _weights(known.outputs, labels, was, now)
     told["facts"] = facts = _facts(known, new)
@@ -209,7 +209,7 @@ def _weights(known: Float, labels: Int, was: Float, now: Float) -> Float:
     return np.where(labels >= 0, ratio[np.maximum(labels, 0)], known @ ratio) + 1e-9
 
 
-def _features(reference: Reference, distance: FarOut) -> Callable[[Batch], Float]:
+def features(reference: Reference, distance: FarOut) -> Callable[[Batch], Float]:
     """Principal components of the embedding, scaled by the transform part, and the log distance as the last column."""
     patients = len({*reference.calibrate.unit.tolist()})
     see = Whitener(reference.transform.embedding, max(1, min(COMPONENTS, patients // PATIENTS_PER_COMPONENT)))

@@ -13,7 +13,7 @@ from agent.drift.domains import known, stream_of
 from agent.drift.estimated import in_words
 from agent.drift.reference import ROWS, batch_of, epoch_of, read_reference
 from agent.errors import HomeostatError
-from agent.report.drawing import Panel, dots, grid, line, svg, text
+from agent.report.drawing import Panel, band, dots, grid, line, svg, text
 from agent.report.frame import framed
 from agent.store import Connection
 from agent.versions import registry
@@ -44,11 +44,12 @@ def alarm_record(workspace: Workspace, alarm: int) -> AlarmRecord:
         if row is None:
             raise HomeostatError(f"there is no alarm {alarm}: 'homeostat alarms --all' lists them")
         cases = connection.execute("SELECT coalesce(max(number), 0) AS n FROM observations").fetchone()["n"]
-        onset = row["since_case"] or row["opened_at_case"]
-        first = max(1, onset - max(200, int(BEFORE * (cases - onset))))
+        evidence, onset = json.loads(row["evidence"]), row["since_case"] or row["opened_at_case"]
+        shown = evidence.get("onset", {"low": onset})["low"]
+        first = max(1, min(shown, onset - max(200, int(BEFORE * (cases - onset)))))
         return AlarmRecord(
             row=dict(row),
-            evidence=json.loads(row["evidence"]),
+            evidence=evidence,
             readings=_readings(connection, first),
             live=_live(connection, first),
             seen=_seen(connection, row["stream"], onset),
@@ -81,6 +82,8 @@ def sentences(found: AlarmRecord) -> list[str]:
     """When it opened, since when, what it rests on, and how it ended."""
     row, evidence = found.row, found.evidence
     since = f", since about case {row['since_case']}" if row["since_case"] else ""
+    if dated := evidence.get("onset"):
+        since = f", since about case {dated['case']} (90 % interval {dated['low']} to {dated['high']})"
     said = [f"Opened by the monitor '{row['monitor']}' at case {row['opened_at_case']}{since}; it is {row['state']}."]
     if evidence.get("says"):
         said.append(f"{evidence['says'][0].upper()}{evidence['says'][1:]} ({evidence['patients']} patients).")
@@ -95,7 +98,8 @@ def sentences(found: AlarmRecord) -> list[str]:
 
 
 def timeline(found: AlarmRecord) -> str:
-    """The monitors' readings against their thresholds, the onset, the alarm and the live versions, as SVG."""
+    """The monitors' readings against their thresholds, the onset with its interval, the alarm and the live versions, as
+    SVG."""
     points = [point for line in found.readings.values() for point in line]
     first, last = min((case for case, _ in points), default=0), max((case for case, _ in points), default=1)
     panel = Panel(first, max(last, first + 1), -3.0, 3.0, 880, 260)
@@ -104,7 +108,10 @@ def timeline(found: AlarmRecord) -> str:
         colour = COLOURS[place % len(COLOURS)]
         parts.append(line(panel, [(case, value / math.log(10)) for case, value in reading], colour))
         parts.append(text(panel.left + 8 + 118 * place, 14, monitor, colour))
-    for case, says in ((found.row["since_case"], "onset"), (found.row["opened_at_case"], "alarm")):
+    dated = found.evidence.get("onset", {"case": found.row["since_case"]})
+    if "low" in dated:
+        parts.append(band(panel, dated["low"], dated["high"], "var(--soft)"))
+    for case, says in ((dated["case"], "onset"), (found.row["opened_at_case"], "alarm")):
         if case:
             parts.append(line(panel, [(case, -3.0), (case, 3.0)], "var(--soft)"))
             parts.append(text(panel.x(case) + 4, panel.bottom - (6 if says == "onset" else 20), says, "var(--soft)"))

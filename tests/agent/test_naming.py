@@ -113,6 +113,34 @@ def test_a_named_shift_of_images_is_final(workspace: Workspace) -> None:
     assert asked(workspace)[0] == []
 
 
+def test_the_onset_has_an_interval_that_narrows(workspace: Workspace) -> None:
+    """A named alarm is dated again as its cases come; the page says so in words and as a band, and names no case."""
+    opened(workspace)
+    seen(workspace, "quiet", 120, None, live_from=1)
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE alarms SET since_case = 125, opened_at_case = 160, shift = 'acquisition'")
+    seen(workspace, "moved", 40, "mean", live_from=121)
+    early = json.loads(asked(workspace)[1]["evidence"])["onset"]
+    seen(workspace, "more", 300, "mean", live_from=161)
+    found, alarm, _ = asked(workspace)
+    late = json.loads(alarm["evidence"])["onset"]
+
+    assert (found, alarm["shift"], alarm["since_case"]) == ([], "acquisition", 125)
+    assert late["low"] <= 121 <= late["high"]
+    assert late["low"] <= late["case"] <= late["high"]
+    assert late["high"] - late["low"] < early["high"] - early["low"]
+
+
+def test_another_versions_cases_date_no_onset(workspace: Workspace) -> None:
+    """What answered after the change only can't tell when it came: the alarm keeps what it had."""
+    opened(workspace)
+    seen(workspace, "moved", 200, "mean", live_from=21)
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE alarms SET since_case = 5, shift = 'acquisition'")
+
+    assert "onset" not in json.loads(asked(workspace)[1]["evidence"])
+
+
 def test_labels_of_the_reference_come_in_its_order(workspace: Workspace) -> None:
     """A class index per calibration case; one without a label is -1."""
     from agent.drift.reference import read_classes
