@@ -93,7 +93,7 @@ def real(data: Path, change: Change, seed: int, scratch: Path, progress: Progres
     fit(scratch / "home", scratch / "base", where=(), backbone=spec, epochs=None, seed=seed, progress=_silent)
     parts = {"taught": taught[:TAUGHT], "calibrate": calibrate, "quiet": quiet, "new": new}
     said = {name: observed(scratch / "base", rows) for name, rows in parts.items()}
-    batches = {name: _seen(said[name], rows) for name, rows in parts.items()}
+    batches = {name: seen(said[name], rows) for name, rows in parts.items()}
     reference = Reference(transform=batches["taught"], calibrate=batches["calibrate"])
     names = sorted({row.label or "" for row in home})
     labels = np.array([names.index(row.label or "") for row in calibrate])
@@ -104,7 +104,7 @@ def real(data: Path, change: Change, seed: int, scratch: Path, progress: Progres
         rng = np.random.default_rng((seed, i))
         more = names[i % len(names)]
         kept = [j for j, row in enumerate(quiet) if row.label == more or rng.random() < 0.25]
-        answer = attribute(reference, _seen([said["quiet"][j] for j in kept], [quiet[j] for j in kept]), labels)
+        answer = attribute(reference, seen([said["quiet"][j] for j in kept], [quiet[j] for j in kept]), labels)
         yield _row(mark, f"more {more}", Shift.PREVALENCE, answer)
 
 
@@ -147,7 +147,7 @@ def _shares(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def _seen(said: Sequence[Reading], rows: Sequence[Any]) -> Batch:
+def seen(said: Sequence[Reading], rows: Sequence[Any]) -> Batch:
     scores, embedding, quality = (np.stack(part) for part in zip(*said, strict=True))
     n = len(rows)
     return Batch(

@@ -52,6 +52,9 @@ BENCHMARKS = {
     "monitors": Benchmark(
         module="benchmarks.monitors", shows="what a case costs all monitors, and whether that grows with the stream"
     ),
+    "outcomes": Benchmark(
+        module="benchmarks.outcomes", shows="what late labels add: answers that became wrong while no image changed"
+    ),
     "soak": Benchmark(module="benchmarks.soak", shows="the daemon's memory while it works off ten thousand cases"),
 }
 
