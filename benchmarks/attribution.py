@@ -20,7 +20,7 @@ from agent.observe import Reading
 from benchmarks.drift import SETTLED, answered
 from benchmarks.drift.charts import Watch
 from benchmarks.drift.worlds import SHIFTS, World
-from benchmarks.stream import CHANGES, Change, hold_back, observed, write_folder
+from benchmarks.stream import CHANGES, Change, fit_home, hold_back, observed
 from monitors import Attribution, Batch, Reference, Shift, attribute
 
 KINDS: Mapping[str, Shift] = {
@@ -76,7 +76,6 @@ def real(data: Path, change: Change, seed: int, scratch: Path, progress: Progres
     data folder.
     """
     from agent.cases.datafolder import read_folder
-    from agent.deploy import fit
 
     folder = data / change.folder
     if not (folder / "cases.csv").exists():
@@ -85,12 +84,8 @@ def real(data: Path, change: Change, seed: int, scratch: Path, progress: Progres
     new = [row for row in read_folder(folder, [f"site={change.new}"]).rows if row.label]
     taught, unseen = hold_back(home, len(home) // 2, seed)
     calibrate, quiet = hold_back(unseen, len(unseen) // 2, seed + 1)
-    write_folder(scratch / "home", taught)
-    spec = change.backbone
-    if change.weights and (data / "models" / change.weights).exists():
-        spec = f"{change.backbone}:{data / 'models' / change.weights}"
     progress(f"{change.folder}: fits on {change.home}", 0, 1)
-    fit(scratch / "home", scratch / "base", where=(), backbone=spec, epochs=None, seed=seed, progress=_silent)
+    fit_home(data, change, taught, scratch, seed)
     parts = {"taught": taught[:TAUGHT], "calibrate": calibrate, "quiet": quiet, "new": new}
     said = {name: observed(scratch / "base", rows) for name, rows in parts.items()}
     batches = {name: seen(said[name], rows) for name, rows in parts.items()}
@@ -169,7 +164,3 @@ def _row(source: str, shift: str, truth: Shift, answer: Attribution) -> dict[str
 
 def _tell(what: str, done: int, of: int) -> None:
     print(f"{done}/{of} {what}", file=sys.stderr, flush=True)
-
-
-def _silent(what: str, done: int, of: int) -> None:
-    return None

@@ -1,4 +1,5 @@
-"""Which kind of shift an open alarm is about: asked when it opens, and again while more cases come."""
+"""Which kind of shift an open alarm is about, and what it may cost: asked when it opens, and again while more cases
+come."""
 
 from __future__ import annotations
 
@@ -42,8 +43,7 @@ def name(
     cases = batch_of(rows, facts=tuple(reference.calibrate.facts))
     answer = attribute(reference, cases, labels, new_domain=stream == NEW, alpha=ALPHA)
     shift = UNDETERMINED if answer.shift == FAR_OUT else str(answer.shift)
-    said = {**_said(answer), "estimated": estimated(reference.calibrate, labels, cases)}
-    said |= _onset(connection, reference, version, stream, since)
+    said = {**_said(answer), **_onset(connection, reference, version, stream, since)}
     return shift, {**said, "asked_at": _observed(connection, since)}
 
 
@@ -76,6 +76,26 @@ def name_again(connection: Connection, reference: Reference, epoch: int, version
             journal.append(connection, "alarm_named", at=at, by="homeostat", body=body)
             found.append(shift)
     return found
+
+
+def estimate_again(connection: Connection, reference: Reference, epoch: int, version: str) -> None:
+    """Puts what an open alarm of a shift may cost into its evidence, and again once there are half as many cases again:
+    a shift may be named by fewer patients than tell that."""
+    for alarm in connection.execute("SELECT * FROM alarms WHERE state != 'closed'").fetchall():
+        evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
+        observed = _observed(connection, since)
+        grown = observed >= AGAIN * evidence.get("estimated_at", 0)
+        if kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT or not grown:
+            continue
+        rows = _rows(connection, version, alarm["stream"], since)
+        if rows:
+            labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
+            found = estimated(reference.calibrate, labels, batch_of(rows))
+            evidence |= {"estimated": found, "estimated_at": observed}
+            connection.execute(
+                "UPDATE alarms SET evidence = :evidence WHERE id = :id",
+                {"evidence": journal.canonical(evidence), "id": alarm["id"]},
+            )
 
 
 def _said(answer: Attribution) -> dict[str, Any]:

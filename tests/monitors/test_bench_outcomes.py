@@ -16,12 +16,12 @@ def test_labels_are_what_makes_the_difference() -> None:
     """Where another reader's labels come in, the images say nothing, and the labels do; unchanged, both keep quiet."""
     rng = np.random.default_rng(0)
     taught, unseen = batch(*see(rng, 100), -1_000_000), batch(*see(rng, 500), -500_000)
-    rows = list(outcomes.played("made", taught, unseen, 0, 4, lambda *_: None))
+    rows = list(outcomes.played("made", taught, unseen, 0, 6, lambda *_: None))
     alarms = {(row["stream"], row["labels"]): row["alarms"] for row in rows}
 
     assert len(rows) == 2 * len(outcomes.STREAMS)
     assert alarms["unchanged", True] == alarms["unchanged", False] == alarms["another standard", False] == 0
-    assert alarms["another standard", True] >= 3 and alarms["worse answers", True] >= 3
+    assert alarms["another standard", True] >= 4 and alarms["worse answers", True] >= 3
     assert outcomes.ratios(rows)["another_standard.without_labels"] == 0.0
 
 
