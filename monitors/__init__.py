@@ -44,6 +44,7 @@ from monitors.protocols import (
 )
 from monitors.quality import NAMES as QUALITY
 from monitors.quality import quality
+from monitors.schema import SchemaStream
 from monitors.volume import CaseVolume
 
 SHARES: Mapping[type[Any], float] = {
@@ -53,6 +54,7 @@ SHARES: Mapping[type[Any], float] = {
     FarOut: 0.19,
     FactStream: 0.19,
     QualityStream: 0.19,
+    SchemaStream: 0.05,
 }
 """Of the one budget: most for the monitor that looks into most directions and would be slowed down most."""
 
@@ -72,14 +74,19 @@ MEASURES = (
 
 
 def default_monitors(
-    ticks_per_false_alarm: float = 365.0, timed: bool = True, facts: Sequence[str] = (), looks: bool = False
+    ticks_per_false_alarm: float = 365.0,
+    timed: bool = True,
+    facts: Sequence[str] = (),
+    looks: bool = False,
+    forms: bool = False,
 ) -> list[Monitor]:
     """One of each monitor, set for its share of one budget: read them together by `family`.
 
-    Where the feed has no times the case volume says nothing, where no facts are named theirs doesn't, and without
-    `looks`, image quality in the reference, that one's doesn't: leaving them out gives their shares to the others.
+    Where the feed has no times the case volume says nothing, where no facts are named theirs doesn't, without `looks`,
+    image quality in the reference, that one's doesn't, and without `forms`, a record of what came with each case, the
+    schema's doesn't: leaving them out gives their shares to the others.
     """
-    idle = {CaseVolume: not timed, FactStream: not facts, QualityStream: not looks}
+    idle = {CaseVolume: not timed, FactStream: not facts, QualityStream: not looks, SchemaStream: not forms}
     chosen = {monitor: share for monitor, share in SHARES.items() if not idle.get(monitor)}
     total, given = sum(chosen.values()), {FactStream: {"names": facts}}
     return [

@@ -256,12 +256,12 @@ def weights(signals: Sequence[tuple[str, Signal]], arrived: bool, ticks: float) 
 
 
 def _one_budget(ticks: float, timed: bool, facts: Sequence[str], looks: bool) -> list[tuple[str, Monitor]]:
-    """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice, and the case
-    volume reads every case."""
-    from monitors import CaseVolume, default_monitors
+    """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice; the case
+    volume and the schema read every case."""
+    from monitors import CaseVolume, SchemaStream, default_monitors
 
-    known = default_monitors(2 * ticks, timed, facts, looks)
-    streams = [(ALL if isinstance(monitor, CaseVolume) else KNOWN, monitor) for monitor in known]
+    known = default_monitors(2 * ticks, timed, facts, looks, forms=True)
+    streams = [(ALL if isinstance(monitor, CaseVolume | SchemaStream) else KNOWN, monitor) for monitor in known]
     return streams + [(NEW, monitor) for monitor in default_monitors(2 * ticks, False, facts, looks)]
 
 

@@ -31,13 +31,13 @@ def ticks(n: int, seed: int = 1) -> list:
 
 
 def test_the_registry_is_covered() -> None:
-    """Six monitors stand in the registry, each under a name of its own; facts are watched where some are named, and
-    image quality where the reference has it."""
+    """Seven monitors stand in the registry, each under a name of its own; facts are watched where some are named, and
+    image quality and the form of cases where they are known."""
     names = [monitor.name for monitor in default_monitors()]
 
     assert names == ["embedding", "prediction", "volume", "far-out"]
-    assert {type(monitor) for monitor in default_monitors(facts=["age"], looks=True)} == set(MONITORS)
-    assert len(MONITORS) == 6
+    assert {type(monitor) for monitor in default_monitors(facts=["age"], looks=True, forms=True)} == set(MONITORS)
+    assert len(MONITORS) == 7
     assert {kind.__name__ for kind in MONITORS} <= set(monitors.__all__)
     assert all(hasattr(monitors, name) for name in monitors.__all__)
 
@@ -101,7 +101,9 @@ def test_a_newer_state_is_refused(kind: type) -> None:
 def test_the_input_is_not_mutated(kind: type) -> None:
     """The arrays of a batch are the caller's."""
     monitor, tick = fitted(kind), ticks(1)[0]
-    before = {f.name: np.copy(getattr(tick, f.name)) for f in dataclasses.fields(tick) if f.name != "facts"}
+    before = {
+        f.name: np.copy(getattr(tick, f.name)) for f in dataclasses.fields(tick) if f.name not in ("facts", "form")
+    }
     monitor.update(tick)
 
     for name, value in before.items():
