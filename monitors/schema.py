@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from monitors.chart import first_of_each
 from monitors.evidence import EDetector
-from monitors.protocols import Batch, Float, Reference, Signal
+from monitors.protocols import Batch, Reference, Signal
 from monitors.state import check_version, joined, part
 
 
@@ -35,7 +35,7 @@ class SchemaStream:
     def fit(self, reference: Reference) -> None:
         """Begins with no past cases; nothing of the reference is read."""
         self.columns: list[str] = []
-        self.forms: list[tuple[str, ...]] = []
+        self._know([])
         self.counts = np.array([], dtype=float)
         self.tick = 0
         self.unusual = 0.0
@@ -73,21 +73,21 @@ class SchemaStream:
     def restore(self, state: Mapping[str, NDArray]) -> None:
         check_version(state)
         self.columns = [str(column) for column in state["columns"]]
-        self.forms = [tuple(str(value) for value in form) for form in state["forms"]]
+        self._know([tuple(str(value) for value in form) for form in state["forms"]])
         self.counts = np.array(state["counts"])
         self.tick, self.unusual = int(state["numbers"][0]), float(state["numbers"][1])
         self.rarest = str(state["rarest"])
         self.detector.restore(part(state, "detector"))
 
     def _take(self, batch: Batch) -> None:
-        from scipy.stats import chi2
+        from scipy.special import gammaincc
 
         self.columns = self.columns or sorted(batch.form)
         first, rng = first_of_each(batch.unit), np.random.default_rng(self.tick)
         forms = [tuple(str(batch.form[column][i]) for column in self.columns) for i in first]
         ranked = [self._rank(form, rng.random()) for form in forms]
         p = np.array([one for one, _ in ranked])
-        joint = max(float(chi2.sf(-2 * np.log(p).sum(), 2 * len(p))), 1e-300)
+        joint = max(float(gammaincc(len(p), -np.log(p).sum())), 1e-300)  # of chi-squared, 2n degrees of freedom
         self.unusual, self.rarest = -float(np.log10(joint)), ranked[int(p.argmin())][1]
         self.detector.update(joint, int(batch.index[0]))
 
@@ -95,19 +95,18 @@ class SchemaStream:
         """(the p-value of one more case of this form, its column with the rarest value); `chance`, 0 <= chance < 1,
         breaks ties."""
         if form not in self.forms:
-            self.forms.append(form)
+            self._know([*self.forms, form])
             self.counts = np.append(self.counts, 0.0)
         place = self.forms.index(form)
         self.counts[place] += 1
-        shares = self._shares()
+        shares = np.einsum("fgc,g->fc", self.same, self.counts) / self.counts.sum()
         scores = np.log(shares).sum(axis=1)
         ties = np.abs(scores - scores[place]) < 1e-9
         rarer = (scores < scores[place]) & ~ties
         p = (self.counts[rarer].sum() + (1 - chance) * self.counts[ties].sum()) / self.counts.sum()
         return float(p), self.columns[int(shares[place].argmin())]
 
-    def _shares(self) -> Float:
-        """[forms, columns]: the share of all cases that have the form's value in the column."""
-        values = np.array(self.forms, np.str_)
-        same = values[:, None, :] == values[None, :, :]
-        return (same * self.counts[None, :, None]).sum(axis=1) / self.counts.sum()
+    def _know(self, forms: list[tuple[str, ...]]) -> None:
+        """Sets the different forms; `same` [forms, forms, columns] says which have a value in common."""
+        values = np.array(forms, np.str_).reshape(len(forms), len(forms[0]) if forms else 0)
+        self.forms, self.same = forms, (values[:, None] == values[None]).astype(float)

@@ -82,6 +82,8 @@ def sentences(found: AlarmRecord) -> list[str]:
     said = [f"Opened by the monitor '{row['monitor']}' at case {row['opened_at_case']}{since}; it is {row['state']}."]
     if evidence.get("says"):
         said.append(f"{evidence['says'][0].upper()}{evidence['says'][1:]} ({evidence['patients']} patients).")
+    if moved := next((evidence[key] for key in ("fact", "measure", "column") if evidence.get(key)), ""):
+        said.append(f"What moved most: {moved}.")
     if evidence.get("guarantee"):
         said.append(f"The budget of false alarms is kept: {evidence['guarantee']}.")
     if row["closed_because"]:
