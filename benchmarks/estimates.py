@@ -158,7 +158,7 @@ def ratios(rows: Sequence[dict[str, Any]]) -> Mapping[str, float]:
 
 def _said(base: Path, rows: Sequence[Any], names: Sequence[str]) -> Scores:
     return Scores(
-        probability=np.stack([scores for scores, _ in observed(base, rows)]),
+        probability=np.stack([reading.scores for reading in observed(base, rows)]),
         target=np.array([names.index(row.label) if row.label in names else len(names) for row in rows]),
         unit=np.array([row.patient_id for row in rows]),
     )

@@ -75,6 +75,7 @@ def home(data: Path, change: Change, seed: int, scratch: Path, progress: Progres
 
 
 def unchanged(cases: Batch, rng: np.random.Generator) -> Batch:
+    """Nothing happens: an alarm is false."""
     return cases
 
 

@@ -47,6 +47,7 @@ from monitors.protocols import (
 )
 from monitors.quality import NAMES as QUALITY
 from monitors.quality import quality
+from monitors.schema import SchemaStream
 from monitors.volume import CaseVolume
 
 SHARES: Mapping[type[Any], float] = {
@@ -56,6 +57,7 @@ SHARES: Mapping[type[Any], float] = {
     FarOut: 0.19,
     FactStream: 0.19,
     QualityStream: 0.19,
+    SchemaStream: 0.05,
     PerformanceStream: 0.1,
     CalibrationStream: 0.1,
     SubgroupStream: 0.1,
@@ -85,16 +87,17 @@ def default_monitors(
     timed: bool = True,
     facts: Sequence[str] = (),
     looks: bool = False,
+    forms: bool = False,
     labels: bool = False,
     subgroups: Sequence[str] = (),
 ) -> list[Monitor]:
     """One of each monitor, set for its share of one budget: read them together by `family`.
 
     Where the feed has no times the case volume says nothing, where no facts or subgroups are named theirs don't, and
-    without `looks`, image quality in the reference, or `labels` none that reads these: leaving them out gives their
-    shares to the others.
+    without `looks`, image quality in the reference, `forms`, a record of what came with each case, or `labels` none
+    that reads these: leaving them out gives their shares to the others.
     """
-    idle = {CaseVolume: not timed, FactStream: not facts, QualityStream: not looks}
+    idle = {CaseVolume: not timed, FactStream: not facts, QualityStream: not looks, SchemaStream: not forms}
     idle |= dict.fromkeys(OF_LABELS, not labels)
     idle[SubgroupStream] |= not subgroups
     chosen = {monitor: share for monitor, share in SHARES.items() if not idle.get(monitor)}

@@ -245,9 +245,9 @@ def taken(batch: Batch, places: Int) -> Batch:
         name: getattr(batch, name)[places]
         for name in ("index", "unit", "stratum", "time", "outputs", "embedding", "quality")
     }
-    facts = {name: values[places] for name, values in batch.facts.items()}
+    facts, form = ({name: values[places] for name, values in part.items()} for part in (batch.facts, batch.form))
     whole["target"] = batch.target[places] if len(batch.target) else batch.target
-    return Batch(**whole, facts=facts, version=batch.version, sensor=batch.sensor, tick_time=batch.tick_time)
+    return Batch(**whole, facts=facts, form=form, version=batch.version, sensor=batch.sensor, tick_time=batch.tick_time)
 
 
 def _confidence(outputs: Float) -> float:

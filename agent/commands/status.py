@@ -186,10 +186,8 @@ def _stand(args: argparse.Namespace, event: str, trust: str) -> Answer:
         set_trust(connection, trust, by=args.by, reason=args.reason, at=at)
         if trust == NORMAL:
             put_setting(connection, "automatic_promotion", True)
-            ended = {
-                *episodes.OF_SHIFT,
-                episodes.FAR_OUT,
-            }  # a shift that goes on opens a new episode within a few ticks
+            # a shift that goes on opens a new episode within a few ticks
+            ended = {*episodes.OF_SHIFT, episodes.FAR_OUT, episodes.VOLUME, episodes.SCHEMA}
             episodes.close_alarms(connection, ended, because=f"resumed: {args.reason}", by=args.by, at=at)
             live = registry.live(connection)["version"]
             suspend_domains(connection, live, (), by=args.by, reason=args.reason, at=at)

@@ -290,13 +290,13 @@ def _one_budget(
     ticks: float, timed: bool, creeping: bool, of_cases: Mapping[str, Any], of_labels: Mapping[str, Any]
 ) -> list[tuple[str, Monitor]]:
     """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice, those of
-    labels and of creep for known domains, and the case volume reads every case."""
-    from monitors import CaseVolume, EmbeddingMean, default_monitors
+    labels and of creep for known domains; the case volume and the schema read every case."""
+    from monitors import CaseVolume, EmbeddingMean, SchemaStream, default_monitors
 
     whole = 2 * ticks
     rest = whole / (1 - SHARE_OF_CREEP) if creeping else whole
-    known = default_monitors(rest, timed, **of_cases, **of_labels)
-    streams = [(ALL if isinstance(monitor, CaseVolume) else KNOWN, monitor) for monitor in known]
+    known = default_monitors(rest, timed, forms=True, **of_cases, **of_labels)
+    streams = [(ALL if isinstance(monitor, CaseVolume | SchemaStream) else KNOWN, monitor) for monitor in known]
     streams += [(KNOWN, EmbeddingMean(whole / SHARE_OF_CREEP, episodes.CREEP))] if creeping else []
     return streams + [(NEW, monitor) for monitor in default_monitors(whole, False, **of_cases)]
 

@@ -12,8 +12,8 @@ from agent.store import Connection, insert, journal
 from agent.workspace import get_setting
 
 # A monitor opens an episode of its kind. The kinds run beside each other: a far-out batch is told during a shift too,
-# and a shift at home while a new scanner is being learnt.
-SHIFT, ARRIVAL, FAR_OUT, VOLUME = "shift", "arrival", "far-out", "volume"
+# and a shift at home while a new scanner is being learnt. Those of no shift have the name of their monitor.
+SHIFT, ARRIVAL, FAR_OUT, VOLUME, SCHEMA = "shift", "arrival", "far-out", "volume", "schema"
 OF_SHIFT = {SHIFT, ARRIVAL}  # of known domains, and of new ones
 
 
@@ -21,14 +21,14 @@ CREEP = "creep"  # the monitor of home's embeddings against what home was approv
 MOSTLY = 0.5  # share of far-out cases in a tick from which on the episode is one of far-out cases
 
 
-def kind_of(shift: str | None, stream: str) -> str:
-    """The kind of an episode, by what the alarm says of the shift and whose cases it is about."""
-    return {None: VOLUME, FAR_OUT: FAR_OUT}.get(shift, ARRIVAL if stream == NEW else SHIFT)
+def kind_of(shift: str | None, stream: str, monitor: str = VOLUME) -> str:
+    """The kind of an episode, by what the alarm says of the shift, whose cases it is about, and who opened it."""
+    return {None: monitor, FAR_OUT: FAR_OUT}.get(shift, ARRIVAL if stream == NEW else SHIFT)
 
 
 def shift_of(monitor: str, statistic: float) -> str | None:
     """What an alarm of this monitor says of the shift, before anything has told its cause."""
-    if monitor == VOLUME:
+    if monitor in (VOLUME, SCHEMA):
         return None
     return FAR_OUT if monitor == FAR_OUT and statistic >= MOSTLY else "undetermined"
 
@@ -40,9 +40,9 @@ def open_alarms(connection: Connection) -> list[Mapping[str, Any]]:
 def heard(connection: Connection, stream: str, monitor: str, statistic: float) -> bool:
     """Whether the monitor of a stream may open an episode: none of its kind is open, and none that it opened itself."""
     alarms = open_alarms(connection)
-    kinds = {kind_of(alarm["shift"], alarm["stream"]) for alarm in alarms}
+    kinds = {kind_of(alarm["shift"], alarm["stream"], alarm["monitor"]) for alarm in alarms}
     opened = {(alarm["stream"], alarm["monitor"]) for alarm in alarms}
-    return kind_of(shift_of(monitor, statistic), stream) not in kinds and (stream, monitor) not in opened
+    return kind_of(shift_of(monitor, statistic), stream, monitor) not in kinds and (stream, monitor) not in opened
 
 
 def only_arrivals(connection: Connection) -> bool:
@@ -96,7 +96,11 @@ def open_alarm(
 
 def close_alarms(connection: Connection, kinds: set[str], *, because: str, by: str, at: datetime) -> list[int]:
     """Closes the open episodes of these kinds and restarts all charts. Returns the ids of those closed."""
-    ended = [alarm["id"] for alarm in open_alarms(connection) if kind_of(alarm["shift"], alarm["stream"]) in kinds]
+    ended = [
+        alarm["id"]
+        for alarm in open_alarms(connection)
+        if kind_of(alarm["shift"], alarm["stream"], alarm["monitor"]) in kinds
+    ]
     for alarm in ended:
         connection.execute(
             "UPDATE alarms SET state = 'closed', closed_at = :at, closed_because = :because WHERE id = :id",

@@ -71,8 +71,9 @@ PATIENTS = ("age", "sex")  # facts that every shift is named with
 
 ROWS = """
     SELECT o.number, o.case_id, o.scores, o.embedding, o.version, o.sensor,
-           c.patient_key, c.domain, c.acquired_at, c.scanner, c.facts, a.quality
+           c.patient_key, c.domain, c.acquired_at, c.site, c.scanner, c.facts, a.quality, i.media_type
     FROM observations o JOIN cases c ON c.case_id = o.case_id LEFT JOIN appearances a ON a.case_id = o.case_id
+    LEFT JOIN inputs i ON i.case_id = o.case_id AND i.role = 'image'
 """
 
 
@@ -156,8 +157,22 @@ def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan"),
         sensor=rows[0]["sensor"] if rows else "",
         tick_time=tick_time,
         facts=_facts(rows, facts),
+        form=_form(rows),
         quality=_quality(rows),
     )
+
+
+COLUMNS = ("site", "scanner", "acquired_at")  # of `cases`; age and sex are facts
+
+
+def _form(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What came with each case: the type of its file, and which of the standard columns had a value."""
+    import numpy as np
+
+    there = [{**json.loads(row["facts"]), **{column: row[column] for column in COLUMNS}} for row in rows]
+    form = {name: ["there" if one.get(name) else "" for one in there] for name in (*COLUMNS, *PATIENTS)}
+    form["type of file"] = [row["media_type"] or "" for row in rows]
+    return {name: np.array(values, np.str_) for name, values in form.items()}
 
 
 def _quality(rows: Sequence[Mapping[str, Any]]) -> Any:

@@ -90,6 +90,8 @@ def sentences(found: AlarmRecord) -> list[str]:
     harm = in_words(evidence)
     if harm:
         said.append(harm)
+    if moved := next((evidence[key] for key in ("fact", "measure", "column", "outcome") if evidence.get(key)), ""):
+        said.append(f"What moved most: {moved}.")
     if evidence.get("guarantee"):
         said.append(f"The budget of false alarms is kept: {evidence['guarantee']}.")
     if row["closed_because"]:

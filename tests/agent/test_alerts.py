@@ -15,7 +15,7 @@ import pytest
 from agent import cli
 from agent.alerting import alerts
 from agent.alerting.channels import Channel
-from agent.alerting.messages import NEWS, Alert
+from agent.alerting.messages import NEWS, Alert, of_alarm
 from agent.store import insert, journal
 from agent.workspace import Workspace
 
@@ -298,3 +298,18 @@ def test_alerts_test_without_channels_says_how_to_add_one(tmp_path: Path, capsys
     site = Site(tmp_path / "w", [])
     assert cli.main(["alerts", "test", "--workspace", str(site.workspace.root)]) == 0
     assert "alerts.channels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("monitor", "shift", "evidence", "said"),
+    [
+        ("quality", "undetermined", {"measure": "sharpness"}, "of their images, sharpness moved most"),
+        ("schema", None, {"column": "age"}, "cases come in another form (age)"),
+        ("volume", None, {}, "the flow of cases changed"),
+    ],
+)
+def test_an_alert_says_what_moved(monitor: str, shift: str | None, evidence: dict, said: str) -> None:
+    """The measure of the images, the column, or the flow itself: a physicist knows where to look first."""
+    row = {"id": 1, "monitor": monitor, "shift": shift, "stream": "known", "since_case": 3, "opened_at_case": 9,
+           "score": 6.0, "statistic": 2.0, "threshold": 5.9, "evidence": json.dumps(evidence)}  # fmt: skip
+    assert said in of_alarm(row).text()

@@ -32,14 +32,14 @@ def ticks(n: int, seed: int = 1) -> list:
 
 
 def test_the_registry_is_covered() -> None:
-    """Nine monitors stand in the registry, each under a name of its own; facts and groups are watched where some are
-    named, image quality where the reference has it, outcomes where there are labels."""
+    """Ten monitors stand in the registry, each under a name of its own; facts and groups are watched where some are
+    named, image quality where the reference has it, the form where it is recorded, outcomes where there are labels."""
     names = [monitor.name for monitor in default_monitors()]
 
     assert names == ["embedding", "prediction", "volume", "far-out"]
-    all_on = default_monitors(facts=["age"], looks=True, labels=True, subgroups=["sex"])
+    all_on = default_monitors(facts=["age"], looks=True, forms=True, labels=True, subgroups=["sex"])
     assert {type(monitor) for monitor in all_on} == set(MONITORS)
-    assert len(MONITORS) == len({monitor.name for monitor in all_on}) == 9
+    assert len(MONITORS) == len({monitor.name for monitor in all_on}) == 10
     assert {kind.__name__ for kind in MONITORS} <= set(monitors.__all__)
     assert all(hasattr(monitors, name) for name in monitors.__all__)
 
@@ -103,7 +103,9 @@ def test_a_newer_state_is_refused(kind: type) -> None:
 def test_the_input_is_not_mutated(kind: type) -> None:
     """The arrays of a batch are the caller's."""
     monitor, tick = fitted(kind), ticks(1)[0]
-    before = {f.name: np.copy(getattr(tick, f.name)) for f in dataclasses.fields(tick) if f.name != "facts"}
+    before = {
+        f.name: np.copy(getattr(tick, f.name)) for f in dataclasses.fields(tick) if f.name not in ("facts", "form")
+    }
     monitor.update(tick)
 
     for name, value in before.items():

@@ -11,9 +11,11 @@ import smears
 from chapters import QUIET, Hand, events, feed, last_event, rows, work_off
 from PIL import Image, ImageFilter
 
+from agent.alerting.messages import of_alarm
 from agent.cases.intake import Intake
 from agent.commands.status import overview
 from agent.drift.detect import Detector
+from agent.drift.episodes import SCHEMA, close_alarms, heard
 from agent.observe import Observer
 from agent.trust import suspend_domains
 from agent.versions import pointer
@@ -268,3 +270,27 @@ def test_a_reference_that_nobody_has_described_is_watched_without_it(workspace, 
     heard = {row["monitor"] for row in rows(workspace, "SELECT DISTINCT monitor FROM signals")}
     assert "embedding" in heard and "quality" not in heard
     assert "monitor_failed" not in events(workspace)
+
+
+def with_ages(workspace, folder, patients, seed, ages) -> None:
+    """Cases of the home laboratory, with a column `age` or without."""
+    smears.write(folder, smears.HOME, patients, seed, labels=False)
+    listed = list(csv.DictReader((folder / "cases.csv").open()))
+    Intake(workspace).take(write_list(folder, [row | ({"age": str(40 + seed)} if ages else {}) for row in listed]))
+
+
+def test_a_column_that_comes_no_more_is_told_once(workspace, tmp_path):
+    """The images are as before and the ages are gone: no shift, no less trust, and one alert that names the column."""
+    with_ages(workspace, tmp_path / "whole", 50, 43, ages=True)
+    work_off(workspace)
+    assert "alarm_opened" not in events(workspace), "so far it is a quiet stream"
+    with_ages(workspace, tmp_path / "bare", 60, 44, ages=False)
+    work_off(workspace)
+    alarms = rows(workspace, "SELECT * FROM alarms")
+    assert [(one["monitor"], one["shift"], one["state"]) for one in alarms] == [("schema", None, "open")]
+    assert pointer.read(workspace.path("live.json")).trust == "normal"
+    assert "another form (age)" in of_alarm(alarms[0]).text()
+    with workspace.store.transaction() as connection:
+        assert heard(connection, "all", "volume", 1.0) and not heard(connection, "all", "schema", 1.0)
+        close_alarms(connection, {SCHEMA}, because="resumed", by="ana", at=workspace.now())
+        assert heard(connection, "all", "schema", 1.0)

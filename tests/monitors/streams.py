@@ -47,6 +47,10 @@ def batch(
             "age": 50 + 10 * np.random.default_rng(abs(start)).standard_normal(n) + 30.0 * gross(embedding),
             "sex": np.where(index % 2 == 0, "F", "M"),
         },
+        form={
+            "age": np.full(n, "" if gross(embedding) else "there"),
+            "type of file": np.where(index % 7 == 0, "image/jpeg", "image/png"),
+        },
         quality=embedding[:, :8],
         target=drawn(np.random.default_rng(abs(start) + 1), outputs, gross(embedding)),
     )

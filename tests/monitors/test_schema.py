@@ -1,0 +1,85 @@
+"""The form of cases: a column that is filled no more, another type of file; quiet while forms come in the same mix."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from streams import batch, reference
+
+from monitors import Batch, SchemaStream
+
+
+def cases(n: int, seed: int, start: int, *, ages: float = 0.9, dicom: float = 0.0, columns: int = 1) -> Batch:
+    """n cases of which a share `ages` tells the age and a share `dicom` is DICOM; more columns are filled always."""
+    rng = np.random.default_rng(seed)
+    form = {f"column {i}": np.full(n, "there") for i in range(columns)}
+    form |= {
+        "age": np.where(rng.random(n) < ages, "there", ""),
+        "type of file": np.where(rng.random(n) < dicom, "application/dicom", "image/png"),
+    }
+    return replace(batch(np.zeros((n, 1)), np.ones((n, 1)), start=start), form=form)
+
+
+def watching() -> SchemaStream:
+    monitor = SchemaStream(365.0)
+    monitor.fit(reference(np.random.default_rng(0), 20))
+    return monitor
+
+
+def alarmed(monitor: SchemaStream, ticks: int, first: int = 0, **change: float) -> tuple[int | None, str]:
+    """(the tick of the alarm, the column that drives it)."""
+    for t in range(first, first + ticks):
+        signal = monitor.update(cases(10, 100 + t, 1 + 10 * t, **change))  # type: ignore[arg-type]
+        if signal.log_e >= signal.threshold:
+            return t - first, str(signal.evidence["column"])
+    return None, ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"ages": 1.0, "columns": 4}, {"ages": 0.5, "dicom": 0.5}],
+    ids=["some ages missing", "one form only", "two routes"],
+)
+def test_forms_in_the_same_mix_are_quiet(change: dict) -> None:
+    """Of ten feeds of a hundred days each, at one false alarm in 365 days, six or more are never alarmed."""
+    loud = 0
+    for seed in range(10):
+        monitor = watching()
+        loud += any(
+            (signal := monitor.update(cases(10, 1000 * seed + t, 1 + 10 * t, **change))).log_e >= signal.threshold
+            for t in range(100)
+        )
+    assert loud <= 4
+
+
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [({"ages": 0.0}, "age"), ({"dicom": 1.0}, "type of file"), ({"ages": 0.3}, "age")],
+    ids=["ages are gone", "another type of file", "most ages are gone"],
+)
+def test_another_form_is_found_and_the_column_named(change: dict, column: str) -> None:
+    """After twenty days of ten cases, within five."""
+    monitor = watching()
+    assert alarmed(monitor, 20) == (None, "")
+    found, driver = alarmed(monitor, 8, 20, **change)
+    assert found is not None and found <= 5
+    assert driver == column
+
+
+def test_one_odd_case_is_no_alarm() -> None:
+    """After two hundred days a single file of another type is a curiosity."""
+    monitor = watching()
+    for t in range(200):
+        monitor.update(cases(10, 100 + t, 1 + 10 * t, ages=1.0))
+    tick = cases(10, 5000, 2001, ages=1.0)
+    tick.form["type of file"] = np.array(["image/tiff"] + ["image/png"] * 9)
+    assert monitor.update(tick).log_e < np.log(365)
+
+
+def test_memory_is_the_forms_and_not_the_cases() -> None:
+    """A thousand cases of four forms leave four rows."""
+    monitor = watching()
+    monitor.update(cases(1000, 1, 1, ages=0.5, dicom=0.5))
+    assert len(monitor.state()["forms"]) == 4 and monitor.state()["counts"].sum() == 1000
