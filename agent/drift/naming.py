@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from agent.drift.domains import NEW, known, stream_of
 from agent.drift.episodes import CREEP, FAR_OUT, OF_SHIFT, kind_of, open_alarms
 from agent.drift.estimated import estimated
-from agent.drift.reference import ROWS, batch_of, read_classes
+from agent.drift.reference import ROWS, batch_of, classes_of, read_classes
 from agent.store import Connection, journal
 from agent.workspace import get_setting
 
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 UNDETERMINED, PREVALENCE = "undetermined", "prevalence"
 OPEN_QUESTIONS = (UNDETERMINED, PREVALENCE)  # with few cases all that is seen of a new scanner may be another mix
+TOLD = ("manifestation", "annotation", "mixed")  # names that rest on labels of the new cases
+FEWEST_LABELS = 30  # labelled cases that the question is asked again for
 SETTLED = 500  # patients on which an answer is final
-AGAIN = 1.5  # times the cases of the last time
+AGAIN = 1.5  # times the cases, or the labels, of the last time
 ALPHA = 0.002  # of each test: an open question is asked again some five times on the way there
+DATED = ("onset", "asked_at", "labels_at")  # of the evidence: what goes on after the name is given
 
 
 def name(
@@ -39,34 +42,42 @@ def name(
     rows = _rows(connection, version, stream, since)
     if not rows:
         return None
-    labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
-    cases = batch_of(rows, facts=tuple(reference.calibrate.facts))
-    answer = attribute(reference, cases, labels, new_domain=stream == NEW, alpha=ALPHA)
+    classes = get_setting(connection, "classes", [])
+    answer = attribute(
+        reference,
+        batch_of(rows, facts=tuple(reference.calibrate.facts)),
+        read_classes(connection, epoch, version, classes),
+        new_domain=stream == NEW,
+        alpha=ALPHA,
+        new_labels=classes_of(connection, [row["case_id"] for row in rows], classes),
+    )
     shift = UNDETERMINED if answer.shift == FAR_OUT else str(answer.shift)
-    said = {**_said(answer), **_onset(connection, reference, version, stream, since)}
-    return shift, {**said, "asked_at": _observed(connection, since)}
+    asked_at, labels_at = _observed(connection, since)
+    dated = _onset(connection, reference, version, stream, since)
+    return shift, {**_said(answer), **dated, "asked_at": asked_at, "labels_at": labels_at}
 
 
 def name_again(connection: Connection, reference: Reference, epoch: int, version: str, at: datetime) -> list[str]:
-    """Asks again of open alarms, once half as many cases again have come since the last time: since when, and what,
-    where that is an open question. Keeps what has changed; returns the new names."""
+    """Asks again of open alarms, once half as many cases or labels again have come since the last time: since when,
+    and what. Keeps what has changed; returns the new names.
+
+    A shift of images, once named, takes no other name but one that rests on labels, and such a name is final.
+    """
     found = []
     for alarm in open_alarms(connection):
         if alarm["monitor"] == CREEP or kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT:
             continue
         evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
-        grown, is_open = _observed(connection, since), alarm["shift"] in OPEN_QUESTIONS
+        is_open, (cases, labels) = alarm["shift"] in OPEN_QUESTIONS, _observed(connection, since)
         settled = evidence.get("patients" if is_open else "asked_at", 0) >= SETTLED
-        if settled or grown < AGAIN * evidence.get("asked_at", 0):
-            continue
-        if is_open:
-            answer = name(connection, reference, epoch, version, alarm["stream"], since)
-        else:
-            dated = _onset(connection, reference, version, alarm["stream"], since)
-            answer = alarm["shift"], {**dated, "asked_at": grown}
+        grown = not settled and cases >= AGAIN * evidence.get("asked_at", 0)
+        told = alarm["shift"] not in TOLD and labels >= max(FEWEST_LABELS, AGAIN * evidence.get("labels_at", 0))
+        answer = name(connection, reference, epoch, version, alarm["stream"], since) if grown or told else None
         if answer is None:
             continue
         shift, said = answer
+        if not is_open and (shift not in TOLD or alarm["shift"] in TOLD):
+            shift, said = alarm["shift"], {key: said[key] for key in DATED if key in said}
         connection.execute(
             "UPDATE alarms SET shift = :shift, evidence = :evidence WHERE id = :id",
             {"shift": shift, "evidence": journal.canonical({**evidence, **said}), "id": alarm["id"]},
@@ -101,6 +112,7 @@ def estimate_again(connection: Connection, reference: Reference, epoch: int, ver
 def _said(answer: Attribution) -> dict[str, Any]:
     return {
         "patients": answer.n,
+        "labelled": answer.labelled,
         "driver": answer.driver,
         "p_before": answer.p_before,
         "p_after": answer.p_after,
@@ -129,12 +141,15 @@ def _onset(
     return {} if found is None else {"onset": {"case": found.case, "low": found.low, "high": found.high}}
 
 
-def _observed(connection: Connection, since: int) -> int:
-    """Answered cases since an observation, of all streams."""
+def _observed(connection: Connection, since: int) -> tuple[int, int]:
+    """(answered cases since an observation, of all streams; those of them that have a label)."""
     row = connection.execute(
-        "SELECT count(*) AS n FROM observations WHERE role = 'live' AND number >= ?", (since,)
+        """SELECT count(*) AS n, count(l.case_id) AS labels FROM observations o
+           LEFT JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
+           WHERE o.role = 'live' AND o.number >= ?""",
+        (since,),
     ).fetchone()
-    return int(row["n"])
+    return int(row["n"]), int(row["labels"])
 
 
 def _rows(

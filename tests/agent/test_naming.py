@@ -114,6 +114,55 @@ def test_a_named_shift_of_images_is_final(workspace: Workspace) -> None:
     assert asked(workspace)[0] == []
 
 
+def labelled(
+    workspace: Workspace, name: str, n: int, shift: str | None, *, first: int = 0, otherwise: bool = False
+) -> None:
+    """Labels of cases that `seen` made, from the first on; some of the larger class are called by the other's name."""
+    truth = WORLD.stream(n + 600, (len(name), n), shift).label[600:]
+    renamed = np.random.default_rng(0).random(n) < (0.5 if otherwise else 0.0)
+    with workspace.store.transaction() as connection:
+        for i in range(first, n):
+            add_label(connection, workspace, f"{name}-{i:04}", CLASSES[int(truth[i] | renamed[i])])
+
+
+def test_labels_that_come_late_name_what_images_cannot(workspace: Workspace) -> None:
+    """Cases alone say nothing; once their labels are there, called by other names, it is annotation, and final. Until
+    there are thirty labels nothing is asked again."""
+    opened(workspace)
+    seen(workspace, "renamed", 400, None, live_from=1)
+    found, alarm, _ = asked(workspace)
+    assert (found, alarm["shift"]) == ([], "undetermined")
+    labelled(workspace, "renamed", 400, None, first=371, otherwise=True)
+    assert json.loads(asked(workspace)[1]["evidence"])["labels_at"] == 0
+
+    with workspace.store.transaction() as connection:
+        connection.execute("DELETE FROM labels WHERE case_id LIKE 'renamed%'")
+    labelled(workspace, "renamed", 400, None, otherwise=True)
+    found, alarm, told = asked(workspace)
+    assert (found, alarm["shift"], told[-1]["was"]) == (["annotation"], "annotation", "undetermined")
+    evidence = json.loads(alarm["evidence"])
+    assert (evidence["labelled"], evidence["labels_at"], evidence["driver"]) == (400, 400, "labels")
+    seen(workspace, "afterwards", 300, "mean", live_from=401)
+    assert asked(workspace)[0] == []
+
+
+def test_labels_add_the_mix_to_a_named_shift_of_images(workspace: Workspace) -> None:
+    """An acquisition shift whose labels, too, come in another mix is mixed; without such labels it stays."""
+    opened(workspace)
+    seen(workspace, "moved", 200, "mean", live_from=1)
+    assert asked(workspace)[0] == ["acquisition"]
+    labelled(workspace, "moved", 200, "mean")
+    found, alarm, _ = asked(workspace)
+    evidence = json.loads(alarm["evidence"])
+    assert (found, alarm["shift"], evidence["labels_at"]) == ([], "acquisition", 200)
+
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE labels SET value = 'b' WHERE case_id GLOB 'moved-00[0-9][02468]'")
+    seen(workspace, "more", 150, "mean", live_from=201)
+    labelled(workspace, "more", 150, "mean")
+    assert asked(workspace)[0] == ["mixed"]
+
+
 def test_the_onset_has_an_interval_that_narrows(workspace: Workspace) -> None:
     """A named alarm is dated again as its cases come; the page says so in words and as a band, and names no case."""
     opened(workspace)
