@@ -94,7 +94,7 @@ def estimate_again(connection: Connection, reference: Reference, epoch: int, ver
     a shift may be named by fewer patients than tell that."""
     for alarm in connection.execute("SELECT * FROM alarms WHERE state != 'closed'").fetchall():
         evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
-        observed = _observed(connection, since)
+        observed, _ = _observed(connection, since)
         grown = observed >= AGAIN * evidence.get("estimated_at", 0)
         if kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT or not grown:
             continue
@@ -142,14 +142,15 @@ def _onset(
 
 
 def _observed(connection: Connection, since: int) -> tuple[int, int]:
-    """(answered cases since an observation, of all streams; those of them that have a label)."""
-    row = connection.execute(
-        """SELECT count(*) AS n, count(l.case_id) AS labels FROM observations o
-           LEFT JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
-           WHERE o.role = 'live' AND o.number >= ?""",
+    """(answered cases since an observation, of all streams; those of them that have a label). Labels are few beside
+    cases, so they lead the count."""
+    last = connection.execute("SELECT coalesce(max(number), 0) FROM observations").fetchone()[0]
+    labels = connection.execute(
+        """SELECT count(*) FROM labels l CROSS JOIN observations o ON o.case_id = l.case_id
+           WHERE l.kind = 'class' AND o.role = 'live' AND o.number >= ?""",
         (since,),
-    ).fetchone()
-    return int(row["n"]), int(row["labels"])
+    ).fetchone()[0]
+    return max(0, last - since + 1), labels
 
 
 def _rows(
