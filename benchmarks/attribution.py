@@ -17,7 +17,7 @@ import numpy as np
 
 from agent.errors import HomeostatError
 from benchmarks.drift import SETTLED, answered
-from benchmarks.drift.charts import Watch
+from benchmarks.drift.watch import Watch
 from benchmarks.drift.worlds import SHIFTS, World
 from benchmarks.stream import CHANGES, Change, hold_back, observed, write_folder
 from monitors import Attribution, Batch, Reference, Shift, attribute

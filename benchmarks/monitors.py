@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from agent.errors import HomeostatError
-from benchmarks.drift.charts import Watch
+from benchmarks.drift.watch import Watch
 from monitors.whitening import squared_distances
 
 DIMENSION, REFERENCE = 768, 1000

@@ -1,7 +1,8 @@
-"""A stream of unseen home cases, then another site: how soon the alarm comes, and how often it comes in vain.
+"""A stream of unseen home cases, then a change: how soon the alarm comes, and how often it comes in vain.
 
 The agent's own store, ticks, monitors and family rule, on a workspace that `fit` and `init` made; each case is read by
-the model once, and the shuffles are played over what it said.
+the model once, and the shuffles are played over what it said. Folders that have no classes to learn from are played
+through the monitors alone (`sensed`).
 """
 
 from __future__ import annotations
@@ -11,76 +12,136 @@ import random
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from agent.cases.datafolder import Row, read_folder
 from agent.errors import HomeostatError
 
 QUIET = 150  # unseen home cases, before the change and in the null stream
+MIXED_QUIET = 100  # the same where the change is another mix at home, which has to be drawn from home, too
 IN_TIME = 40  # cases after the change within which the alarm is asked for
 SHUFFLES, NULL_SHUFFLES = 10, 20
 
 
+Said = list[tuple[Any, Any]]  # (scores [c], embedding [d]) of each case
+Draw = Callable[[random.Random], tuple[Said, Said]]  # (quiet cases, those after the change)
+
+CHEST = "mobilenetv3_small_kermany_cxr.npz"
+
+
 @dataclass(frozen=True)
 class Change:
-    """A home site and the one that comes after it; `weights` names a file of the folder models, or nothing."""
+    """A home site and what comes after it: another site, or cases of one `label` of home's own.
+
+    `weights` names a file of the folder models, or nothing.
+    """
 
     folder: str
     home: str
     new: str
-    backbone: str
-    weights: str | None
+    backbone: str = "mobilenet_v3_small"
+    weights: str | None = CHEST
+    label: str | None = None
 
 
 CHANGES = (
-    Change("wbc", "pbc_barcelona", "jiangxi_tecom", "mobilenet_v3_small", "mobilenetv3_small_kermany_cxr.npz"),
-    Change("wbc", "pbc_barcelona", "bccd", "mobilenet_v3_small", "mobilenetv3_small_kermany_cxr.npz"),
-    Change("cxr", "kermany_guangzhou", "nih_bethesda", "mobilenet_v3_small", "mobilenetv3_small_kermany_cxr.npz"),
+    Change("wbc", "pbc_barcelona", "jiangxi_tecom"),
+    Change("wbc", "pbc_barcelona", "bccd"),
+    Change("cxr", "kermany_guangzhou", "nih_bethesda"),
 )
+MIXES = (Change("busi", "busi_cairo", "malignant only", label="malignant"),)
 
 
 def bench(data: Path | None, seed: int, input: Path | None = None, full: bool = False) -> dict[str, Any]:
-    """The short form plays the first change, `full` all of them. Raises HomeostatError without the data folders."""
+    """The short form plays the first change, `full` all of them, and those that only a sensor sees. Raises
+    HomeostatError without the data folders."""
+    from benchmarks.sensed import SENSED, play_sensed
+
     if data is None:
         raise HomeostatError("the benchmark 'stream' plays real sites: name their folder with --data")
     rows: list[dict[str, Any]] = []
-    for change in CHANGES if full else CHANGES[:1]:
+    for _, changes in groupby((*CHANGES, *MIXES) if full else CHANGES[:1], lambda c: (c.folder, c.home)):
         with tempfile.TemporaryDirectory() as scratch:
-            rows += play_change(data, change, seed, Path(scratch))
-    first = [row for row in rows if row["site"] == rows[0]["site"]]
-    changed = [row for row in first if row["stream"] == "change"]
-    null = [row for row in first if row["stream"] == "null"]
-    ratios = {
-        "in_time": sum(row["in_time"] for row in changed) / len(changed),
-        "before_the_change": sum(row["early"] for row in changed) / len(changed),
-        "null_alarms": sum(row["early"] for row in null) / len(null),
-    }
-    return {"name": "stream", "rows": rows, "ratios": ratios}
+            rows += play_home(data, [*changes], seed, Path(scratch))
+    for sensed in SENSED if full else ():
+        with tempfile.TemporaryDirectory() as scratch:
+            rows += play_sensed(data, sensed, seed, Path(scratch))
+    return {"name": "stream", "rows": rows, "ratios": ratios(rows)}
 
 
-def play_change(data: Path, change: Change, seed: int, scratch: Path) -> list[dict[str, Any]]:
-    """Fits on home without QUIET cases' patients, deploys, and plays every shuffle of the two streams."""
+def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Of the first change, and of each by its name: the shares of shuffles with an alarm in time, before the change and
+    without one, and the median of the cases after the change until the alarm (None where most shuffles have none)."""
+    found: dict[str, float | None] = {}
+    for site in dict.fromkeys(row["site"] for row in rows):
+        of = {stream: [row for row in rows if (row["site"], row["stream"]) == (site, stream)]
+              for stream in ("change", "null")}  # fmt: skip
+        late = sorted(row["alarm_at_case"] - row["quiet"] if row["in_time"] else float("inf") for row in of["change"])
+        one: dict[str, float | None] = {
+            "in_time": _share(of["change"], "in_time"),
+            "before_the_change": _share(of["change"], "early"),
+            "cases_to_the_alarm": float(median(late)) if median(late) < float("inf") else None,
+        }
+        if of["null"]:
+            one["null_alarms"] = _share(of["null"], "early")
+        found = found or dict(one)
+        found |= {f"{site}.{name}": value for name, value in one.items()}
+    return found
+
+
+def _share(rows: Sequence[dict[str, Any]], what: str) -> float:
+    return sum(bool(row[what]) for row in rows) / len(rows)
+
+
+def play_home(data: Path, changes: Sequence[Change], seed: int, scratch: Path) -> list[dict[str, Any]]:
+    """Fits on home without the patients that are played, deploys, and plays every shuffle: the changes of one home
+    site, and the null stream with the first of them."""
     from agent.deploy import fit, init
 
-    folder = data / change.folder
-    if not (folder / "cases.csv").exists():
-        raise HomeostatError(f"{folder} is no data folder: name the one that holds it with --data")
-    rows = read_folder(folder, [f"site={change.home}"]).rows
-    new = [row for row in read_folder(folder, [f"site={change.new}"]).rows if row.label]
-    home, quiet = hold_back([row for row in rows if row.label], QUIET, seed)
+    first = changes[0]
+    rows = labelled(data, first.folder, first.home)
+    home, quiet = hold_back(rows, len(rows) // 2 if first.label else QUIET, seed)
     write_folder(scratch / "home", home)
-    spec = change.backbone
-    if change.weights and (data / "models" / change.weights).exists():
-        spec = f"{change.backbone}:{data / 'models' / change.weights}"
+    spec = first.backbone
+    if first.weights and (data / "models" / first.weights).exists():
+        spec = f"{first.backbone}:{data / 'models' / first.weights}"
     fit(scratch / "home", scratch / "base", where=(), backbone=spec, epochs=None, seed=seed, progress=_silent)
     init(scratch / "site", scratch / "base", scratch / "home", where=(), config=None, progress=_silent)
-    said = {name: observed(scratch / "base", cases) for name, cases in (("quiet", quiet), ("new", new))}
-    return _shuffles(scratch, change, said, seed)
+    unseen, found = observed(scratch / "base", quiet), list[dict[str, Any]]()
+    for number, change in enumerate(changes):
+        if change.label:
+            draw = _other_mix(unseen, [row.label == change.label for row in quiet])
+        else:
+            draw = _other_site(unseen, observed(scratch / "base", labelled(data, change.folder, change.new)))
+        found += _shuffles(scratch, change, draw, seed, null=number == 0)
+    return found
+
+
+def labelled(data: Path, folder: str, site: str) -> list[Row]:
+    """Raises HomeostatError where there is no such folder."""
+    if not (data / folder / "cases.csv").exists():
+        raise HomeostatError(f"{data / folder} is no data folder: name the one that holds it with --data")
+    return [row for row in read_folder(data / folder, [f"site={site}"]).rows if row.label]
+
+
+def _other_site(quiet: Said, new: Said) -> Draw:
+    return lambda order: (order.sample(quiet, QUIET), order.sample(new, min(IN_TIME, len(new))))
+
+
+def _other_mix(unseen: Said, wanted: Sequence[bool]) -> Draw:
+    def draw(order: random.Random) -> tuple[Said, Said]:
+        places = order.sample(range(len(unseen)), len(unseen))
+        after = [unseen[i] for i in places[MIXED_QUIET:] if wanted[i]]
+        return [unseen[i] for i in places[:MIXED_QUIET]], after[:IN_TIME]
+
+    return draw
 
 
 def hold_back(rows: Sequence[Row], n: int, seed: int) -> tuple[list[Row], list[Row]]:
@@ -118,25 +179,26 @@ def observed(base: Path, rows: Sequence[Row]) -> list[tuple[Any, Any]]:
     return said
 
 
-def _shuffles(scratch: Path, change: Change, said: dict[str, list[Any]], seed: int) -> list[dict[str, Any]]:
-    rows = []
-    for stream, count in (("change", SHUFFLES), ("null", NULL_SHUFFLES)):
+def _shuffles(scratch: Path, change: Change, draw: Draw, seed: int, null: bool) -> Iterator[dict[str, Any]]:
+    for stream, count in (("change", SHUFFLES), ("null", NULL_SHUFFLES if null else 0)):
         for shuffle in range(count):
-            order = random.Random(1000 * seed + shuffle)
-            quiet = order.sample(said["quiet"], QUIET)
-            after = order.sample(said["new"], min(IN_TIME, len(said["new"]))) if stream == "change" else []
-            alarm = first_alarm(scratch / "site", scratch / f"{stream}{shuffle}", [*quiet, *after])
-            rows.append(
-                {
-                    "site": f"{change.home} -> {change.new}",
-                    "stream": stream,
-                    "shuffle": shuffle,
-                    "alarm_at_case": alarm,
-                    "early": alarm is not None and alarm <= QUIET,
-                    "in_time": alarm is not None and QUIET < alarm <= QUIET + IN_TIME,
-                }
-            )
-    return rows
+            quiet, after = draw(random.Random(1000 * seed + shuffle))
+            copy = scratch / f"{change.new} {stream} {shuffle}"
+            alarm = first_alarm(scratch / "site", copy, [*quiet, *(after if stream == "change" else [])])
+            yield row_of(change, stream, shuffle, len(quiet), alarm)
+
+
+def row_of(change: Change, stream: str, shuffle: int, quiet: int, alarm: int | None) -> dict[str, Any]:
+    """What one shuffle says, with `quiet` cases before its change and an alarm at the case of this number, or none."""
+    return {
+        "site": f"{change.folder}: {change.home} -> {change.new}",
+        "stream": stream,
+        "shuffle": shuffle,
+        "quiet": quiet,
+        "alarm_at_case": alarm,
+        "early": alarm is not None and alarm <= quiet,
+        "in_time": alarm is not None and quiet < alarm <= quiet + IN_TIME,
+    }
 
 
 def first_alarm(site: Path, copy: Path, said: Sequence[tuple[Any, Any]]) -> int | None:

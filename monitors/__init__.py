@@ -16,6 +16,7 @@ from monitors.facts import FactStream
 from monitors.far_out import FarOut
 from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips, WorstSubgroup
 from monitors.harm import PairedHarm, collapse, unharmed
+from monitors.kernel import KernelMean
 from monitors.measures import (
     accuracy,
     auroc,
@@ -55,6 +56,9 @@ SHARES: Mapping[type[Any], float] = {
 """Of the one budget: most for the monitor that looks into most directions and would be slowed down most."""
 
 MONITORS: tuple[type[Any], ...] = tuple(SHARES)
+EXPERIMENTAL: tuple[type[Any], ...] = (KernelMean,)
+"""They keep the contract and have no share: `homeostat bench drift` tells what one would move."""
+
 GATES = (Gain, Forgetting, Calibration, NegativeFlips, WorstSubgroup)
 MEASURES = (
     accuracy,
@@ -88,9 +92,10 @@ def default_monitors(
 
 __all__ = [
     "MONITORS",
+    "EXPERIMENTAL",
     "GATES",
     "MEASURES",
-    *(monitor.__name__ for monitor in MONITORS),
+    *(monitor.__name__ for monitor in (*MONITORS, *EXPERIMENTAL)),
     *(thing.__name__ for thing in (*GATES, *MEASURES)),
     "default_monitors",
     "family",

@@ -1,4 +1,4 @@
-"""What every monitor of the registry owes to those who run it."""
+"""What every monitor of the registry, experimental ones included, owes to those who run it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import monitors
-from monitors import MONITORS, Monitor, default_monitors
+from monitors import EXPERIMENTAL, MONITORS, Monitor, default_monitors
 
 sys.path.append(str(Path(__file__).parents[1] / "monitors"))
 
 from streams import batch, reference, see, silent_day
 
-EVERY = pytest.mark.parametrize("kind", MONITORS, ids=lambda kind: kind.__name__)
+ALL = (*MONITORS, *EXPERIMENTAL)
+EVERY = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 
 
 def fitted(kind: type, n: int = 100) -> Monitor:
@@ -37,7 +38,8 @@ def test_the_registry_is_covered() -> None:
     assert names == ["embedding", "prediction", "volume", "far-out"]
     assert {type(monitor) for monitor in default_monitors(facts=["age"])} == set(MONITORS)
     assert len(MONITORS) == 5
-    assert {kind.__name__ for kind in MONITORS} <= set(monitors.__all__)
+    assert {kind.__name__ for kind in ALL} <= set(monitors.__all__)
+    assert not {*EXPERIMENTAL} & {*MONITORS}, "what is on trial has no share of the budget"
     assert all(hasattr(monitors, name) for name in monitors.__all__)
 
 
@@ -144,7 +146,7 @@ def test_gross_change_is_read_as_more_evidence_than_none(kind: type) -> None:
 def test_what_is_not_a_number_is_refused() -> None:
     """NaN in what a monitor reads raises; volume counts cases, and to facts an unknown value is a value."""
     refused = []
-    for kind in MONITORS:
+    for kind in ALL:
         rng = np.random.default_rng(0)
         x, p = see(rng, 10)
         x[3, 2], p[4, 1] = np.nan, np.nan
@@ -153,16 +155,16 @@ def test_what_is_not_a_number_is_refused() -> None:
         except ValueError as error:
             refused.append((kind.name, "NaN" in str(error)))
 
-    assert refused == [("embedding", True), ("prediction", True), ("far-out", True)]
+    assert refused == [("embedding", True), ("prediction", True), ("far-out", True), ("kernel", True)]
 
 
 def test_sensors_and_versions_are_not_mixed() -> None:
     """Another sensor or another version than the reference's is an error, not drift."""
     rng, refused = np.random.default_rng(0), []
-    for kind in MONITORS:
+    for kind in ALL:
         try:
             fitted(kind).update(batch(*see(rng, 10), version="v1", sensor="another"))
         except ValueError:
             refused.append(kind.name)
 
-    assert refused == ["embedding", "prediction", "far-out"]
+    assert refused == ["embedding", "prediction", "far-out", "kernel"]
