@@ -23,7 +23,7 @@ Made = TypeVar("Made")
 REFERENCE = 1000  # cases
 NEIGHBOUR = 5
 WINDOW, EVERY = 100, 10  # of the statistics over windows: cases, and cases between two looks
-SHUFFLED, LEVEL = 200, 0.05  # windows of reference cases, and the share of them above the field's usual limit
+SHUFFLED, LEVEL = 200, 0.05  # permutations, and the share of windows above the field's usual limit
 
 
 class Cases:
@@ -104,11 +104,12 @@ def page_hinkley(cases: Cases) -> Chart:
 
 def kernel_window(cases: Cases) -> Chart:
     """MMD^2 of the last WINDOW cases against the reference (Gretton and others 2012), Gaussian, median bandwidth, in
-    ratio to what a share LEVEL of windows drawn from the reference exceed. Coordinates are learnt on one half of the
-    reference; a quarter is shown and a quarter drawn from."""
+    ratio to what a permutation test of level LEVEL asks for. Coordinates are learnt on one half of the reference, a
+    quarter is compared with; the test permutes the other half."""
     half = len(cases.reference.x) // 2
     see = whitened(cases.reference.x[:half])
-    known, apart = np.array_split(see(cases.reference.x[half:]), 2)
+    pool = see(cases.reference.x[half:])
+    known = pool[: len(pool) // 2]
     z = see(cases.x.reshape(-1, cases.x.shape[2])).reshape(cases.n, cases.streams, -1)
     gamma = 1 / np.median(squared_distances(known, known))
     within = np.exp(-gamma * squared_distances(known, known)).mean()
@@ -120,9 +121,19 @@ def kernel_window(cases: Cases) -> Chart:
         )
         return float(own.mean() + within - 2 * cross.mean())
 
-    rng = np.random.default_rng(cases.seed)
-    usual = np.quantile([of(apart[rng.choice(len(apart), WINDOW)]) for _ in range(SHUFFLED)], 1 - LEVEL)
-    return _over_windows(z, of) / usual
+    return _over_windows(z, of) / _permuted(np.exp(-gamma * squared_distances(pool, pool)), len(known), cases.seed)
+
+
+def _permuted(kernel: Float, known: int, seed: int) -> float:
+    """What a share LEVEL of the permutations of cases exceeds, by their kernel matrix: a window against `known`."""
+    rng, window = np.random.default_rng(seed), min(WINDOW, len(kernel) - known)
+    found = []
+    for _ in range(SHUFFLED):
+        drawn = rng.permutation(len(kernel))
+        one, other = drawn[:window], drawn[window : window + known]
+        within = [kernel[np.ix_(part, part)].mean() for part in (one, other)]
+        found.append(sum(within) - 2 * kernel[np.ix_(one, other)].mean())
+    return float(np.quantile(found, 1 - LEVEL))
 
 
 def kolmogorov_smirnov(cases: Cases) -> Chart:
