@@ -33,10 +33,12 @@ def adwin(cases: Cases) -> Chart:
 
 
 def adwin_of_component(cases: Cases) -> Chart:
+    """The same over the rank of the first principal component."""
     return _adwin(_ranks(cases.known[:, -1], cases.z[..., -1]))
 
 
 def adwin_of_entropy(cases: Cases) -> Chart:
+    """The same over the entropy of the model's answer, in bits."""
     p = np.clip(cases.score, 1e-12, 1 - 1e-12)
     return _adwin(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)))
 
@@ -49,6 +51,7 @@ def kswin(cases: Cases) -> Chart:
 
 
 def kswin_of(values: Float, seed: int) -> Chart:
+    """[n, s] -> [n, s]: minus the log of KSWIN's p-value after each number, 0 before its window is full."""
     from scipy.stats import ks_2samp
 
     part = np.arange(RECENT)
