@@ -19,7 +19,7 @@ import numpy as np
 from agent.errors import HomeostatError
 from agent.observe import Reading
 from benchmarks.drift import SETTLED, answered
-from benchmarks.drift.charts import Watch
+from benchmarks.drift.watch import Watch
 from benchmarks.drift.worlds import SHIFTS, Stream, World
 from benchmarks.stream import CHANGES, Change, fit_home, hold_back, observed
 from monitors import Attribution, Batch, Reference, Shift, attribute

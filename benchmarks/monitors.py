@@ -1,7 +1,7 @@
 """Monitors: what a case costs, and whether that or the memory grows as the stream does.
 
-The product's monitors at 768 dimensions and a reference of 1,000, one thread, CPU time; beside them what the field's
-detectors cost on one number per case, and a full permutation test of the maximum mean discrepancy.
+The product's monitors at 768 dimensions and a reference of 1,000, one thread, CPU time; beside them those on trial,
+what the field's detectors cost on one number per case, and a full permutation test of the maximum mean discrepancy.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agent.errors import HomeostatError
-from benchmarks.drift.charts import Watch
+from benchmarks.drift.watch import Watch
+from monitors import EXPERIMENTAL
 from monitors.whitening import squared_distances
 
 DIMENSION, REFERENCE = 768, 1000
@@ -38,7 +39,7 @@ def bench(
     if input is not None:
         raise HomeostatError("the benchmark 'monitors' makes its own cases: leave --input out")
     tell, rng = progress or _tell, np.random.default_rng(seed)
-    rows = [*_product(rng, STREAM, tell), *_peers(rng), _permutations(rng)]
+    rows = [*_product(rng, STREAM, tell), *_trials(rng), *_peers(rng), _permutations(rng)]
     of = {row["what"]: row for row in rows}
     first, last = of["first cases"], of["last cases"]
     ratios = {
@@ -48,17 +49,15 @@ def bench(
         "rss_growth": last["rss_mib"] / first["rss_mib"],
         "setup_seconds": of["set-up"]["seconds"],
         "permutation_ms": of["permutation MMD"]["ms_per_case"],
+        "kernel_ms_per_case": of["kernel, on trial"]["ms_per_case"],
+        "kernel_setup_seconds": of["kernel, on trial: set-up"]["seconds"],
     }
     return {"name": "monitors", "rows": rows, "ratios": ratios}
 
 
 def _product(rng: np.random.Generator, cases: int, tell: Progress) -> list[dict[str, Any]]:
     """All monitors, a tick of PER_TICK cases at a time; first one tick, so that set-up is not counted as reading."""
-    mix = rng.standard_normal((DIMENSION, DIMENSION)) / np.sqrt(DIMENSION)
-
-    def drawn(n: int) -> tuple[Any, Any]:
-        return rng.standard_normal((n, DIMENSION)) @ mix, rng.beta(0.3, 0.7, n)
-
+    drawn = _drawn(rng)
     started = time.process_time()
     watch = Watch(*drawn(REFERENCE))
     watch.read(*drawn(PER_TICK))
@@ -81,6 +80,30 @@ def _product(rng: np.random.Generator, cases: int, tell: Progress) -> list[dict[
         watch.read(pool[0][at : at + 1], pool[1][at : at + 1])
     rows.append({"what": "a tick per case", "ms_per_case": 1000 * (time.process_time() - one) / (LOOK // 4)})
     return rows
+
+
+def _trials(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """The monitors on trial, each alone, a decision after every case and after PER_TICK; the first isn't counted."""
+    drawn = _drawn(rng)
+    reference, pool = Watch(*drawn(REFERENCE)).reference, drawn(LOOK)
+    for kind in EXPERIMENTAL:
+        started, monitor = time.process_time(), kind()
+        monitor.fit(reference)
+        monitor.update(Watch.batch(*drawn(PER_TICK), REFERENCE + 1))
+        yield {"what": f"{kind.name}, on trial: set-up", "seconds": time.process_time() - started}
+        for what, size in (("", 1), (f": ticks of {PER_TICK}", PER_TICK)):
+            ticks = [Watch.batch(pool[0][at : at + size], pool[1][at : at + size], REFERENCE + PER_TICK + at)
+                     for at in range(0, LOOK, size)]  # fmt: skip
+            before = time.process_time()
+            for tick in ticks:
+                monitor.update(tick)
+            yield {"what": f"{kind.name}, on trial{what}", "ms_per_case": 1000 * (time.process_time() - before) / LOOK}
+
+
+def _drawn(rng: np.random.Generator) -> Callable[[int], tuple[Any, Any]]:
+    """n -> (n embeddings of one mixture, the scores beside them)."""
+    mix = rng.standard_normal((DIMENSION, DIMENSION)) / np.sqrt(DIMENSION)
+    return lambda n: (rng.standard_normal((n, DIMENSION)) @ mix, rng.beta(0.3, 0.7, n))
 
 
 def _peers(rng: np.random.Generator) -> list[dict[str, Any]]:

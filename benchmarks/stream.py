@@ -1,8 +1,9 @@
-"""A stream of unseen home cases, then another site or home's scanner a little changed: how soon the alarm comes, and
-how often it comes in vain; with image quality among the streams and without it.
+"""A stream of unseen home cases, then a change, of the site or of home's scanner a little: how soon the alarm comes,
+and how often it comes in vain; with image quality among the streams and without it.
 
 The agent's own store, ticks, monitors and family rule, on a workspace that `fit` and `init` made; each case is read by
-the model once, and the shuffles are played over what it said.
+the model once, and the shuffles are played over what it said. Folders that have no classes to learn from are played
+through the monitors alone (`sensed`).
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import random
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from agent.cases.datafolder import Row, read_folder
@@ -26,70 +29,142 @@ from benchmarks import scanner_changes
 if TYPE_CHECKING:
     from agent.observe import Reading
 
+    Said = Sequence[Reading]  # what was read of each case
+    Draw = Callable[[random.Random], tuple[Said, Said]]  # (quiet cases, those after the change)
+
 QUIET = 150  # unseen home cases, before the change and in the null stream
 CALM = 70  # of them, before home's scanner changes; the others come as the changed scanner shows them
+MIXED_QUIET = 100  # before another mix at home, which has to be drawn from home, too
 IN_TIME = 40  # cases after the change within which the alarm is asked for
 SHUFFLES, NULL_SHUFFLES = 10, 20
 ALL, BLIND = "all", "without image quality"
 
 
+CHEST = "mobilenetv3_small_kermany_cxr.npz"
+
+
 @dataclass(frozen=True)
 class Change:
-    """A home site and the one that comes after it; `weights` names a file of the folder models, or nothing."""
+    """A home site and what comes after it: another site, or cases of one `label` of home's own.
+
+    `weights` names a file of the folder models, or nothing.
+    """
 
     folder: str
     home: str
     new: str
-    backbone: str
-    weights: str | None
+    backbone: str = "mobilenet_v3_small"
+    weights: str | None = CHEST
+    label: str | None = None
 
 
 CHANGES = (
-    Change("wbc", "pbc_barcelona", "jiangxi_tecom", "mobilenet_v3_small", "mobilenetv3_small_kermany_cxr.npz"),
-    Change("wbc", "pbc_barcelona", "bccd", "mobilenet_v3_small", "mobilenetv3_small_kermany_cxr.npz"),
-    Change("cxr", "kermany_guangzhou", "nih_bethesda", "mobilenet_v3_small", "mobilenetv3_small_kermany_cxr.npz"),
+    Change("wbc", "pbc_barcelona", "jiangxi_tecom"),
+    Change("wbc", "pbc_barcelona", "bccd"),
+    Change("cxr", "kermany_guangzhou", "nih_bethesda"),
 )
+MIXES = (Change("busi", "busi_cairo", "malignant only", label="malignant"),)
 
 
 def bench(data: Path | None, seed: int, input: Path | None = None, full: bool = False) -> dict[str, Any]:
-    """The short form plays the first change, `full` all of them. Raises HomeostatError without the data folders."""
+    """The short form plays the first change, `full` all of them, and those that only a sensor sees. Raises
+    HomeostatError without the data folders."""
+    from benchmarks.sensed import SENSED, play_sensed
+
     if data is None:
         raise HomeostatError("the benchmark 'stream' plays real sites: name their folder with --data")
     rows: list[dict[str, Any]] = []
-    for change in CHANGES if full else CHANGES[:1]:
+    for _, changes in groupby((*CHANGES, *MIXES) if full else CHANGES[:1], lambda c: (c.folder, c.home)):
         with tempfile.TemporaryDirectory() as scratch:
-            rows += play_change(data, change, seed, Path(scratch))
-    first = [row for row in rows if row["site"] == rows[0]["site"] and row["monitors"] == ALL]
-    changed = [row for row in first if row["stream"] == "change"]
-    null = [row for row in first if row["stream"] == "null"]
-    ratios = {
-        "in_time": sum(row["in_time"] for row in changed) / len(changed),
-        "before_the_change": sum(row["early"] for row in changed) / len(changed),
-        "null_alarms": sum(row["early"] for row in null) / len(null),
-    }
+            rows += play_home(data, [*changes], seed, Path(scratch))
+    for sensed in SENSED if full else ():
+        with tempfile.TemporaryDirectory() as scratch:
+            rows += play_sensed(data, sensed, seed, Path(scratch))
+    return {"name": "stream", "rows": rows, "ratios": ratios(rows)}
+
+
+def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Of the first change, and of each by its name: the shares of shuffles with an alarm in time, before the change and
+    without one, and the median of the cases after the change until the alarm (None where most shuffles have none). Of
+    each small change of the scanner: the cases to the alarm with image quality watched over those without it."""
+    found: dict[str, float | None] = {}
     for site in dict.fromkeys(row["site"] for row in rows):
+        of = {stream: [row for row in rows if (row["site"], row["stream"], row["monitors"]) == (site, stream, ALL)]
+              for stream in ("change", "null")}  # fmt: skip
+        late = sorted(row["alarm_at_case"] - row["quiet"] if row["in_time"] else float("inf") for row in of["change"])
+        one: dict[str, float | None] = {
+            "in_time": _share(of["change"], "in_time"),
+            "before_the_change": _share(of["change"], "early"),
+            "cases_to_the_alarm": float(median(late)) if median(late) < float("inf") else None,
+        }
+        if of["null"]:
+            one["null_alarms"] = _share(of["null"], "early")
+        found = found or dict(one)
+        found |= {f"{site}.{name}": value for name, value in one.items()}
         for stream in scanner_changes.CHANGES:
             some = [row for row in rows if (row["site"], row["stream"]) == (site, stream)]
             with_it, without = (sum(row["delay"] for row in some if row["monitors"] == which) for which in (ALL, BLIND))
-            ratios[f"{site}.{stream}.with_quality"] = with_it / without
-    return {"name": "stream", "rows": rows, "ratios": ratios}
+            if some:
+                found[f"{site}.{stream}.with_quality"] = with_it / without
+    return found
 
 
-def play_change(data: Path, change: Change, seed: int, scratch: Path) -> list[dict[str, Any]]:
-    """Fits on home without QUIET cases' patients, deploys, and plays every shuffle of the two streams."""
+def _share(rows: Sequence[dict[str, Any]], what: str) -> float:
+    return sum(bool(row[what]) for row in rows) / len(rows)
+
+
+def play_home(data: Path, changes: Sequence[Change], seed: int, scratch: Path) -> list[dict[str, Any]]:
+    """Fits on home without the patients that are played, deploys, and plays every shuffle: the changes of one home
+    site; with the first of them the null stream, and where that is another site, home's scanner a little changed."""
     from agent.deploy import init
 
-    folder = data / change.folder
-    if not (folder / "cases.csv").exists():
-        raise HomeostatError(f"{folder} is no data folder: name the one that holds it with --data")
-    rows = read_folder(folder, [f"site={change.home}"]).rows
-    new = [row for row in read_folder(folder, [f"site={change.new}"]).rows if row.label]
-    home, quiet = hold_back([row for row in rows if row.label], QUIET, seed)
-    fit_home(data, change, home, scratch, seed)
+    first = changes[0]
+    rows = labelled(data, first.folder, first.home)
+    home, quiet = hold_back(rows, len(rows) // 2 if first.label else QUIET, seed)
+    fit_home(data, first, home, scratch, seed)
     init(scratch / "site", scratch / "base", scratch / "home", where=(), config=None, progress=_silent)
-    said = {name: observed(scratch / "base", cases) for name, cases in (("quiet", quiet), ("new", new))}
-    said |= {name: observed(scratch / "base", quiet, alter) for name, alter in scanner_changes.CHANGES.items()}
-    return _shuffles(scratch, change, said, seed)
+    unseen, found = observed(scratch / "base", quiet), list[dict[str, Any]]()
+    for number, change in enumerate(changes):
+        if change.label:
+            draw = _other_mix(unseen, [row.label == change.label for row in quiet])
+        else:
+            draw = _other_site(unseen, observed(scratch / "base", labelled(data, change.folder, change.new)))
+        streams = {"change": draw}
+        if number == 0:
+            streams["null"] = lambda order, draw=draw: (draw(order)[0], [])  # type: ignore[misc]
+        if number == 0 and not change.label:
+            for name, alter in scanner_changes.CHANGES.items():
+                streams[name] = _other_scanner(unseen, observed(scratch / "base", quiet, alter))
+        found += _shuffles(scratch, change, streams, seed)
+    return found
+
+
+def labelled(data: Path, folder: str, site: str) -> list[Row]:
+    """Raises HomeostatError where there is no such folder."""
+    if not (data / folder / "cases.csv").exists():
+        raise HomeostatError(f"{data / folder} is no data folder: name the one that holds it with --data")
+    return [row for row in read_folder(data / folder, [f"site={site}"]).rows if row.label]
+
+
+def _other_site(quiet: Said, new: Said) -> Draw:
+    return lambda order: (order.sample(quiet, QUIET), order.sample(new, min(IN_TIME, len(new))))
+
+
+def _other_mix(unseen: Said, wanted: Sequence[bool]) -> Draw:
+    def draw(order: random.Random) -> tuple[Said, Said]:
+        places = order.sample(range(len(unseen)), len(unseen))
+        after = [unseen[i] for i in places[MIXED_QUIET:] if wanted[i]]
+        return [unseen[i] for i in places[:MIXED_QUIET]], after[:IN_TIME]
+
+    return draw
+
+
+def _other_scanner(quiet: Said, altered: Said) -> Draw:
+    def draw(order: random.Random) -> tuple[Said, Said]:
+        places = order.sample(range(len(quiet)), QUIET)
+        return [quiet[i] for i in places[:CALM]], [altered[i] for i in places[CALM:]]
+
+    return draw
 
 
 def hold_back(rows: Sequence[Row], n: int, seed: int) -> tuple[list[Row], list[Row]]:
@@ -141,39 +216,33 @@ def observed(base: Path, rows: Sequence[Row], alter: scanner_changes.Alter | Non
     return said
 
 
-def _shuffles(scratch: Path, change: Change, said: dict[str, list[Reading]], seed: int) -> list[dict[str, Any]]:
-    """A row per stream, shuffle and set of monitors. `delay` counts cases from the change to the alarm, all that come
-    after the change where there is none; an alarm before it counts as none, and is `early`."""
-    rows = []
-    for stream in ("change", "null", *scanner_changes.CHANGES):
+def _shuffles(scratch: Path, change: Change, streams: Mapping[str, Draw], seed: int) -> Iterator[dict[str, Any]]:
+    for stream, draw in streams.items():
         for shuffle in range(NULL_SHUFFLES if stream == "null" else SHUFFLES):
-            order = random.Random(1000 * seed + shuffle)
-            chosen = order.sample(range(len(said["quiet"])), QUIET)
-            before: list[Reading] = [said["quiet"][i] for i in chosen]
-            after: list[Reading] = []
-            if stream == "change":
-                after = order.sample(said["new"], min(IN_TIME, len(said["new"])))
-            elif stream != "null":
-                before, after = before[:CALM], [said[stream][i] for i in chosen[CALM:]]
+            quiet, after = draw(random.Random(1000 * seed + shuffle))
             for which in (ALL, BLIND):
-                copy = scratch / f"{stream}{shuffle}{which}"
-                alarm = first_alarm(scratch / "site", copy, [*before, *after], looks=which == ALL)
-                found = alarm is not None and alarm > len(before)
-                delay = alarm - len(before) if alarm is not None and found else len(after)
-                rows.append(
-                    {
-                        "site": f"{change.home} -> {change.new}",
-                        "stream": stream,
-                        "monitors": which,
-                        "shuffle": shuffle,
-                        "alarm_at_case": alarm,
-                        "early": alarm is not None and not found,
-                        "found": found,
-                        "delay": delay,
-                        "in_time": found and delay <= IN_TIME,
-                    }
-                )
-    return rows
+                copy = scratch / f"{change.new} {stream} {shuffle} {which}"
+                alarm = first_alarm(scratch / "site", copy, [*quiet, *after], looks=which == ALL)
+                yield row_of(change, stream, shuffle, len(quiet), alarm, len(after), which)
+
+
+def row_of(
+    change: Change, stream: str, shuffle: int, quiet: int, alarm: int | None, after: int, monitors: str
+) -> dict[str, Any]:
+    """What one shuffle says, with `quiet` cases before its change, `after` of them after it and an alarm at the case of
+    this number, or none: then the `delay` is all that come after."""
+    found = alarm is not None and alarm > quiet
+    return {
+        "site": f"{change.folder}: {change.home} -> {change.new}",
+        "stream": stream,
+        "monitors": monitors,
+        "shuffle": shuffle,
+        "quiet": quiet,
+        "alarm_at_case": alarm,
+        "early": alarm is not None and alarm <= quiet,
+        "delay": alarm - quiet if alarm is not None and found else after,
+        "in_time": alarm is not None and quiet < alarm <= quiet + IN_TIME,
+    }
 
 
 def first_alarm(site: Path, copy: Path, said: Sequence[Reading], looks: bool = True) -> int | None:

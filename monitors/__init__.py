@@ -18,6 +18,7 @@ from monitors.facts import FactStream
 from monitors.far_out import FarOut
 from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips, WorstSubgroup
 from monitors.harm import PairedHarm, collapse, unharmed
+from monitors.kernel import KernelMean
 from monitors.measures import (
     accuracy,
     auroc,
@@ -65,6 +66,9 @@ SHARES: Mapping[type[Any], float] = {
 """Of the one budget: most for the monitor that looks into most directions and would be slowed down most."""
 
 MONITORS: tuple[type[Any], ...] = tuple(SHARES)
+EXPERIMENTAL: tuple[type[Any], ...] = (KernelMean,)
+"""They keep the contract and have no share: `homeostat bench drift` tells what one would move."""
+
 OF_LABELS: tuple[type[Any], ...] = (PerformanceStream, CalibrationStream, SubgroupStream)
 """Those that read the cases whose labels have come since the last tick, and not those of the tick."""
 GATES = (Gain, Forgetting, Calibration, NegativeFlips, WorstSubgroup)
@@ -111,10 +115,11 @@ def default_monitors(
 __all__ = [
     "MONITORS",
     "OF_LABELS",
+    "EXPERIMENTAL",
     "GATES",
     "MEASURES",
     "ESTIMATORS",
-    *(monitor.__name__ for monitor in MONITORS),
+    *(monitor.__name__ for monitor in (*MONITORS, *EXPERIMENTAL)),
     *(thing.__name__ for thing in (*GATES, *MEASURES, *ESTIMATORS)),
     "default_monitors",
     "family",

@@ -103,7 +103,10 @@ class Chart:
     def since(self) -> int | None:
         """The index of the first case of the tick in which the chart rose above its usual height for good; None
         while it is no higher than it often is."""
-        return self.risen_since if self.log_run_length >= ONSET_SHOWN else None
+        return self._since(self.log_run_length)
+
+    def _since(self, log_run_length: float) -> int | None:
+        return self.risen_since if log_run_length >= ONSET_SHOWN else None
 
     @property
     def log_run_length(self) -> float:
@@ -121,13 +124,14 @@ class Chart:
 
     def signal(self, monitor: str, run_length: float, n: int, **evidence: float | str) -> Signal:
         """What a monitor of this name says after a tick of n cases, set to `run_length` ticks if it decided alone."""
+        reached = self.log_run_length
         return Signal(
             monitor=monitor,
-            log_e=self.log_run_length,
+            log_e=reached,
             statistic=self.height,
             threshold=float(np.log(run_length)),
             n=n,
-            since=self.since,
+            since=self._since(reached),
             evidence=self.guarantee() | evidence,
         )
 

@@ -25,20 +25,24 @@ class Whitener:
         scale = singular[:k] / np.sqrt(len(x) - 1)
         ridge = 1e-6 * max(float(scale[0]), 1e-12)
         self.directions = directions[:k]
-        self.project = directions[:k].T / (scale + ridge)
+        self.scale = scale + ridge
         self.floor = 1e-3 * ridge + 1e-12
-        rest = self._rest(x)
+        rest = self._rest(*self._along(x))
         self.rest_mean, self.rest_scale = float(rest.mean()), float(rest.std()) + 1e-2
 
     def __call__(self, embedding: Float) -> Float:
         """[n, d] -> float32 [n, k + 1]."""
-        x = np.asarray(embedding, dtype=np.float64)
-        rest = (self._rest(x) - self.rest_mean) / self.rest_scale
-        return np.column_stack([(x - self.mean) @ self.project, rest]).astype(np.float32)
+        centred, along = self._along(np.asarray(embedding, dtype=np.float64))
+        rest = (self._rest(centred, along) - self.rest_mean) / self.rest_scale
+        return np.column_stack([along / self.scale, rest]).astype(np.float32)
 
-    def _rest(self, x: Float) -> Float:
+    def _along(self, x: Float) -> tuple[Float, Float]:
+        """(what is left without the mean [n, d], how far that reaches along each component [n, k])."""
         centred = x - self.mean
-        left = np.linalg.norm(centred - centred @ self.directions.T @ self.directions, axis=1)
+        return centred, centred @ self.directions.T
+
+    def _rest(self, centred: Float, along: Float) -> Float:
+        left = np.linalg.norm(centred - along @ self.directions, axis=1)
         return np.log(left + self.floor)
 
 

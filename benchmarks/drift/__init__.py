@@ -1,7 +1,8 @@
 """Drift: how soon each detector speaks after a change, all of them tuned to be equally seldom wrong.
 
-Synthetic worlds (`worlds`), the field's statistics and the product's monitors as charts over them (`charts`), one run
-length for all (`lengths`). `--input FOLDER` runs the product's monitors over *.npz streams that somebody else made.
+Synthetic worlds (`worlds`), the field's statistics (`charts`, `scalars`) and the product's monitors (`watch`) as charts
+over them, one run length for all (`lengths`) and the thresholds they bring along (`own`), and whether the product's
+promise is kept (`promise`). `--input FOLDER` runs the product's monitors over *.npz streams that somebody else made.
 """
 
 from __future__ import annotations
@@ -16,23 +17,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import HomeostatError
-from benchmarks.drift.charts import CHARTS, TICK, Cases, Watch, cusum
+from benchmarks.drift.charts import CHARTS, REFERENCE, UNTUNED, Cases, cusum
 from benchmarks.drift.figure import draw
 from benchmarks.drift.lengths import Chart, delay, first_of, run_length, threshold_for, together
+from benchmarks.drift.own import LIMITS
+from benchmarks.drift.promise import promise
+from benchmarks.drift.watch import TICK, Watch
 from benchmarks.drift.worlds import SHIFTS, Stream, World
 from monitors import attribute
 
 RUN_LENGTHS = (1000, 5000)  # cases to a false alarm
-REFERENCE, ONSET, HORIZON = 1000, 300, 1500
+ONSET, HORIZON = 300, 1500
 QUIET, CHANGED = 6, 4  # streams of each reference without a change and with each of them
 LENGTH = 6000  # of a stream without a change
 SETTLED = 500  # latest cases since the onset that a change is named by
+DIM, WIDE = 64, 384  # features
 WORLDS, SHORT = 10, 2
-UNION, PRODUCT = "union", "product"
+WIDE_WORLDS, WIDE_SHORT = 5, 1
+UNION, PRODUCT, TRIAL = "union", "product", "product + kernel"
 UNIONS: Mapping[str, Sequence[str]] = {
     UNION: ("mewma", "neighbours"),
     "union + answers": ("mewma", "neighbours", "answers"),
 }
+
+WIDE_CHARTS = (*UNIONS[UNION], "kernel", PRODUCT, TRIAL)
 
 Progress = Callable[[str, int, int], None]
 Charts = dict[str, dict[str, list[Chart]]]  # chart -> shift, or "none" -> one array per reference
@@ -46,26 +54,37 @@ def bench(
     figure: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """{"name", "rows", "ratios"}; the short form plays two worlds. Draws them too, with a `figure`.
+    """{"name", "rows", "ratios"}; the short form plays two worlds, and one with WIDE features. Draws them too, with a
+    `figure`.
 
     Raises HomeostatError where `input` has no stream.
     """
     if input is not None:
         return {"name": "drift", "rows": list(answered(input)), "ratios": {}}
-    charts = play(range(seed, seed + (WORLDS if full else SHORT)), progress or _tell)
-    rows = [row for wanted in RUN_LENGTHS for row in table(charts, wanted)]
+    tell = progress or _tell
+    seeds = range(seed, seed + (WORLDS if full else SHORT))
+    wide_seeds = range(seed, seed + (WIDE_WORLDS if full else WIDE_SHORT))
+    charts, wide = play(seeds, tell), play(wide_seeds, tell, WIDE_CHARTS, dim=WIDE, oracle=False)
+    rows, wide_rows = tables(charts, DIM), tables(wide, WIDE)
     if figure is not None:
         draw(rows, figure)
-    return {"name": "drift", "rows": rows, "ratios": {**ratios(rows), **promise(charts)}}
+    found = {**ratios(rows), **{f"{WIDE}d.{name}": ratio for name, ratio in ratios(wide_rows).items()}}
+    found |= promise(range(seed, seed + WORLDS), tell)
+    return {"name": "drift", "rows": [*rows, *own(charts, DIM), *wide_rows], "ratios": found}
 
 
 def play(
-    worlds: Sequence[int], progress: Progress, names: Sequence[str] = tuple(CHARTS), length: int = LENGTH
+    worlds: Sequence[int],
+    progress: Progress,
+    names: Sequence[str] = tuple(CHARTS),
+    length: int = LENGTH,
+    dim: int = DIM,
+    oracle: bool = True,
 ) -> Charts:
-    """Every chart over every stream of two references of each world."""
+    """Every chart over every stream of two references of each world; the oracle costs most with many features."""
     found: Charts = {name: {shift: [] for shift in ("none", *SHIFTS)} for name in (*names, "oracle")}
     for number, seed in enumerate(worlds):
-        world = World(seed)
+        world = World(seed, dim)
         for which in range(2):
             reference = world.stream(REFERENCE, (100 * seed + which, 1))
             for kind, shift in enumerate(("none", *SHIFTS)):
@@ -76,14 +95,20 @@ def play(
                 for name in names:
                     found[name][shift].append(CHARTS[name](cases))
                     progress(f"world {seed}, reference {which}, {shift}: {name}", number, len(worlds))
-                _oracle(found["oracle"], world, shift, streams)
+                if oracle:
+                    _oracle(found["oracle"], world, shift, streams)
     return found
+
+
+def tables(charts: Charts, dim: int) -> list[dict[str, Any]]:
+    """`table` at each of RUN_LENGTHS."""
+    return [{"dim": dim} | row for wanted in RUN_LENGTHS for row in table(charts, wanted)]
 
 
 def table(charts: Charts, wanted: int) -> list[dict[str, Any]]:
     """One row per detector, all with a run length of `wanted` cases: mean delay per shift, and the share alarmed."""
     rows = []
-    single = [name for name in charts if name != "oracle"]
+    single = [name for name in charts if name not in ("oracle", *UNTUNED)]
     for name, members in {**{name: (name,) for name in single}, **UNIONS}.items():
         if not {*members} <= {*charts}:
             continue
@@ -94,11 +119,11 @@ def table(charts: Charts, wanted: int) -> list[dict[str, Any]]:
         }
         row = {"detector": name, "run_length": wanted, "realised": _finite(run_length(as_one["none"], 1.0))}
         rows.append(row | {key: value for shift in SHIFTS for key, value in _delays(as_one[shift], 1.0, shift).items()})
+    known = {shift: charts["oracle"][shift] for shift in SHIFTS if charts["oracle"][shift]}
     row = {"detector": "oracle", "run_length": wanted, "realised": wanted}
-    for shift in (shift for shift in SHIFTS if charts["oracle"][shift]):
-        threshold = threshold_for(charts["oracle"][f"none {shift}"], wanted)
-        row |= _delays(charts["oracle"][shift], threshold, shift)
-    rows.append(row)
+    for shift, changed in known.items():
+        row |= _delays(changed, threshold_for(charts["oracle"][f"none {shift}"], wanted), shift)
+    rows += [row] if known else []
     every = {key: value for shift in SHIFTS for key, value in ((shift, 1.0), (f"{shift}_alarmed", 1.0))}
     rows.append({"detector": "always", "run_length": wanted, "realised": 1} | every)
     never = {key: v for shift in SHIFTS for key, v in ((shift, float(HORIZON)), (f"{shift}_alarmed", 0.0))}
@@ -106,29 +131,39 @@ def table(charts: Charts, wanted: int) -> list[dict[str, Any]]:
     return rows
 
 
+def own(charts: Charts, dim: int) -> list[dict[str, Any]]:
+    """One row per detector that brings a threshold along, read at that: what run length it realises, and its delays.
+    Its `run_length` is the promised one; None where none is promised."""
+    rows = []
+    for name in (name for name in LIMITS if name in charts):
+        for promised, threshold in LIMITS[name](RUN_LENGTHS, dim):
+            quiet = _finite(run_length(charts[name]["none"], threshold))
+            row = {"dim": dim, "detector": f"{name}, as it comes", "run_length": promised, "realised": quiet}
+            each = [_delays(charts[name][shift], threshold, shift) for shift in SHIFTS]
+            rows.append(row | {key: value for found in each for key, value in found.items()})
+    return rows
+
+
 def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The product's delay in ratio to the union's, per shift and as a geometric mean; and to the oracle's."""
+    """The product's delay in ratio to the union's, per shift and as a geometric mean; its delay to the oracle's; and
+    that of the product with the monitor on trial in ratio to the product's."""
     found: dict[str, float] = {}
     for wanted in dict.fromkeys(row["run_length"] for row in rows):
         of = {row["detector"]: row for row in rows if row["run_length"] == wanted}
         if not {PRODUCT, UNION} <= {*of}:
             continue
-        each = {shift: of[PRODUCT][shift] / of[UNION][shift] for shift in SHIFTS}
-        found |= {f"{wanted}.{shift}.to_union": ratio for shift, ratio in each.items()}
-        found[f"{wanted}.geometric_mean.to_union"] = float(np.exp(np.mean(np.log([*each.values()]))))
-        found[f"{wanted}.prevalence.to_oracle"] = of[PRODUCT]["prevalence"] / of["oracle"]["prevalence"]
+        found |= _compared(of[PRODUCT], of[UNION], f"{wanted}.{{}}.to_union")
+        if "oracle" in of:
+            found[f"{wanted}.prevalence.to_oracle"] = of[PRODUCT]["prevalence"] / of["oracle"]["prevalence"]
+        if TRIAL in of:
+            found |= _compared(of[TRIAL], of[PRODUCT], f"{wanted}.{{}}.with_kernel")
     return found
 
 
-def promise(charts: Charts, ticks: float = 365.0) -> dict[str, float]:
-    """The product's realised over its promised run length, a reference at a time, because a site has only one: the
-    mean, and the share of references with 0.7 or more. One without an alarm counts with what was watched."""
-    if PRODUCT not in charts:
-        return {}
-    quiet = charts[PRODUCT]["none"]
-    kept = np.array([min(run_length([chart], float(np.log(ticks))), float(chart.size)) for chart in quiet])
-    kept /= ticks * TICK
-    return {"promise.mean": float(kept.mean()), "promise.share_over_0.7": float((kept >= 0.7).mean())}
+def _compared(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> dict[str, float]:
+    each = {shift: one[shift] / other[shift] for shift in SHIFTS}
+    each["geometric_mean"] = float(np.exp(np.mean(np.log([*each.values()]))))
+    return {name.format(shift): ratio for shift, ratio in each.items()}
 
 
 def answered(folder: Path) -> Iterator[dict[str, Any]]:
@@ -179,9 +214,9 @@ def _read(arrays: Mapping[str, NDArray]) -> tuple[list[int], str | None]:
     return alarms, answer.shift.value
 
 
-def _delays(charts: Sequence[Chart], threshold: float, shift: str) -> dict[str, float]:
+def _delays(charts: Sequence[Chart], threshold: float, shift: str) -> dict[str, float | None]:
     mean, share = delay(charts, threshold, ONSET, HORIZON)
-    return {shift: round(mean, 1), f"{shift}_alarmed": round(share, 3)}
+    return {shift: _finite(mean), f"{shift}_alarmed": round(share, 3) if np.isfinite(share) else None}
 
 
 def _oracle(found: dict[str, list[Chart]], world: World, shift: str, streams: Sequence[Stream]) -> None:
@@ -192,7 +227,7 @@ def _oracle(found: dict[str, list[Chart]], world: World, shift: str, streams: Se
 
 
 def _finite(cases: float) -> float | None:
-    """None where there was no alarm to estimate a run length by."""
+    """None where there was no alarm to estimate a run length by, or no stream that was silent before the change."""
     return round(float(cases), 1) if np.isfinite(cases) else None
 
 

@@ -7,25 +7,23 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.drift import peers, scalars, watch
 from benchmarks.drift.lengths import Chart
 from benchmarks.drift.worlds import Stream
 from monitors import EDetector
 from monitors.whitening import squared_distances
 
-if TYPE_CHECKING:
-    from monitors import Batch, Signal
-
 Float = NDArray[np.floating]
+Made = TypeVar("Made")
+REFERENCE = 1000  # cases
 NEIGHBOUR = 5
 WINDOW, EVERY = 100, 10  # of the statistics over windows: cases, and cases between two looks
-TICK = 1  # cases that the product's monitors read at a time: all others decide after each case, too
-LEARNT = 0.2  # share of a reference that its transforms are learnt on
-SHOWN = 256  # reference cases of the windowed kernel statistic
+SHUFFLED, LEVEL = 200, 0.05  # permutations, and the share of windows above the field's usual limit
 
 
 class Cases:
@@ -37,6 +35,13 @@ class Cases:
         see = whitened(reference.x)
         self.known = see(reference.x)
         self.z = see(self.x.reshape(-1, d)).reshape(self.n, self.streams, -1)
+        self._made: dict[Callable[[Cases], Any], Any] = {}
+
+    def once(self, make: Callable[[Cases], Made]) -> Made:
+        """What `make` derives from the cases, derived at the first call only: several charts share it."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
 
     def scored(self, learnt: Float, of_reference: Float, of: Callable[[Float], Float]) -> tuple[Float, Float]:
         """(`of` of the reference, of the streams [n, s]) in coordinates learnt on `learnt` alone."""
@@ -98,8 +103,14 @@ def page_hinkley(cases: Cases) -> Chart:
 
 
 def kernel_window(cases: Cases) -> Chart:
-    """MMD^2 of the last WINDOW cases against the reference (Gretton and others 2012), Gaussian, median bandwidth."""
-    known = cases.known[:SHOWN]
+    """MMD^2 of the last WINDOW cases against the reference (Gretton and others 2012), Gaussian, median bandwidth, in
+    ratio to what a permutation test of level LEVEL asks for. Coordinates are learnt on one half of the reference, a
+    quarter is compared with; the test permutes the other half."""
+    half = len(cases.reference.x) // 2
+    see = whitened(cases.reference.x[:half])
+    pool = see(cases.reference.x[half:])
+    known = pool[: len(pool) // 2]
+    z = see(cases.x.reshape(-1, cases.x.shape[2])).reshape(cases.n, cases.streams, -1)
     gamma = 1 / np.median(squared_distances(known, known))
     within = np.exp(-gamma * squared_distances(known, known)).mean()
 
@@ -110,75 +121,33 @@ def kernel_window(cases: Cases) -> Chart:
         )
         return float(own.mean() + within - 2 * cross.mean())
 
-    return _over_windows(cases, of)
+    return _over_windows(z, of) / _permuted(np.exp(-gamma * squared_distances(pool, pool)), len(known), cases.seed)
+
+
+def _permuted(kernel: Float, known: int, seed: int) -> float:
+    """What a share LEVEL of the permutations of cases exceeds, by their kernel matrix: a window against `known`."""
+    rng, window = np.random.default_rng(seed), min(WINDOW, len(kernel) - known)
+    found = []
+    for _ in range(SHUFFLED):
+        drawn = rng.permutation(len(kernel))
+        one, other = drawn[:window], drawn[window : window + known]
+        within = [kernel[np.ix_(part, part)].mean() for part in (one, other)]
+        found.append(sum(within) - 2 * kernel[np.ix_(one, other)].mean())
+    return float(np.quantile(found, 1 - LEVEL))
 
 
 def kolmogorov_smirnov(cases: Cases) -> Chart:
-    """The largest of the dimensions' Kolmogorov-Smirnov distances; Bonferroni's bound is a threshold on it."""
+    """The largest of the dimensions' Kolmogorov-Smirnov distances; Bonferroni's bound is a threshold on it. Each is
+    largest at a case of the window, just there or just before."""
+    z, below = cases.z.reshape(-1, cases.z.shape[2]), np.arange(WINDOW + 1)[:, None] / WINDOW
     known = np.sort(cases.known, axis=0)
-    below = np.arange(1, len(known) + 1) / len(known)
+    share = np.column_stack([np.searchsorted(known[:, i], z[:, i]) for i in range(z.shape[1])]) / len(known)
 
     def of(window: Float) -> float:
         window = np.sort(window, axis=0)
-        at = [np.searchsorted(window[:, i], known[:, i], side="right") / len(window) for i in range(known.shape[1])]
-        return float(np.abs(np.stack(at, axis=1) - below[:, None]).max())
+        return float(max((below[1:] - window).max(), (window - below[:-1]).max()))
 
-    return _over_windows(cases, of)
-
-
-def product(cases: Cases) -> Chart:
-    """The product's family of monitors: TICK cases a decision, each case a patient's."""
-    found = np.full((cases.n, cases.streams), -np.inf)
-    for stream in range(cases.streams):
-        watch = Watch(cases.reference.x, cases.reference.score)
-        for start in range(0, cases.n - TICK + 1, TICK):
-            some = slice(start, start + TICK)
-            found[start + TICK - 1, stream] = watch.read(cases.x[some, stream], cases.score[some, stream]).log_e
-    return found
-
-
-class Watch:
-    """The product's monitors on one reference, a part to learn the transforms on and the rest to compare with.
-
-    Read as one family they promise `ticks` decisions to a false alarm.
-    """
-
-    def __init__(self, x: Float, score: Float, ticks: float = 365.0) -> None:
-        from monitors import Reference, default_monitors
-
-        self.ticks, self.seen, learnt = ticks, 0, int(LEARNT * len(x))
-        self.monitors = default_monitors(ticks, timed=False)
-        self.reference = Reference(
-            transform=self.batch(x[:learnt], score[:learnt], 1),
-            calibrate=self.batch(x[learnt:], score[learnt:], learnt + 1),
-        )
-        for monitor in self.monitors:
-            monitor.fit(self.reference)
-
-    def read(self, x: Float, score: Float) -> Signal:
-        """What the family says after one more tick of cases, x [n, d] and score [n]."""
-        from monitors import family
-
-        batch = self.batch(x, score, self.seen + 1)
-        self.seen += len(x)
-        return family([monitor.update(batch) for monitor in self.monitors], None, self.ticks)
-
-    @staticmethod
-    def batch(x: Float, score: Float, start: int) -> Batch:
-        """Cases x [n, d] with the model's score [n] of class 1, numbered from `start`, each its own patient's."""
-        from monitors import Batch
-
-        number = start + np.arange(len(x))
-        return Batch(
-            index=number,
-            unit=np.array([f"patient {i}" for i in number]),
-            stratum=np.full(len(x), "all"),
-            time=np.full(len(x), np.nan),
-            outputs=np.column_stack([1 - score, score]).astype(np.float32),
-            embedding=np.asarray(x, dtype=np.float32),
-            version="v0",
-            sensor="sensor",
-        )
+    return _over_windows(share.reshape(cases.z.shape), of)
 
 
 def cusum(steps: Float) -> Chart:
@@ -203,10 +172,10 @@ def _ranks(known: Float, seen: Float, seed: int) -> Float:
     return found
 
 
-def _over_windows(cases: Cases, of: Callable[[Float], float]) -> Chart:
-    found = np.full((cases.n, cases.streams), -np.inf)
-    for t in range(WINDOW - 1, cases.n, EVERY):
-        found[t] = [of(cases.z[t - WINDOW + 1 : t + 1, stream]) for stream in range(cases.streams)]
+def _over_windows(z: Float, of: Callable[[Float], float]) -> Chart:
+    found = np.full(z.shape[:2], -np.inf)
+    for t in range(WINDOW - 1, len(z), EVERY):
+        found[t] = [of(z[t - WINDOW + 1 : t + 1, stream]) for stream in range(z.shape[1])]
     return found
 
 
@@ -222,5 +191,13 @@ CHARTS: Mapping[str, Callable[[Cases], Chart]] = {
     "page_hinkley": page_hinkley,
     "kernel_window": kernel_window,
     "kolmogorov_smirnov": kolmogorov_smirnov,
-    "product": product,
-}
+    "river_adwin": scalars.adwin,
+    "river_adwin_component": scalars.adwin_of_component,
+    "river_adwin_entropy": scalars.adwin_of_entropy,
+    "river_kswin": scalars.kswin,
+    "river_page_hinkley": scalars.page_hinkley,
+    "kernel": watch.kernel,
+    "product": watch.product,
+    "product + kernel": watch.product_and_kernel,
+} | ({"menelaus_hdddm": peers.hdddm} if peers.installed() else {})
+UNTUNED = ("menelaus_hdddm",)  # what alarms at one setting only is played as it comes

@@ -15,6 +15,8 @@ NAMES = {
     "page_hinkley": "Page-Hinkley",
     "kernel_window": "MMD over a window",
     "kolmogorov_smirnov": "KS per dimension",
+    "river_adwin": "ADWIN (river)",
+    "river_kswin": "KSWIN (river)",
 }
 TITLES = {
     "mean": "all cases move",

@@ -66,9 +66,11 @@ def first_of(charts: Mapping[str, Sequence[Chart]], thresholds: Mapping[str, flo
 
 def delay(charts: Sequence[Chart], threshold: float, onset: int, horizon: int) -> tuple[float, float]:
     """(mean cases from the onset to the alarm, share alarmed by then) of the streams that were silent before it; one
-    that stays silent counts as the horizon."""
+    that stays silent counts as the horizon. NaN where none was silent."""
     found: list[float] = []
     for chart in charts:
         silent = ~(chart[:onset] >= threshold).any(axis=0)
         found += first_passage(chart[onset : onset + horizon], threshold)[silent].tolist()
+    if not found:
+        return np.nan, np.nan
     return float(np.mean(np.minimum(found, horizon))), float(np.mean(np.isfinite(found)))

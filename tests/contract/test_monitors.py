@@ -1,4 +1,4 @@
-"""What every monitor of the registry owes to those who run it."""
+"""What every monitor of the registry, experimental ones included, owes to those who run it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 import monitors
-from monitors import MONITORS, Monitor, default_monitors
+from monitors import EXPERIMENTAL, MONITORS, Monitor, default_monitors
 
 sys.path.append(str(Path(__file__).parents[1] / "monitors"))
 
 from streams import batch, reference, see, silent_day
 
-READING = ("embedding", "prediction", "far-out", "quality", "performance", "calibration", "subgroups")
-EVERY = pytest.mark.parametrize("kind", MONITORS, ids=lambda kind: kind.__name__)
+READING = ("embedding", "prediction", "far-out", "quality", "performance", "calibration", "subgroups", "kernel")
+ALL = (*MONITORS, *EXPERIMENTAL)
+EVERY = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 
 
 def fitted(kind: type, n: int = 100) -> Monitor:
@@ -40,7 +41,8 @@ def test_the_registry_is_covered() -> None:
     all_on = default_monitors(facts=["age"], looks=True, forms=True, labels=True, subgroups=["sex"])
     assert {type(monitor) for monitor in all_on} == set(MONITORS)
     assert len(MONITORS) == len({monitor.name for monitor in all_on}) == 10
-    assert {kind.__name__ for kind in MONITORS} <= set(monitors.__all__)
+    assert {kind.__name__ for kind in ALL} <= set(monitors.__all__)
+    assert not {*EXPERIMENTAL} & {*MONITORS}, "what is on trial has no share of the budget"
     assert all(hasattr(monitors, name) for name in monitors.__all__)
 
 
@@ -149,7 +151,7 @@ def test_gross_change_is_read_as_more_evidence_than_none(kind: type) -> None:
 def test_what_is_not_a_number_is_refused() -> None:
     """NaN in what a monitor reads raises; volume counts cases; to facts an unknown value is a value."""
     refused = []
-    for kind in MONITORS:
+    for kind in ALL:
         rng = np.random.default_rng(0)
         x, p = see(rng, 10)
         x[3, 2], p[4, 1] = np.nan, np.nan
@@ -164,7 +166,7 @@ def test_what_is_not_a_number_is_refused() -> None:
 def test_sensors_and_versions_are_not_mixed() -> None:
     """Another sensor or another version than the reference's is an error, not drift."""
     rng, refused = np.random.default_rng(0), []
-    for kind in MONITORS:
+    for kind in ALL:
         try:
             fitted(kind).update(batch(*see(rng, 10), version="v1", sensor="another"))
         except ValueError:

@@ -23,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "monitors"), str(Path(__file__).
 
 from streams import MONDAY, batch, reference, see  # noqa: E402
 
-from benchmarks.drift.charts import Watch  # noqa: E402
+from benchmarks.drift.promise import OF_WORLD, STREAMS, TICKS, kept, realised  # noqa: E402
 from benchmarks.drift.worlds import World  # noqa: E402
 from monitors import OF_LABELS, Batch, Reference, default_monitors, family  # noqa: E402
 
@@ -89,21 +89,6 @@ def site_year(n: int, promised: float, days: int, seed: int) -> int:
     return alarms
 
 
-def of_reference(world: World, which: int, promised: int, streams: int) -> float:
-    """Realised over promised run length of one reference of 1,000 cases of `bench drift`, deciding after each case."""
-    known, watched, alarms = world.stream(1000, (100 * world.seed + which, 1)), 0, 0
-    for stream in range(streams):
-        watch = Watch(known.x, known.score, promised)
-        cases = world.stream(7 * promised, (world.seed, which, 9, stream))
-        for i in range(len(cases.x)):
-            watched += 1
-            rule = watch.read(cases.x[i : i + 1], cases.score[i : i + 1])
-            if rule.log_e >= rule.threshold:
-                alarms += 1
-                break
-    return watched / max(alarms, 0.5) / promised
-
-
 def _sexes(cases: Batch) -> Batch:
     """Of each patient, whatever scanner takes the image."""
     women = [zlib.crc32(unit.encode()) % 2 for unit in cases.unit]
@@ -143,9 +128,9 @@ if __name__ == "__main__":
     arguments.add_argument("--years", type=int, default=0, help="site-years with clusters, cycles and batches instead")
     arguments = arguments.parse_args()
     if arguments.worlds:
-        each = np.sort([of_reference(World(seed), which, 365, 20) for seed in range(10) for which in range(2)])
-        print(f"mean {each.mean():.2f}, median {np.median(each):.2f}, with 0.7 or more {(each >= 0.7).mean():.0%}")
-        print(np.round(each, 2).tolist())
+        each = np.array([realised(World(seed), i, TICKS, STREAMS) for seed in range(10) for i in range(OF_WORLD)])
+        print({name: round(float(value), 3) for name, value in kept(each).items()})
+        print(np.round(np.sort(each[:, 0]), 2).tolist())
         raise SystemExit
     if arguments.years:
         counted = [site_year(166, 365, 365, seed) for seed in range(arguments.years)]

@@ -10,10 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import HomeostatError
-from benchmarks.drift import HORIZON, ONSET, PRODUCT, RUN_LENGTHS, UNION, answered, play, promise, ratios, table
-from benchmarks.drift.charts import CHARTS, TICK, WINDOW, Cases, cusum
+from benchmarks.drift import HORIZON, ONSET, PRODUCT, RUN_LENGTHS, TRIAL, UNION, answered, own, play, ratios, table
+from benchmarks.drift.charts import CHARTS, WINDOW, Cases, cusum
 from benchmarks.drift.figure import TITLES, draw
 from benchmarks.drift.lengths import delay, first_of, first_passage, run_length, threshold_for, together
+from benchmarks.drift.promise import kept, realised
+from benchmarks.drift.scalars import ALPHA, DELTA, HEIGHT, HELD, adwin, distance, kswin_of, page_hinkley
+from benchmarks.drift.watch import TICK
 from benchmarks.drift.worlds import SHIFTS, World
 
 WORLD = World(seed=3, dim=12)
@@ -40,6 +43,50 @@ def test_a_chart_does_not_look_ahead(name: str) -> None:
 def test_all_charts_are_compared() -> None:
     """Those of the field, the yardstick's two, and the product's."""
     assert {"mewma", "neighbours", PRODUCT, "kernel_window", "kolmogorov_smirnov", "page_hinkley"} <= {*CHARTS}
+    assert {"river_adwin", "river_kswin", "river_page_hinkley", "kernel", TRIAL} <= {*CHARTS}
+
+
+def test_rivers_detectors_alarm_where_river_does() -> None:
+    """At river's own settings the first alarm is where the detector itself has it; KSWIN's p-values are the same."""
+    from river.drift import ADWIN, KSWIN, PageHinkley
+
+    def first(detector, values) -> float:
+        for t, value in enumerate(values.tolist(), 1):
+            detector.update(value)
+            if detector.drift_detected:
+                return t
+        return np.inf
+
+    seen = cases(500, "cov", 250)
+    seen.z[250:] *= 1.5
+    numbers = distance(seen)
+    assert ((numbers >= 0) & (numbers <= 1)).all()
+    wanted = [first(ADWIN(delta=DELTA), one) for one in numbers.T]
+    assert first_passage(adwin(seen), -np.log(DELTA)).tolist() == wanted and np.isfinite(wanted).all()
+    wanted = [first(PageHinkley(threshold=HEIGHT), one) for one in numbers.T]
+    assert first_passage(page_hinkley(seen), HEIGHT).tolist() == wanted and np.isfinite(wanted).all()
+    wanted = [first(KSWIN(alpha=ALPHA, seed=5), one) for one in numbers.T]
+    found = kswin_of(numbers, 5)
+    assert first_passage(found, -np.log(ALPHA)).tolist() == wanted and np.isfinite(wanted).all()
+    assert (found[: HELD - 1] == 0).all()
+
+
+def test_menelaus_is_played_where_it_is_installed() -> None:
+    """It is in the table where it can be imported, and a gross change is found at the end of a batch."""
+    pytest.importorskip("menelaus")
+    seen = cases(800, "mean", 400)
+    seen.x[400:] += 2.0
+    alarms = first_passage(CHARTS["menelaus_hdddm"](seen), 1.0)
+    assert np.isfinite(alarms).all() and (alarms % 100 == 0).all()
+
+
+def test_the_windowed_distance_is_kolmogorovs() -> None:
+    """The largest over dimensions, as scipy has it for one window."""
+    from scipy.stats import ks_2samp
+
+    seen = cases(WINDOW, "mean", 50)
+    wanted = max(ks_2samp(seen.known[:, i], seen.z[:, 1, i]).statistic for i in range(12))
+    assert CHARTS["kolmogorov_smirnov"](seen)[-1, 1] == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("shift", [kind for kind in SHIFTS if kind != "ramp"])
@@ -129,19 +176,41 @@ def test_the_table_has_every_detector_at_one_run_length() -> None:
         assert all(of["oracle"][shift] < of[name][shift] for shift in ("mean", "cov", "subpop"))
     assert of["answers"]["prevalence"] < of[UNION]["prevalence"]
     assert of["never"]["mean"] == HORIZON and of["always"]["mean"] == 1
-    assert ratios(rows) == {} and promise(charts) == {}, "the product did not play"
+    assert ratios(rows) == {}, "the product did not play"
+    assert [(row["detector"], row["run_length"]) for row in own(charts, 64)] == [
+        ("neighbours, as it comes", 1000), ("neighbours, as it comes", 5000)]  # fmt: skip
     planted = [{"detector": name, "run_length": RUN_LENGTHS[0], **dict.fromkeys(SHIFTS, value)}
                for name, value in ((PRODUCT, 50.0), (UNION, 100.0), ("oracle", 10.0))]  # fmt: skip
     assert ratios(planted)["1000.geometric_mean.to_union"] == pytest.approx(0.5)
     assert ratios(planted)["1000.prevalence.to_oracle"] == 5
+    planted.append({"detector": TRIAL, "run_length": RUN_LENGTHS[0], **dict.fromkeys(SHIFTS, 45.0)})
+    assert ratios(planted)["1000.geometric_mean.with_kernel"] == pytest.approx(0.9)
+
+
+def test_a_detector_at_its_own_threshold_says_what_it_realises() -> None:
+    """One that always alarmed before the change has no delay, and one that never did has no run length."""
+    eager, deaf = np.full((400, 2), 9.0), np.zeros((400, 2))
+    charts = {name: {shift: [chart] for shift in ("none", *SHIFTS)}
+              for name, chart in (("river_adwin", eager), ("river_kswin", deaf))}  # fmt: skip
+    of = {row["detector"]: row for row in own(charts, 64)}
+    assert (of["river_adwin, as it comes"]["realised"], of["river_adwin, as it comes"]["mean"]) == (1.0, None)
+    assert (of["river_kswin, as it comes"]["realised"], of["river_kswin, as it comes"]["mean_alarmed"]) == (None, 0.0)
 
 
 def test_the_promise_is_of_each_reference_alone() -> None:
-    """One that alarms after twice the promised time, one after half of it: their mean, and one of two with 0.7."""
-    late, early = np.zeros((1000, 1)), np.zeros((1000, 1))
-    late[199], early[49] = 9.0, 9.0
-    found = promise({PRODUCT: {"none": [late, early]}}, ticks=100.0)
-    assert found == {"promise.mean": pytest.approx(1.25), "promise.share_over_0.7": 0.5}
+    """One that alarms after twice the promised time, one after half of it: their mean, one of two with 0.7, and by how
+    much all of that errs."""
+    found = kept(np.array([[2.0, 0.4], [0.5, 0.1]]))
+    assert (found["promise.mean"], found["promise.share_over_0.7"]) == (1.25, 0.5)
+    assert found["promise.mean_error"] == pytest.approx(0.75) and found["promise.error_of_one"] == pytest.approx(0.2)
+    assert 0.3 < found["promise.share_error"] < 0.6
+    assert kept(np.array([[1.0, 0.2]] * 20))["promise.share_error"] > 0, "twenty of twenty are no certainty"
+
+
+def test_a_promise_is_played_until_it_breaks() -> None:
+    """A run length of three decisions: streams end with their alarm, and the error is of so many alarms."""
+    ratio, error = realised(World(3, dim=12), 0, 3, 4)
+    assert 0.3 <= ratio <= 24 and error == pytest.approx(ratio / 2)
 
 
 def test_the_product_watches_streams_that_somebody_else_made(tmp_path: Path) -> None:
