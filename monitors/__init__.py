@@ -1,7 +1,7 @@
 """What is measured of a deployed model: drift of its cases and answers, and how good a candidate is beside it.
 
-`__all__` is the registry: monitors, gates, measures, and the rules that bring their readings together. numpy is all
-that the import needs; scipy loads where it is used.
+`__all__` is the registry: monitors, gates, measures, estimators, and the rules that bring their readings together.
+numpy is all that the import needs; scipy loads where it is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from monitors.appearance import QualityStream
 from monitors.attribution import Attribution, attribute
 from monitors.bootstrap import paired, paired_all, patient_weights
 from monitors.embedding import EmbeddingMean
+from monitors.estimates import ATC, CBPE, DoC, Estimate, Estimator, estimate
 from monitors.evidence import EDetector, family
 from monitors.facts import FactStream
 from monitors.far_out import FarOut
@@ -28,6 +29,8 @@ from monitors.measures import (
     ece_debiased,
     nll,
 )
+from monitors.onset import Onset, onset
+from monitors.outcomes import CalibrationStream, PerformanceStream, SubgroupStream
 from monitors.predictions import PredictionStream
 from monitors.protocols import (
     Batch,
@@ -55,11 +58,17 @@ SHARES: Mapping[type[Any], float] = {
     FactStream: 0.19,
     QualityStream: 0.19,
     SchemaStream: 0.05,
+    PerformanceStream: 0.1,
+    CalibrationStream: 0.1,
+    SubgroupStream: 0.1,
 }
 """Of the one budget: most for the monitor that looks into most directions and would be slowed down most."""
 
 MONITORS: tuple[type[Any], ...] = tuple(SHARES)
+OF_LABELS: tuple[type[Any], ...] = (PerformanceStream, CalibrationStream, SubgroupStream)
+"""Those that read the cases whose labels have come since the last tick, and not those of the tick."""
 GATES = (Gain, Forgetting, Calibration, NegativeFlips, WorstSubgroup)
+ESTIMATORS = (CBPE, ATC, DoC)
 MEASURES = (
     accuracy,
     balanced_accuracy,
@@ -79,16 +88,20 @@ def default_monitors(
     facts: Sequence[str] = (),
     looks: bool = False,
     forms: bool = False,
+    labels: bool = False,
+    subgroups: Sequence[str] = (),
 ) -> list[Monitor]:
     """One of each monitor, set for its share of one budget: read them together by `family`.
 
-    Where the feed has no times the case volume says nothing, where no facts are named theirs doesn't, without `looks`,
-    image quality in the reference, that one's doesn't, and without `forms`, a record of what came with each case, the
-    schema's doesn't: leaving them out gives their shares to the others.
+    Where the feed has no times the case volume says nothing, where no facts or subgroups are named theirs don't, and
+    without `looks`, image quality in the reference, `forms`, a record of what came with each case, or `labels` none
+    that reads these: leaving them out gives their shares to the others.
     """
     idle = {CaseVolume: not timed, FactStream: not facts, QualityStream: not looks, SchemaStream: not forms}
+    idle |= dict.fromkeys(OF_LABELS, not labels)
+    idle[SubgroupStream] |= not subgroups
     chosen = {monitor: share for monitor, share in SHARES.items() if not idle.get(monitor)}
-    total, given = sum(chosen.values()), {FactStream: {"names": facts}}
+    total, given = sum(chosen.values()), {FactStream: {"names": facts}, SubgroupStream: {"names": subgroups}}
     return [
         monitor(run_length=ticks_per_false_alarm * total / share, **given.get(monitor, {}))
         for monitor, share in chosen.items()
@@ -97,16 +110,23 @@ def default_monitors(
 
 __all__ = [
     "MONITORS",
+    "OF_LABELS",
     "GATES",
     "MEASURES",
+    "ESTIMATORS",
     *(monitor.__name__ for monitor in MONITORS),
-    *(thing.__name__ for thing in (*GATES, *MEASURES)),
+    *(thing.__name__ for thing in (*GATES, *MEASURES, *ESTIMATORS)),
     "default_monitors",
     "family",
     "attribute",
+    "estimate",
+    "Estimate",
+    "Estimator",
+    "onset",
     "quality",
     "QUALITY",
     "Attribution",
+    "Onset",
     "EDetector",
     "PairedHarm",
     "collapse",

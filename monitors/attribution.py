@@ -92,7 +92,7 @@ def attribute(
         says = f"{far:.0%} of the cases are unlike anything in the reference"
         return Attribution(shift=Shift.FAR_OUT, driver=distance.name, says=says, **told)
 
-    see = _features(reference, distance)
+    see = features(reference, distance)
     seen, before = see(new), see(known)
     weights = _weights(known.outputs, labels, was, now)
     told["facts"] = facts = _facts(known, new)
@@ -209,7 +209,7 @@ def _weights(known: Float, labels: Int, was: Float, now: Float) -> Float:
     return np.where(labels >= 0, ratio[np.maximum(labels, 0)], known @ ratio) + 1e-9
 
 
-def _features(reference: Reference, distance: FarOut) -> Callable[[Batch], Float]:
+def features(reference: Reference, distance: FarOut) -> Callable[[Batch], Float]:
     """Principal components of the embedding, scaled by the transform part, and the log distance as the last column."""
     patients = len({*reference.calibrate.unit.tolist()})
     see = Whitener(reference.transform.embedding, max(1, min(COMPONENTS, patients // PATIENTS_PER_COMPONENT)))
@@ -246,7 +246,8 @@ def taken(batch: Batch, places: Int) -> Batch:
         for name in ("index", "unit", "stratum", "time", "outputs", "embedding", "quality")
     }
     facts, form = ({name: values[places] for name, values in part.items()} for part in (batch.facts, batch.form))
-    return Batch(**whole, facts=facts, form=form, version=batch.version, sensor=batch.sensor, tick_time=batch.tick_time)
+    whole |= {"facts": facts, "form": form, "target": batch.target[places] if len(batch.target) else batch.target}
+    return Batch(**whole, version=batch.version, sensor=batch.sensor, tick_time=batch.tick_time)
 
 
 def _confidence(outputs: Float) -> float:

@@ -22,13 +22,13 @@ class EmbeddingMean:
     PATIENTS_PER_COMPONENT calibration patients: more would be estimated so badly that the chart had to be deaf.
 
     `statistic` is Hotelling's T^2; `threshold` belongs to `log_e`: the log of `run_length`, the ticks to a false alarm
-    if this monitor decided alone.
+    if this monitor decided alone. Another `name` is for a second one, on another reference.
     """
 
     name = "embedding"
 
-    def __init__(self, run_length: float = 365.0) -> None:
-        self.run_length = run_length
+    def __init__(self, run_length: float = 365.0, name: str = name) -> None:
+        self.run_length, self.name = run_length, name
 
     def fit(self, reference: Reference) -> None:
         """Raises ValueError with fewer than two transform cases, no calibration case, NaN, or two sensors."""

@@ -51,6 +51,7 @@ class Batch:
     facts      {name: [n]} what is known of each case: text, empty where unknown, or numbers, NaN where unknown
     form       {column: [n]} what came with the case, as text: the type of file, "there" or "" for what may be missing
     quality    [n, q] what the image looks like, in the numbers of monitors.quality; [n, 0] where that is not known
+    target     [n] class index, -1 where there is no label; empty where labels were not asked for
     """
 
     index: Int
@@ -65,6 +66,7 @@ class Batch:
     facts: Mapping[str, NDArray] = field(default_factory=dict)
     form: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
     quality: Float = field(default_factory=lambda: np.empty((0, 0)))
+    target: Int = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         if not self.quality.size:

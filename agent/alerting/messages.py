@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent.drift.domains import NEW
+from agent.drift.estimated import in_words
 from agent.store import Connection
 
 
@@ -48,10 +49,11 @@ def of_alarm(alarm: Mapping[str, Any], *, reminder: bool = False) -> Alert:
     flow = f"cases come in another form ({stored['column']})" if "column" in stored else "the flow of cases changed"
     moved = f"; of their images, {stored['measure']} moved most" if "measure" in stored else ""
     what = f"{whose} look different from the approved reference ({shift}){moved}" if shift else flow
+    harm = in_words(stored)
     evidence = {"score": alarm["score"], "statistic": alarm["statistic"], "threshold": alarm["threshold"], **stored}
     return Alert(
         title=f"{'Reminder: ' if reminder else ''}alarm {alarm['id']} ({alarm['monitor']})",
-        what=f"The monitor '{alarm['monitor']}' says that {what}.",
+        what=f"The monitor '{alarm['monitor']}' says that {what}.{f' {harm}' if harm else ''}",
         since=alarm["since_case"] or alarm["opened_at_case"],
         evidence={k: v for k, v in evidence.items() if isinstance(v, int | float) and not isinstance(v, bool)},
         next_step=(

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from agent.cases.datafolder import read_csv
+from agent.cases.wanted import arm_of
 from agent.clock import parse_time, rfc3339
 from agent.errors import HomeostatError
 from agent.store import Connection, insert, journal
@@ -43,6 +44,7 @@ def join(
     ).fetchone()
     if said is not None:
         return "repeated" if said["value"] == value else "conflict"
+    arm, probability = arm_of(connection, case["id"]) or (arm, None)
     insert(
         connection,
         "labels",
@@ -54,6 +56,7 @@ def join(
         received_at=rfc3339(at),
         model_output_seen=model_output_seen,
         arm=arm,
+        probability=probability,
     )
     return "joined"
 

@@ -6,8 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from agent.answer import Answer
-from agent.commands.later import later
+from agent.answer import Answer, table
 from agent.errors import HomeostatError
 from agent.progress import progress_bar
 from agent.workspace import Workspace
@@ -33,11 +32,11 @@ def feed(args: argparse.Namespace) -> Answer:
 
 
 def labels(args: argparse.Namespace) -> Answer:
-    """Joins late labels."""
+    """Joins late labels; or says which cases are most worth one."""
     from agent.cases.labels import import_labels
 
     if args.action == "wanted":
-        raise later("labels wanted")
+        return _wanted(args)
     if args.file is None:
         raise HomeostatError("'labels import' needs the CSV file with the columns case_id and label")
     told = _Told()
@@ -45,6 +44,16 @@ def labels(args: argparse.Namespace) -> Answer:
     told.print("the counts have the rest")
     says = f"{counts['joined']} joined, {counts['unknown']} of unknown cases, {counts['conflicts']} in conflict"
     return Answer(counts, says + (f", {counts['refused']} lines refused" if counts["refused"] else ""))
+
+
+def _wanted(args: argparse.Namespace) -> Answer:
+    from agent.cases.wanted import DEFAULT, wanted
+
+    n = DEFAULT if args.n is None else args.n
+    if n < 1:
+        raise HomeostatError(f"--n is how many cases are asked for, 1 or more, not {n}")
+    rows = wanted(Workspace(args.workspace), n)
+    return Answer(rows, lambda: table(rows, ["case_id", "why"]) if rows else "no case waits for a label")
 
 
 class _Told:

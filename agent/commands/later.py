@@ -14,7 +14,6 @@ LATER = {
     "report": "the model card of a version as a page (an alarm's is there: --alarm ID)",
     "export": "the change record in PCCP order",
     "erase": "removing a patient",
-    "labels wanted": "choosing the cases most worth labelling",
     "--task segmentation": "segmentation",
     "--task detection": "detection",
     "--pretrain mae": "self-supervised pre-training",

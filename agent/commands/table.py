@@ -88,11 +88,11 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("dir", metavar="DIR", help="images, with or without cases.csv"), WHERE,
             arg("--no-labels", action="store_true", help="leave the labels in it aside"),
         ), '{"accepted", "duplicates", "quarantined"}'),
-        Command("labels", "late labels in; later, the cases most worth labelling out", "intake:labels", (
+        Command("labels", "late labels in; the cases most worth labelling out", "intake:labels", (
             arg("action", choices=("import", "wanted"), help="in, or out"),
             arg("file", nargs="?", metavar="FILE", help="CSV with case_id and label"),
             arg("--n", type=int, metavar="N", help="with wanted: how many"),
-        ), '{"joined", "unknown", "conflicts"}'),
+        ), '{"joined", "unknown", "conflicts"}; wanted: [{"case_id", "why"}]'),
         Command("update", "ask for an update by hand: same plan, same gates", "operate:update", (
             arg("--recipe", metavar="NAME", help="instead of the plan's choice"),
             arg("--dry-run", action="store_true", help="say what would be done"),
@@ -112,6 +112,10 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("--all", action="store_true", help="closed ones too"),
             arg("--by", metavar="NAME", help="with ack: who saw it"),
         ), ALARM),
+        Command("performance", "what late labels say of the live version, as they are and weighted to all cases",
+                "performance:performance", (
+            arg("--last", type=int, default=1000, metavar="N", help="of its latest N answers"),
+        ), '{"version", "cases", "labelled", "coverage", "arms", "measured", "weighted"}'),
         Command("report", "a page about an alarm: how it came, and what the sensor saw", "report:report", (
             arg("version", nargs="?", metavar="VERSION", help="the card of a version; of a later release"),
             arg("--alarm", type=int, metavar="ID", help="the alarm's number"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from agent.drift import episodes, naming
-from agent.drift.domains import ALL, KNOWN, NEW, common_since, known, stream_of
-from agent.drift.reference import batch_of, epoch_of, observed_rows, read_reference
+from agent.drift import episodes, labelled, naming
+from agent.drift.domains import ALL, HOME, KNOWN, NEW, common_since, known, place_of, stream_of
+from agent.drift.reference import approved_epoch, batch_of, epoch_of, observed_rows, read_reference
 from agent.drift.ticks import LIVE, Tick, closed_ticks, day_of
 from agent.store import Connection, insert, journal
 from agent.trust import TRUSTS, set_trust, trust_now
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 SILENT = -600.0  # the log evidence of a chart that has read nothing lies below
+SHARE_OF_CREEP = 0.05  # of the one budget, while there is such a monitor
 ROUNDING = 1e-9  # a chart that fires alone brings exactly the threshold, up to the last bit
 
 
@@ -35,10 +36,13 @@ class Detector:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._fitted: tuple[str, int, int, bool] | None = None  # version, epoch, closed alarms, whether times are known
+        self._fitted: tuple[str, int, int, bool, bool] | None = (
+            None  # live, epoch, closed alarms; are there times, labels
+        )
         self._monitors: list[tuple[str, Monitor]] = []  # with the stream that each reads
         self._saved: dict[tuple[str, str], bytes] = {}
         self._reference: tuple[Reference, int, str] | None = None
+        self._labelled: list[str] = []  # domains of which outcomes can be compared
 
     def step(self, now: datetime) -> int:
         """Decides on every tick that is closed by `now`; returns how many. Each tick is one transaction."""
@@ -69,22 +73,37 @@ class Detector:
         )
 
     def _decide(self, tick: Tick, now: datetime) -> None:
-        from monitors import family
+        from monitors import OF_LABELS, family
 
+        watched = self.workspace.config.monitors
+        facts = watched.facts
         with self.workspace.store.read() as connection:
             self._fit(connection)
+            assert self._fitted is not None
             rows, is_known = observed_rows(connection, tick.numbers), known(connection)
+            outcomes, newest = labelled.came(
+                connection, self._fitted[0], tick.numbers, self._labelled, watched.subgroups
+            )
         of = [stream_of(row["domain"], is_known) for row in rows]
-        facts = self.workspace.config.monitors.facts
         batches = {
             stream: batch_of(
                 [row for row, its in zip(rows, of, strict=True) if stream in (its, ALL)], tick.start, facts
             )
             for stream in (KNOWN, NEW, ALL)
         }
-        read = [(stream, self._read(monitor, batches[stream])) for stream, monitor in self._monitors]
+        homes = batch_of([row for row in rows if place_of(row["domain"]) == HOME], tick.start, facts)
+        read = []
+        for stream, monitor in self._monitors:
+            its = (
+                outcomes
+                if isinstance(monitor, OF_LABELS)
+                else homes
+                if monitor.name == episodes.CREEP
+                else batches[stream]
+            )
+            read.append((stream, self._read(monitor, its)))
         heard = [(stream, s) for stream, s in read if s is not None and (stream != NEW or s.log_e > SILENT)]
-        budget = self.workspace.config.monitors.false_alarms.ticks
+        budget = watched.false_alarms.ticks
         with self.workspace.store.read() as connection:
             free = [(at, s) for at, s in heard if episodes.heard(connection, at, s.monitor, s.statistic)]
         arrived = any(stream == NEW for stream, _ in heard)
@@ -92,6 +111,7 @@ class Detector:
         try:
             with self.workspace.store.transaction() as connection:
                 self._commit(connection, tick, heard, rule, free, now)
+                labelled.read_up_to(connection, newest)
         except BaseException:
             self._fitted = None  # the monitors have read a tick that the store has not
             raise
@@ -160,7 +180,7 @@ class Detector:
     ) -> None:
         stream, driver = max(signals, key=lambda pair: pair[1].log_e)
         shift, said = episodes.shift_of(driver.monitor, driver.statistic), dict[str, Any]()
-        if shift == naming.UNDETERMINED:
+        if shift == naming.UNDETERMINED and driver.monitor != episodes.CREEP:
             answer = naming.name(connection, *self._compared(), stream, driver.since or max(1, at_case - driver.n + 1))
             if answer is not None:
                 shift, said = answer
@@ -197,20 +217,30 @@ class Detector:
 
     def _fit(self, connection: Connection) -> None:
         """Fits on the live version's epoch and goes on from the stored state; anew when one of them changed."""
+        from monitors import OF_LABELS
+
         live = registry.live(connection)["version"]
         epoch, said_by = epoch_of(connection, live)
         ended = connection.execute("SELECT count(*) FROM alarms WHERE state = 'closed'").fetchone()[0]
-        timed = _has_times(connection)
-        if self._fitted == (live, epoch, ended, timed):
+        timed, come = _has_times(connection), labelled.has_come(connection)
+        if self._fitted == (live, epoch, ended, timed, come):
             return
-        config = self.workspace.config
-        reference = read_reference(connection, epoch, said_by, config.monitors.facts)
-        self._reference = (reference, epoch, said_by)
-        self._monitors = _one_budget(
-            config.monitors.false_alarms.ticks, timed, config.monitors.facts, bool(reference.calibrate.quality.size)
-        )
+        watched = self.workspace.config.monitors
+        reference = told = read_reference(connection, epoch, said_by, watched.facts)
+        self._reference, self._labelled = (reference, epoch, said_by), []
+        if come:
+            told = labelled.compared(connection, epoch, said_by, watched.subgroups)
+            self._labelled = sorted({*told.calibrate.stratum[told.calibrate.target >= 0].tolist()})
+        fixed = approved_epoch(connection)
+        creeping = fixed[0] != epoch
+        of_cases = {"facts": watched.facts, "looks": bool(reference.calibrate.quality.size)}
+        of_labels = {"labels": bool(self._labelled), "subgroups": watched.subgroups}
+        self._monitors = _one_budget(watched.false_alarms.ticks, timed, creeping, of_cases, of_labels)
+        references = {kind.name: told for kind in OF_LABELS}
+        if creeping:
+            references[episodes.CREEP] = read_reference(connection, *fixed)
         for _, monitor in self._monitors:
-            monitor.fit(reference)
+            monitor.fit(references.get(monitor.name, reference))
         stored: dict[str, dict[str, Any]] = {}
         self._saved = {}
         for row in connection.execute("SELECT monitor, key, value FROM monitor_state WHERE epoch = :e", {"e": epoch}):
@@ -221,8 +251,8 @@ class Detector:
                 try:
                     monitor.restore(stored[label])
                 except KeyError:  # of another kind of chart, left by an older program: begun anew
-                    monitor.fit(reference)
-        self._fitted = (live, epoch, ended, timed)
+                    monitor.fit(references.get(monitor.name, reference))
+        self._fitted = (live, epoch, ended, timed, come)
 
     def _compared(self) -> tuple[Reference, int, str]:
         """The reference of the live version, its epoch, and the version that it belongs to."""
@@ -255,14 +285,19 @@ def weights(signals: Sequence[tuple[str, Signal]], arrived: bool, ticks: float) 
     return [(1 if arrived else 2) * ticks / math.exp(signal.threshold) for _, signal in signals]
 
 
-def _one_budget(ticks: float, timed: bool, facts: Sequence[str], looks: bool) -> list[tuple[str, Monitor]]:
-    """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice; the case
-    volume and the schema read every case."""
-    from monitors import CaseVolume, SchemaStream, default_monitors
+def _one_budget(
+    ticks: float, timed: bool, creeping: bool, of_cases: Mapping[str, Any], of_labels: Mapping[str, Any]
+) -> list[tuple[str, Monitor]]:
+    """The monitors of each stream, each stream's with half of the budget. Those of cases are there twice, those of
+    labels and of creep for known domains; the case volume and the schema read every case."""
+    from monitors import CaseVolume, EmbeddingMean, SchemaStream, default_monitors
 
-    known = default_monitors(2 * ticks, timed, facts, looks, forms=True)
+    whole = 2 * ticks
+    rest = whole / (1 - SHARE_OF_CREEP) if creeping else whole
+    known = default_monitors(rest, timed, forms=True, **of_cases, **of_labels)
     streams = [(ALL if isinstance(monitor, CaseVolume | SchemaStream) else KNOWN, monitor) for monitor in known]
-    return streams + [(NEW, monitor) for monitor in default_monitors(2 * ticks, False, facts, looks)]
+    streams += [(KNOWN, EmbeddingMean(whole / SHARE_OF_CREEP, episodes.CREEP))] if creeping else []
+    return streams + [(NEW, monitor) for monitor in default_monitors(whole, False, **of_cases)]
 
 
 def _label(stream: str, monitor: str) -> str:

@@ -17,6 +17,7 @@ SHIFT, ARRIVAL, FAR_OUT, VOLUME, SCHEMA = "shift", "arrival", "far-out", "volume
 OF_SHIFT = {SHIFT, ARRIVAL}  # of known domains, and of new ones
 
 
+CREEP = "creep"  # the monitor of home's embeddings against what home was approved on, where live has another reference
 MOSTLY = 0.5  # share of far-out cases in a tick from which on the episode is one of far-out cases
 
 

@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from agent.drift.domains import NEW, known, stream_of
-from agent.drift.episodes import FAR_OUT, OF_SHIFT, kind_of
+from agent.drift.episodes import CREEP, FAR_OUT, OF_SHIFT, kind_of, open_alarms
+from agent.drift.estimated import estimated
 from agent.drift.reference import ROWS, batch_of, read_classes
 from agent.store import Connection, journal
 from agent.workspace import get_setting
@@ -41,21 +42,28 @@ def name(
     cases = batch_of(rows, facts=tuple(reference.calibrate.facts))
     answer = attribute(reference, cases, labels, new_domain=stream == NEW, alpha=ALPHA)
     shift = UNDETERMINED if answer.shift == FAR_OUT else str(answer.shift)
-    return shift, {**_said(answer), "asked_at": _observed(connection, since)}
+    said = {**_said(answer), "estimated": estimated(reference.calibrate, labels, cases)}
+    said |= _onset(connection, reference, version, stream, since)
+    return shift, {**said, "asked_at": _observed(connection, since)}
 
 
 def name_again(connection: Connection, reference: Reference, epoch: int, version: str, at: datetime) -> list[str]:
-    """Asks again of open alarms whose question is open, once half as many cases again have come since the last time,
-    and keeps what has changed; returns the new answers."""
+    """Asks again of open alarms, once half as many cases again have come since the last time: since when, and what,
+    where that is an open question. Keeps what has changed; returns the new names."""
     found = []
-    for alarm in connection.execute("SELECT * FROM alarms WHERE state != 'closed'").fetchall():
-        if alarm["shift"] not in OPEN_QUESTIONS or kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT:
+    for alarm in open_alarms(connection):
+        if alarm["monitor"] == CREEP or kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT:
             continue
         evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
-        grown = _observed(connection, since) >= AGAIN * evidence.get("asked_at", 0)
-        if evidence.get("patients", 0) >= SETTLED or not grown:
+        grown, is_open = _observed(connection, since), alarm["shift"] in OPEN_QUESTIONS
+        settled = evidence.get("patients" if is_open else "asked_at", 0) >= SETTLED
+        if settled or grown < AGAIN * evidence.get("asked_at", 0):
             continue
-        answer = name(connection, reference, epoch, version, alarm["stream"], since)
+        if is_open:
+            answer = name(connection, reference, epoch, version, alarm["stream"], since)
+        else:
+            dated = _onset(connection, reference, version, alarm["stream"], since)
+            answer = alarm["shift"], {**dated, "asked_at": grown}
         if answer is None:
             continue
         shift, said = answer
@@ -84,6 +92,23 @@ def _said(answer: Attribution) -> dict[str, Any]:
     }
 
 
+def _onset(
+    connection: Connection, reference: Reference, version: str, stream: str, since: int
+) -> dict[str, dict[str, int]]:
+    """{"onset": {"case", "low", "high"}} in numbers of observations, by the stream since its charts began anew; {}
+    where too few came, and where another version answered then."""
+    from monitors import onset
+
+    begun = connection.execute(
+        """SELECT coalesce(min(number), :since) AS number FROM observations WHERE role = 'live' AND version = :version
+           AND at > (SELECT coalesce(max(closed_at), '') FROM alarms)""",
+        {"version": version, "since": since},
+    ).fetchone()["number"]
+    rows = _rows(connection, version, stream, min(begun, since), most=4 * SETTLED)
+    found = onset(reference, batch_of(rows), since) if rows and rows[0]["number"] <= since else None
+    return {} if found is None else {"onset": {"case": found.case, "low": found.low, "high": found.high}}
+
+
 def _observed(connection: Connection, since: int) -> int:
     """Answered cases since an observation, of all streams."""
     row = connection.execute(
@@ -92,11 +117,14 @@ def _observed(connection: Connection, since: int) -> int:
     return int(row["n"])
 
 
-def _rows(connection: Connection, version: str, stream: str, since: int) -> list[Mapping[str, Any]]:
+def _rows(
+    connection: Connection, version: str, stream: str, since: int, most: int = SETTLED
+) -> list[Mapping[str, Any]]:
+    """The latest of a stream's answers by a version since an observation."""
     is_known = known(connection)
     rows = connection.execute(
         ROWS + "WHERE o.role = 'live' AND o.version = :version AND o.number >= :since AND o.tick IS NOT NULL "
         "ORDER BY o.number DESC LIMIT :most",
-        {"version": version, "since": since, "most": 4 * SETTLED},
+        {"version": version, "since": since, "most": 4 * most},
     ).fetchall()
-    return [row for row in reversed(rows) if stream_of(row["domain"], is_known) == stream][-SETTLED:]
+    return [row for row in reversed(rows) if stream_of(row["domain"], is_known) == stream][-most:]

@@ -47,6 +47,26 @@ def epoch_of(connection: Connection, version: str) -> tuple[int, str]:
     )
 
 
+def approved_epoch(connection: Connection) -> tuple[int, str]:
+    """(epoch, version) that home was approved on: those of `init`, or those in force when the latest shift of known
+    domains was dealt with.
+
+    A new scanner that is learnt moves what the stream is watched against, and not this: what crept in at home between
+    two such steps, each too short to be seen, adds up here.
+    """
+    row = connection.execute(
+        """SELECT e.epoch, e.version FROM alarms a
+           JOIN activations v ON v.scope = '*' AND v.at <= a.closed_at
+           JOIN reference_epochs e ON e.version = v.version AND e.opened_at <= a.closed_at
+           WHERE a.state = 'closed' AND a.shift IS NOT NULL AND a.shift != 'far-out' AND a.stream != 'new'
+           ORDER BY a.closed_at DESC, v.generation DESC, e.epoch DESC LIMIT 1"""
+    ).fetchone()
+    row = row or connection.execute("SELECT epoch, version FROM reference_epochs ORDER BY epoch LIMIT 1").fetchone()
+    if row is None:
+        raise HomeostatError("this workspace has no reference to be watched against: make it anew with 'init'")
+    return row["epoch"], row["version"]
+
+
 PATIENTS = ("age", "sex")  # facts that every shift is named with
 
 ROWS = """
@@ -101,15 +121,20 @@ def read_classes(connection: Connection, epoch: int, version: str, classes: Sequ
     """[n] the class index of each calibration case of `read_reference`, in its order; -1 where there is no label."""
     import numpy as np
 
-    rows = connection.execute(
-        """SELECT o.case_id, l.value FROM observations o JOIN cases c ON c.case_id = o.case_id
+    places = {name: place for place, name in enumerate(classes)}
+    rows = calibration_rows(connection, epoch, version)
+    return np.array([places.get(row["value"], -1) for row in rows], np.int64)
+
+
+def calibration_rows(connection: Connection, epoch: int, version: str) -> list[Mapping[str, Any]]:
+    """The domain and the label (None without one) of each calibration case of `read_reference`, in its order."""
+    return connection.execute(
+        """SELECT o.case_id, c.domain, l.value FROM observations o JOIN cases c ON c.case_id = o.case_id
            JOIN reference_members m ON m.case_id = o.case_id AND m.epoch = :epoch AND m.part = 'calibrate'
            LEFT JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
            WHERE o.version = :version GROUP BY o.case_id ORDER BY c.acquired_at, c.seq""",
         {"epoch": epoch, "version": version},
     ).fetchall()
-    places = {name: place for place, name in enumerate(classes)}
-    return np.array([places.get(row["value"], -1) for row in rows], np.int64)
 
 
 def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan"), facts: Sequence[str] = ()) -> Batch:

@@ -10,9 +10,10 @@ from html import escape
 from typing import Any
 
 from agent.drift.domains import known, stream_of
+from agent.drift.estimated import in_words
 from agent.drift.reference import ROWS, batch_of, epoch_of, read_reference
 from agent.errors import HomeostatError
-from agent.report.drawing import Panel, dots, grid, line, svg, text
+from agent.report.drawing import Panel, band, dots, grid, line, svg, text
 from agent.report.frame import framed
 from agent.store import Connection
 from agent.versions import registry
@@ -43,11 +44,12 @@ def alarm_record(workspace: Workspace, alarm: int) -> AlarmRecord:
         if row is None:
             raise HomeostatError(f"there is no alarm {alarm}: 'homeostat alarms --all' lists them")
         cases = connection.execute("SELECT coalesce(max(number), 0) AS n FROM observations").fetchone()["n"]
-        onset = row["since_case"] or row["opened_at_case"]
-        first = max(1, onset - max(200, int(BEFORE * (cases - onset))))
+        evidence, onset = json.loads(row["evidence"]), row["since_case"] or row["opened_at_case"]
+        shown = evidence.get("onset", {"low": onset})["low"]
+        first = max(1, min(shown, onset - max(200, int(BEFORE * (cases - onset)))))
         return AlarmRecord(
             row=dict(row),
-            evidence=json.loads(row["evidence"]),
+            evidence=evidence,
             readings=_readings(connection, first),
             live=_live(connection, first),
             seen=_seen(connection, row["stream"], onset),
@@ -61,6 +63,7 @@ def page(found: AlarmRecord) -> str:
     body = (
         f'<header><p class="eyebrow">Homeostat &middot; alarm {found.row["id"]}</p><h1>{escape(headline(found))}</h1>'
         f'</header><section class="card">{said}</section>'
+        f"{_estimates(found.evidence.get('estimated', {}))}"
         '<section><h2>How it came</h2><p class="soft">How long an unchanged site waits for each reading, over what the '
         f'monitor may use alone: it alarms at the dashed line.</p><div class="card">{timeline(found)}</div></section>'
         '<section><h2>What the sensor saw</h2><p class="soft">The two directions in which the reference (grey) and the '
@@ -79,11 +82,16 @@ def sentences(found: AlarmRecord) -> list[str]:
     """When it opened, since when, what it rests on, and how it ended."""
     row, evidence = found.row, found.evidence
     since = f", since about case {row['since_case']}" if row["since_case"] else ""
+    if dated := evidence.get("onset"):
+        since = f", since about case {dated['case']} (90 % interval {dated['low']} to {dated['high']})"
     said = [f"Opened by the monitor '{row['monitor']}' at case {row['opened_at_case']}{since}; it is {row['state']}."]
     if evidence.get("says"):
         said.append(f"{evidence['says'][0].upper()}{evidence['says'][1:]} ({evidence['patients']} patients).")
     if moved := next((evidence[key] for key in ("fact", "measure", "column") if evidence.get(key)), ""):
         said.append(f"What moved most: {moved}.")
+    harm = in_words(evidence)
+    if harm:
+        said.append(harm)
     if evidence.get("guarantee"):
         said.append(f"The budget of false alarms is kept: {evidence['guarantee']}.")
     if row["closed_because"]:
@@ -92,7 +100,8 @@ def sentences(found: AlarmRecord) -> list[str]:
 
 
 def timeline(found: AlarmRecord) -> str:
-    """The monitors' readings against their thresholds, the onset, the alarm and the live versions, as SVG."""
+    """The monitors' readings against their thresholds, the onset with its interval, the alarm and the live versions, as
+    SVG."""
     points = [point for line in found.readings.values() for point in line]
     first, last = min((case for case, _ in points), default=0), max((case for case, _ in points), default=1)
     panel = Panel(first, max(last, first + 1), -3.0, 3.0, 880, 260)
@@ -101,7 +110,10 @@ def timeline(found: AlarmRecord) -> str:
         colour = COLOURS[place % len(COLOURS)]
         parts.append(line(panel, [(case, value / math.log(10)) for case, value in reading], colour))
         parts.append(text(panel.left + 8 + 118 * place, 14, monitor, colour))
-    for case, says in ((found.row["since_case"], "onset"), (found.row["opened_at_case"], "alarm")):
+    dated = found.evidence.get("onset", {"case": found.row["since_case"]})
+    if "low" in dated:
+        parts.append(band(panel, dated["low"], dated["high"], "var(--soft)"))
+    for case, says in ((dated["case"], "onset"), (found.row["opened_at_case"], "alarm")):
         if case:
             parts.append(line(panel, [(case, -3.0), (case, 3.0)], "var(--soft)"))
             parts.append(text(panel.x(case) + 4, panel.bottom - (6 if says == "onset" else 20), says, "var(--soft)"))
@@ -109,6 +121,29 @@ def timeline(found: AlarmRecord) -> str:
         parts.append(line(panel, [(max(start, first), -2.9), (max(end, first), -2.9)], "var(--ours)", width=5))
         parts.append(text(panel.x(max(start, first)) + 4, panel.bottom - 34, f"{version} live", "var(--ours)"))
     return svg(panel, f"evidence of {len(found.readings)} monitors over {last - first} cases", parts)
+
+
+def _estimates(estimated: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the change may cost, with what each estimate assumes."""
+    from monitors import ESTIMATORS
+
+    assumed = {how.name: how.assumption for how in ESTIMATORS}
+    rows = "".join(
+        f'<tr><td>{escape(name)}</td><td class="number">{one["before"]:.0%}</td>'
+        f'<td class="number">{one["now"]:.0%}</td><td class="number">{one["low"]:.0%} to {one["high"]:.0%}</td>'
+        f"<td>{escape(assumed.get(name, ''))}</td></tr>"
+        for name, one in estimated.items()
+    )
+    if not rows:
+        return ""
+    return (
+        '<section><h2>What it may cost</h2><p class="soft">The share of right answers, estimated without labels from '
+        "the model's own confidence. Estimates tell what may be at stake; they approve nothing, and at a new site or "
+        "scanner the truth may be far lower.</p>"
+        '<div class="card"><table><thead><tr><th>estimate</th><th class="number">at approval</th>'
+        '<th class="number">now</th><th class="number">95 % band</th><th>assumes</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
 
 
 def _map(found: AlarmRecord) -> str:

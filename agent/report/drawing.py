@@ -54,6 +54,13 @@ def line(panel: Panel, points: Sequence[tuple[float, float]], colour: str, dashe
     return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width + 0.5}"{dash}/>'
 
 
+def band(panel: Panel, first: float, last: float, colour: str) -> str:
+    """Between two values along the width, over the whole height."""
+    left, top = panel.x(first), panel.y(panel.high)
+    size = f'width="{max(panel.x(last) - left, 1.0):.1f}" height="{panel.bottom - top:.1f}"'
+    return f'<rect class="band" x="{left:.1f}" y="{top:.1f}" {size} fill="{colour}" fill-opacity="0.18"/>'
+
+
 def dots(panel: Panel, points: Any, colour: str) -> Iterable[str]:
     """One per row [n, 2]."""
     for x, y in points:

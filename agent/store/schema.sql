@@ -53,9 +53,17 @@ CREATE TABLE labels (
     at           TEXT,                                       -- label time; event time is cases.acquired_at
     received_at  TEXT NOT NULL,
     model_output_seen INTEGER,
-    arm          TEXT NOT NULL,                              -- 'with_case', 'import'; later 'audit', 'active'
-    probability  REAL,
+    arm          TEXT NOT NULL,                              -- 'with_case', 'import', 'audit', 'active'
+    probability  REAL,                                       -- of being asked for; null where nobody asked
     UNIQUE (case_id, kind)
+);
+
+CREATE TABLE asked (                                         -- cases whose label was asked for, and by which chance
+    case_id      TEXT PRIMARY KEY REFERENCES cases (case_id),
+    arm          TEXT NOT NULL CHECK (arm IN ('active', 'audit')),
+    probability  REAL NOT NULL,
+    why          TEXT NOT NULL,
+    at           TEXT NOT NULL
 );
 
 CREATE TABLE quarantine (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.drift import episodes
 from agent.drift.domains import HOME, KNOWN, SERVED, common_since, is_episode, place_of
+from agent.drift.labelled import UNTAUGHT
 from agent.drift.reference import open_epoch
 from agent.plan import Plan
 from agent.store import Connection, journal
@@ -146,18 +147,17 @@ def _learnt(connection: Connection) -> dict[str, tuple[float, int]]:
 
 def _since(connection: Connection, onset: int) -> dict[str, list[tuple[str, bool]]]:
     """Per domain, home's episodes being home: (patient, whether the live version was right) of the labelled cases since
-    the onset in order of their labels, without patients whom it may have learnt from."""
+    the onset in order of their labels, without patients whom it may have learnt from; and without those that were asked
+    for because the answer was unsure, which is no fair sample."""
     classes, live = get_setting(connection, "classes"), registry.live(connection)["version"]
     rows = connection.execute(
         """SELECT c.domain, c.patient_key AS patient, o.scores, l.id AS label, l.value FROM observations o
            JOIN cases c ON c.case_id = o.case_id
-           JOIN versions v ON v.id = o.version
-           JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class' AND NOT EXISTS (
-               SELECT 1 FROM cases k JOIN patients p ON p.patient_key = k.patient_key AND p.split = 'train'
-               JOIN labels known ON known.case_id = k.case_id
-               WHERE k.patient_key = c.patient_key AND known.received_at <= v.created_at)
+           JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
            WHERE o.role = 'live' AND o.version = :live AND o.number >= :onset AND o.abstained = 0
-           ORDER BY l.id""",
+             AND l.arm != 'active' AND """
+        + UNTAUGHT
+        + " ORDER BY l.id",
         {"live": live, "onset": onset},
     )
     right: dict[str, list[tuple[str, bool]]] = defaultdict(list)

@@ -123,6 +123,21 @@ def test_an_episode_is_told_once_with_evidence_and_the_next_step(receiver: Recei
     assert "the flow of cases changed" in receiver.heard[1]["message"]
 
 
+def test_an_alarm_tells_what_it_may_cost(receiver: Receiver, tmp_path: Path) -> None:
+    """The worst estimate of the accuracy with its band, where there is one, and that it approves nothing."""
+    site = Site(tmp_path / "w", [receiver.url])
+    one = {"before": 0.921, "now": 0.812, "low": 0.743, "high": 0.881, "patients": 60}
+    site.alarm(evidence=json.dumps({"estimated": {"ATC": one | {"now": 0.9}, "CBPE": one}}))
+    site.alarm(evidence=json.dumps({"estimated": {}}))
+    assert site.step() == [True, True]
+    with_it, without = (heard["message"] for heard in receiver.heard)
+    assert (
+        "Estimated accuracy 0.81 (0.74 to 0.88) against 0.92 at approval, without labels (CBPE, 60 patients)" in with_it
+    )
+    assert "approves nothing" in with_it
+    assert "stimated" not in without
+
+
 def test_one_failing_channel_never_silences_the_next(
     receiver: Receiver, failing: Receiver, refused: str, tmp_path: Path
 ) -> None:

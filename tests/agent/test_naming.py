@@ -17,6 +17,7 @@ from agent.observe import record
 from agent.store import insert
 from agent.workspace import Workspace
 from benchmarks.drift.worlds import World
+from monitors import ESTIMATORS
 
 WORLD = World(seed=3, dim=16)
 TAUGHT, RANKED = 100, 300
@@ -112,6 +113,34 @@ def test_a_named_shift_of_images_is_final(workspace: Workspace) -> None:
     assert asked(workspace)[0] == []
 
 
+def test_the_onset_has_an_interval_that_narrows(workspace: Workspace) -> None:
+    """A named alarm is dated again as its cases come; the page says so in words and as a band, and names no case."""
+    opened(workspace)
+    seen(workspace, "quiet", 120, None, live_from=1)
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE alarms SET since_case = 125, opened_at_case = 160, shift = 'acquisition'")
+    seen(workspace, "moved", 40, "mean", live_from=121)
+    early = json.loads(asked(workspace)[1]["evidence"])["onset"]
+    seen(workspace, "more", 300, "mean", live_from=161)
+    found, alarm, _ = asked(workspace)
+    late = json.loads(alarm["evidence"])["onset"]
+
+    assert (found, alarm["shift"], alarm["since_case"]) == ([], "acquisition", 125)
+    assert late["low"] <= 121 <= late["high"]
+    assert late["low"] <= late["case"] <= late["high"]
+    assert late["high"] - late["low"] < early["high"] - early["low"]
+
+
+def test_another_versions_cases_date_no_onset(workspace: Workspace) -> None:
+    """What answered after the change only can't tell when it came: the alarm keeps what it had."""
+    opened(workspace)
+    seen(workspace, "moved", 200, "mean", live_from=21)
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE alarms SET since_case = 5, shift = 'acquisition'")
+
+    assert "onset" not in json.loads(asked(workspace)[1]["evidence"])
+
+
 def test_labels_of_the_reference_come_in_its_order(workspace: Workspace) -> None:
     """A class index per calibration case; one without a label is -1."""
     from agent.drift.reference import read_classes
@@ -122,3 +151,33 @@ def test_labels_of_the_reference_come_in_its_order(workspace: Workspace) -> None
     truth = WORLD.stream(RANKED + 600, (len("ranked"), RANKED), None).label[600:].astype(int)
     assert found[3] == -1
     assert np.array_equal(np.delete(found, 3), np.delete(truth, 3))
+
+
+def test_the_evidence_says_what_the_change_may_cost(workspace: Workspace) -> None:
+    """The accuracy that the reference's labels show and the estimated one of the new cases, with a band; where the
+    model is as sure as before they are the same, and trust and the shift are as without it."""
+    opened(workspace)
+    seen(workspace, "moved", 200, "mean", live_from=1)
+    _, alarm, _ = asked(workspace)
+    found = json.loads(alarm["evidence"])["estimated"]
+
+    assert set(found) == {how.name for how in ESTIMATORS}
+    known, live = (WORLD.stream(n + 600, (len(name), n), shift) for name, n, shift in
+                   (("ranked", RANKED, None), ("moved", 200, "mean")))  # fmt: skip
+    right = ((known.score >= 0.5) == known.label)[600:].mean()
+    for one in found.values():
+        assert one["patients"] == 200
+        assert one["before"] == pytest.approx(right, abs=1e-4)
+        assert one["low"] <= ((live.score >= 0.5) == live.label)[600:].mean() <= one["high"]
+
+
+def test_without_labels_of_the_reference_no_cost_is_estimated(workspace: Workspace) -> None:
+    """Nothing stands in the evidence then, and the alarm is named all the same."""
+    with workspace.store.transaction() as connection:
+        connection.execute("DELETE FROM labels")
+    opened(workspace)
+    seen(workspace, "moved", 200, "mean", live_from=1)
+    found, alarm, _ = asked(workspace)
+
+    assert found == ["acquisition"]
+    assert json.loads(alarm["evidence"])["estimated"] == {}

@@ -16,6 +16,7 @@ sys.path.append(str(Path(__file__).parents[1] / "monitors"))
 
 from streams import batch, reference, see, silent_day
 
+READING = ("embedding", "prediction", "far-out", "quality", "performance", "calibration", "subgroups")
 EVERY = pytest.mark.parametrize("kind", MONITORS, ids=lambda kind: kind.__name__)
 
 
@@ -31,13 +32,14 @@ def ticks(n: int, seed: int = 1) -> list:
 
 
 def test_the_registry_is_covered() -> None:
-    """Seven monitors stand in the registry, each under a name of its own; facts are watched where some are named, and
-    image quality and the form of cases where they are known."""
+    """Ten monitors stand in the registry, each under a name of its own; facts and groups are watched where some are
+    named, image quality and the form of cases where they are known, outcomes where there are labels."""
     names = [monitor.name for monitor in default_monitors()]
 
     assert names == ["embedding", "prediction", "volume", "far-out"]
-    assert {type(monitor) for monitor in default_monitors(facts=["age"], looks=True, forms=True)} == set(MONITORS)
-    assert len(MONITORS) == 7
+    all_on = default_monitors(facts=["age"], looks=True, forms=True, labels=True, subgroups=["sex"])
+    assert {type(monitor) for monitor in all_on} == set(MONITORS)
+    assert len(MONITORS) == len({monitor.name for monitor in all_on}) == 10
     assert {kind.__name__ for kind in MONITORS} <= set(monitors.__all__)
     assert all(hasattr(monitors, name) for name in monitors.__all__)
 
@@ -145,7 +147,7 @@ def test_gross_change_is_read_as_more_evidence_than_none(kind: type) -> None:
 
 
 def test_what_is_not_a_number_is_refused() -> None:
-    """NaN in what a monitor reads raises; volume counts cases, and to facts an unknown value is a value."""
+    """NaN in what a monitor reads raises; volume counts cases; to facts an unknown value is a value."""
     refused = []
     for kind in MONITORS:
         rng = np.random.default_rng(0)
@@ -156,7 +158,7 @@ def test_what_is_not_a_number_is_refused() -> None:
         except ValueError as error:
             refused.append((kind.name, "NaN" in str(error)))
 
-    assert refused == [("embedding", True), ("prediction", True), ("far-out", True), ("quality", True)]
+    assert refused == [(name, True) for name in READING]
 
 
 def test_sensors_and_versions_are_not_mixed() -> None:
@@ -168,4 +170,4 @@ def test_sensors_and_versions_are_not_mixed() -> None:
         except ValueError:
             refused.append(kind.name)
 
-    assert refused == ["embedding", "prediction", "far-out"]
+    assert refused == [name for name in READING if name != "quality"]

@@ -75,6 +75,9 @@ def test_the_alarm_is_named_and_has_a_page(chapters, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"out": str(out)}
     text = out.read_text()
     assert all(f">{monitor}<" in text for monitor in ("embedding", "prediction", "far-out", "onset", "alarm"))
+    onset = evidence["onset"]
+    assert onset["low"] <= QUIET + 1 <= onset["high"] and 'class="band"' in text
+    assert f"since about case {onset['case']} (90 % interval {onset['low']} to {onset['high']})" in text
     assert text.count("<circle") > 60 and "<script" not in text
     names = [row["case_id"] for row in rows(workspace, "SELECT case_id FROM cases LIMIT 50")]
     assert not any(name in text for name in names)

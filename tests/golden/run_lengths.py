@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from streams import MONDAY, batch, reference, see  # noqa: E402
 
 from benchmarks.drift.charts import Watch  # noqa: E402
 from benchmarks.drift.worlds import World  # noqa: E402
-from monitors import Batch, Reference, default_monitors, family  # noqa: E402
+from monitors import OF_LABELS, Batch, Reference, default_monitors, family  # noqa: E402
 
 PATIENCE = 12
 
@@ -60,12 +61,13 @@ def site_year(n: int, promised: float, days: int, seed: int) -> int:
     """False alarms of one site in so many unchanged days, the monitors begun anew after each.
 
     Three images of each patient, a weekly cycle, and two scanners that take turns by the day, declared as strata and
-    unlike each other.
+    unlike each other; every fifth patient gets labels. All monitors are on.
     """
     rng = np.random.default_rng((n, seed))
     known = [batch(*see(rng, m), start=start) for m, start in ((200, -1_000_000), (n, -500_000))]
-    known = [_two_scanners(part, np.arange(len(part)) % 2 == 0) for part in known]
-    monitors, alarms, start, patient = default_monitors(promised), 0, 1, 0
+    known = [_two_scanners(_sexes(part), np.arange(len(part)) % 2 == 0) for part in known]
+    monitors = default_monitors(promised, facts=["sex"], looks=True, labels=True, subgroups=["sex", "age"])
+    alarms, start, patient = 0, 1, 0
     fixed = Reference(transform=known[0], calibrate=known[1])
     for monitor in monitors:
         monitor.fit(fixed)
@@ -75,9 +77,12 @@ def site_year(n: int, promised: float, days: int, seed: int) -> int:
         units = np.array([f"patient {patient + i // 3}" for i in range(3 * patients)])
         today = batch(x + 0.1 * rng.standard_normal(x.shape), p, start=start, units=units,
                       tick_time=MONDAY + day * 86_400.0)  # fmt: skip
-        today = _two_scanners(today, np.full(len(today), day % 2 == 0))
+        today = _two_scanners(_sexes(today), np.full(len(today), day % 2 == 0))
+        chosen = (patient + np.arange(len(today)) // 3) % 5 == 0
+        labelled = replace(today, target=np.where(chosen, today.target, -1))
         start, patient = start + len(today), patient + patients
-        if family([monitor.update(today) for monitor in monitors], None, promised).log_e >= np.log(promised):
+        read = [monitor.update(labelled if isinstance(monitor, OF_LABELS) else today) for monitor in monitors]
+        if family(read, None, promised).log_e >= np.log(promised):
             alarms += 1
             for monitor in monitors:
                 monitor.fit(fixed)
@@ -97,6 +102,12 @@ def of_reference(world: World, which: int, promised: int, streams: int) -> float
                 alarms += 1
                 break
     return watched / max(alarms, 0.5) / promised
+
+
+def _sexes(cases: Batch) -> Batch:
+    """Of each patient, whatever scanner takes the image."""
+    women = [zlib.crc32(unit.encode()) % 2 for unit in cases.unit]
+    return replace(cases, facts={**cases.facts, "sex": np.where(women, "F", "M")})
 
 
 def _two_scanners(cases: Batch, first: np.ndarray) -> Batch:

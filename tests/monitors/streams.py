@@ -52,7 +52,14 @@ def batch(
             "type of file": np.where(index % 7 == 0, "image/jpeg", "image/png"),
         },
         quality=embedding[:, :8],
+        target=drawn(np.random.default_rng(abs(start) + 1), outputs, gross(embedding)),
     )
+
+
+def drawn(rng: np.random.Generator, outputs: np.ndarray, wrong: bool = False) -> np.ndarray:
+    """[n] the class of each case, as often as the outputs say; by chance alone where they are `wrong`."""
+    p = np.full_like(outputs, 1 / max(1, outputs.shape[1])) if wrong else np.nan_to_num(outputs, nan=0.5)
+    return (rng.random((len(p), 1)) > np.cumsum(p, axis=1)[:, :-1]).sum(axis=1) if p.size else np.zeros(0, int)
 
 
 def gross(embedding: np.ndarray) -> bool:

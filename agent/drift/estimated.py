@@ -1,0 +1,48 @@
+"""What a change may cost while nobody has labelled: estimates of accuracy for an alarm's evidence, and in words.
+
+They tell people what may be at stake. No trust, no plan and no gate reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monitors import Batch
+    from monitors.protocols import Int
+
+
+def estimated(known: Batch, labels: Int, cases: Batch) -> dict[str, Any]:
+    """{estimator: {"before", "now", "low", "high", "patients"}}; without those that have too few patients.
+
+    known: the reference's calibration part, labels its classes, -1 where unknown.
+    """
+    from monitors import ESTIMATORS, Scores, estimate
+
+    approved = Scores(probability=known.outputs, target=labels, unit=known.unit)
+    found: dict[str, Any] = {}
+    for how in ESTIMATORS:
+        one = estimate(how(), approved, cases.outputs, cases.unit)
+        numbers = {"before": one.before, "now": one.value, "low": one.low, "high": one.high}
+        told = {name: round(number, 4) for name, number in numbers.items() if number is not None}
+        if told:
+            found[how.name] = {**told, "patients": one.n}
+    return found
+
+
+def in_words(evidence: Mapping[str, Any]) -> str | None:
+    """The worst of the estimates in an alarm's evidence, in a sentence or two; None without any.
+
+    The worst, because under real changes of site all of them were too high (docs/results.md).
+    """
+    estimates = evidence.get("estimated", {})
+    if not estimates:
+        return None
+    name = min(estimates, key=lambda how: estimates[how]["now"])
+    one = estimates[name]
+    return (
+        f"Estimated accuracy {one['now']:.2f} ({one['low']:.2f} to {one['high']:.2f}) against {one['before']:.2f} at "
+        f"approval, without labels ({name}, {one['patients']} patients). An estimate approves nothing; at a new site "
+        "or scanner the truth may be far lower."
+    )

@@ -1,0 +1,102 @@
+"""Answers whose labels have come: which of them a decision tick reads, and what they are compared with.
+
+A label comes weeks after its image, and each is read once: at the tick of its case where it came with it, else at the
+next tick after it came. The labels of patients whom the live version may have learnt from say nothing of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from agent.drift.domains import HOME, known, place_of
+from agent.drift.reference import ROWS, batch_of, calibration_rows, read_reference
+from agent.store import Connection
+from agent.workspace import get_setting, put_setting
+
+if TYPE_CHECKING:
+    from monitors import Batch, Reference
+
+READ = "labels_read"  # setting: id of the last label that a tick has read
+LEAST = 20  # labelled patients of the reference, in all and of a domain, with which outcomes are compared
+
+UNTAUGHT = """NOT EXISTS (
+    SELECT 1 FROM cases k JOIN patients p ON p.patient_key = k.patient_key AND p.split = 'train'
+    JOIN labels earlier ON earlier.case_id = k.case_id
+    JOIN versions made ON made.id = o.version
+    WHERE k.patient_key = c.patient_key AND earlier.received_at <= made.created_at)"""
+
+
+def compared(connection: Connection, epoch: int, version: str, facts: Sequence[str]) -> Reference:
+    """The reference with the classes and these facts of its calibration cases, in strata by domain; those of domains
+    with fewer than LEAST labelled patients count as unlabelled."""
+    import numpy as np
+
+    reference = read_reference(connection, epoch, version, facts)
+    rows = calibration_rows(connection, epoch, version)
+    target = _targets(rows, get_setting(connection, "classes", []))
+    domains = np.array([place_of(row["domain"] or HOME) for row in rows], np.str_)
+    calibrate = reference.calibrate
+    for domain in np.unique(domains):
+        its = domains == domain
+        if len(np.unique(calibrate.unit[its & (target >= 0)])) < LEAST:
+            target[its] = -1
+    return replace(reference, calibrate=replace(calibrate, target=target, stratum=domains))
+
+
+def has_come(connection: Connection) -> bool:
+    """Whether a label other than the reference's has ever come."""
+    newest = connection.execute("SELECT max(id) AS id FROM labels").fetchone()["id"] or 0
+    return bool(newest > _of_reference(connection))
+
+
+def came(
+    connection: Connection, live: str, numbers: Sequence[int], domains: Sequence[str], facts: Sequence[str]
+) -> tuple[Batch, int]:
+    """(cases of these known domains with labels, in the order of the labels, for the tick of these observations; id of
+    the last label that is read with them)."""
+    import numpy as np
+
+    newest = connection.execute("SELECT max(id) AS id FROM labels").fetchone()["id"] or 0
+    rows = connection.execute(
+        ROWS.replace("SELECT ", "SELECT l.value AS value, ", 1)
+        + f"""JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
+              WHERE o.role = 'live' AND o.version = :live AND o.abstained = 0 AND l.id <= :newest
+                AND (o.number BETWEEN :first AND :last OR (l.id > :read AND o.tick IS NOT NULL)) AND {UNTAUGHT}
+              ORDER BY l.id""",
+        {
+            "live": live,
+            "newest": newest,
+            "first": numbers[0] if numbers else 0,
+            "last": numbers[-1] if numbers else -1,
+            "read": get_setting(connection, READ) or _of_reference(connection),
+        },
+    ).fetchall()
+    is_known = known(connection)
+    rows = [row for row in rows if place_of(row["domain"]) in domains and place_of(row["domain"]) in is_known]
+    target = _targets(rows, get_setting(connection, "classes", []))
+    stratum = np.array([place_of(row["domain"]) for row in rows], np.str_)
+    return replace(batch_of(rows, facts=facts), target=target, stratum=stratum), newest
+
+
+def read_up_to(connection: Connection, newest: int) -> None:
+    """Keeps what a tick has read, in the tick's transaction."""
+    if newest != get_setting(connection, READ):
+        put_setting(connection, READ, newest)
+
+
+def _of_reference(connection: Connection) -> int:
+    """The last label that came with the reference."""
+    row = connection.execute(
+        "SELECT max(l.id) AS id FROM labels l JOIN cases c ON c.case_id = l.case_id WHERE c.origin = 'reference'"
+    ).fetchone()
+    return int(row["id"] or 0)
+
+
+def _targets(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Any:
+    """[n] class index, -1 without a label."""
+    import numpy as np
+
+    places = {name: place for place, name in enumerate(classes)}
+    return np.array([places.get(row["value"], -1) for row in rows], np.int64)

@@ -1,0 +1,160 @@
+"""Late labels are read once each, at a decision, and say when the live version has begun to be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import deployed
+import numpy as np
+import pytest
+from stocked import CLASSES, add_label
+
+from agent.clock import rfc3339
+from agent.drift.detect import Detector
+from agent.drift.labelled import came, has_come
+from agent.drift.reference import open_epoch
+from agent.observe import record
+from agent.store import insert
+from agent.workspace import Workspace, get_setting, put_setting
+from benchmarks.drift.worlds import World
+
+WORLD = World(seed=3, dim=16)
+TAUGHT, RANKED = 60, 200
+
+
+def see(workspace: Workspace, name: str, n: int, *, live: bool = True, split: str = "judge", labels: bool = False):
+    """n patients of an unchanged world, observed; returns the class that each truly has."""
+    stream, now = WORLD.stream(n, (len(name), n), None), workspace.now()
+    with workspace.store.transaction() as connection:
+        first = connection.execute("SELECT coalesce(max(number), 0) + 1 FROM observations").fetchone()[0]
+        for i, (x, score, label) in enumerate(zip(*stream, strict=True)):
+            case = f"{name}-{i:04}"
+            connection.execute("INSERT OR IGNORE INTO patients VALUES (?, ?, ?)", (case, split, rfc3339(now)))
+            insert(connection, "cases", case_id=case, origin="feed" if live else "reference", state="observed",
+                   patient_key=case, domain="home", received_at=rfc3339(now), facts="{}")  # fmt: skip
+            record(connection, case_id=case, version="v0", role="live" if live else "replay",
+                   scores=np.array([1 - score, score], np.float32), embedding=x, sensor="base:x", trust="normal",
+                   at=now, number=first + i if live else None)  # fmt: skip
+            if labels:
+                add_label(connection, workspace, case, CLASSES[int(label)])
+    return stream[2].astype(int)
+
+
+def label(workspace: Workspace, name: str, truth) -> None:
+    with workspace.store.transaction() as connection:
+        for i, one in enumerate(truth):
+            add_label(connection, workspace, f"{name}-{i:04}", CLASSES[int(one)])
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    workspace = deployed.deploy(tmp_path / "site")
+    with workspace.store.transaction() as connection:
+        put_setting(connection, "classes", CLASSES)
+        put_setting(connection, "sensor", "base:x")
+    workspace.path("homeostat.yaml").write_text("monitors: {subgroups: [age]}\n")
+    see(workspace, "taught", TAUGHT, live=False, split="train", labels=True)
+    see(workspace, "ranked", RANKED, live=False, labels=True)
+    parts = {f"taught-{i:04}": "transform" for i in range(TAUGHT)}
+    parts |= {f"ranked-{i:04}": "calibrate" for i in range(RANKED)}
+    with workspace.store.transaction() as connection:
+        open_epoch(connection, version="v0", sensor="base:x", members=parts, at=workspace.now(), by="test")
+    return workspace
+
+
+def decide(workspace: Workspace) -> None:
+    Detector(workspace).step(workspace.now())
+
+
+def alarms(workspace: Workspace) -> list[dict]:
+    with workspace.store.read() as connection:
+        return [dict(row) for row in connection.execute("SELECT * FROM alarms ORDER BY id")]
+
+
+def readings(workspace: Workspace) -> dict[str, int]:
+    """Cases that each monitor of labels has read so far."""
+    with workspace.store.read() as connection:
+        rows = connection.execute(
+            """SELECT monitor, sum(n) AS n FROM signals
+               WHERE monitor IN ('performance', 'calibration', 'subgroups') GROUP BY monitor"""
+        )
+        return {row["monitor"]: row["n"] for row in rows}
+
+
+def test_labels_that_disagree_raise_an_alarm_where_no_image_has_changed(workspace):
+    """Half of the answers are wrong by the labels of a month later, and every image looks as before: the alarm names
+    the outcome, and its onset is a case, not a label's date."""
+    truth = see(workspace, "week", 100)
+    decide(workspace)
+    assert alarms(workspace) == [] and readings(workspace) == {}
+    wrong = np.where(np.arange(100) % 2 == 0, 1 - truth, truth)
+    label(workspace, "week", wrong)
+    see(workspace, "after", 10)
+    decide(workspace)
+    (alarm,) = alarms(workspace)
+    assert alarm["monitor"] in ("performance", "calibration", "subgroups") and alarm["stream"] == "known"
+    assert alarm["since_case"] <= 20 and alarm["opened_at_case"] == 110
+    assert "outcome" in json.loads(alarm["evidence"])
+
+
+def test_true_labels_are_no_news(workspace):
+    """The same labels as the images deserve: nothing is said."""
+    label(workspace, "week", see(workspace, "week", 200))
+    decide(workspace)
+    assert alarms(workspace) == []
+    assert readings(workspace) == {"performance": 200, "calibration": 200, "subgroups": 200}
+
+
+def test_each_label_is_read_once_whenever_it_comes(workspace):
+    """With its case, before the decision on it, after it, or after a restart."""
+    with_cases = see(workspace, "first", 25, labels=True)
+    decide(workspace)  # two whole ticks; five cases wait
+    assert readings(workspace)["performance"] == 20
+    late = see(workspace, "later", 25)
+    decide(workspace)
+    assert readings(workspace)["performance"] == 25
+    label(workspace, "later", late)
+    see(workspace, "last", 10)
+    decide(workspace)
+    decide(workspace)
+    assert readings(workspace)["performance"] == len(with_cases) + len(late)
+    with workspace.store.read() as connection:
+        newest = connection.execute("SELECT max(id) FROM labels").fetchone()[0]
+        assert get_setting(connection, "labels_read") == newest
+
+
+def test_who_taught_the_version_says_nothing_of_others(workspace):
+    """A patient whose labels it may have learnt from comes again: that answer is left out."""
+    with workspace.store.transaction() as connection:
+        now = rfc3339(workspace.now())
+        for case, patient in (("again", "taught-0001"), ("fresh", "somebody")):
+            connection.execute("INSERT OR IGNORE INTO patients VALUES (?, 'train', ?)", (patient, now))
+            insert(connection, "cases", case_id=case, origin="feed", state="observed", patient_key=patient,
+                   domain="home", received_at=now, facts="{}")  # fmt: skip
+            record(connection, case_id=case, version="v0", role="live", scores=np.array([0.9, 0.1], np.float32),
+                   embedding=np.zeros(16, np.float32), sensor="base:x", trust="normal", at=workspace.now(),
+                   number=1 if case == "again" else 2)  # fmt: skip
+        connection.execute("UPDATE versions SET created_at = :now", {"now": now})
+        assert not has_come(connection)
+        add_label(connection, workspace, "again", "a")
+        add_label(connection, workspace, "fresh", "a")
+        assert has_come(connection)
+        batch, _ = came(connection, "v0", (1, 2), ["home"], ())
+    assert batch.index.tolist() == [2] and batch.target.tolist() == [0]
+
+
+def test_without_labels_nobody_pays_for_them(workspace):
+    """A site whose labels never come keeps the whole budget for its images."""
+    see(workspace, "week", 20)
+    decide(workspace)
+    with workspace.store.read() as connection:
+        before = connection.execute("SELECT threshold FROM signals WHERE monitor = 'embedding'").fetchone()[0]
+    label(workspace, "week", [0])
+    see(workspace, "after", 10)
+    decide(workspace)
+    with workspace.store.read() as connection:
+        after = connection.execute(
+            "SELECT threshold FROM signals WHERE monitor = 'embedding' ORDER BY tick DESC LIMIT 1"
+        ).fetchone()[0]
+    assert after > before
