@@ -77,7 +77,7 @@ def bench(data: Path | None, seed: int, input: Path | None = None, full: bool = 
 
 def play_change(data: Path, change: Change, seed: int, scratch: Path) -> list[dict[str, Any]]:
     """Fits on home without QUIET cases' patients, deploys, and plays every shuffle of the two streams."""
-    from agent.deploy import fit, init
+    from agent.deploy import init
 
     folder = data / change.folder
     if not (folder / "cases.csv").exists():
@@ -85,11 +85,7 @@ def play_change(data: Path, change: Change, seed: int, scratch: Path) -> list[di
     rows = read_folder(folder, [f"site={change.home}"]).rows
     new = [row for row in read_folder(folder, [f"site={change.new}"]).rows if row.label]
     home, quiet = hold_back([row for row in rows if row.label], QUIET, seed)
-    write_folder(scratch / "home", home)
-    spec = change.backbone
-    if change.weights and (data / "models" / change.weights).exists():
-        spec = f"{change.backbone}:{data / 'models' / change.weights}"
-    fit(scratch / "home", scratch / "base", where=(), backbone=spec, epochs=None, seed=seed, progress=_silent)
+    fit_home(data, change, home, scratch, seed)
     init(scratch / "site", scratch / "base", scratch / "home", where=(), config=None, progress=_silent)
     said = {name: observed(scratch / "base", cases) for name, cases in (("quiet", quiet), ("new", new))}
     said |= {name: observed(scratch / "base", quiet, alter) for name, alter in scanner_changes.CHANGES.items()}
@@ -104,6 +100,17 @@ def hold_back(rows: Sequence[Row], n: int, seed: int) -> tuple[list[Row], list[R
     while sum(row.patient_id in held for row in rows) < n:
         held.add(patients.pop())
     return [r for r in rows if r.patient_id not in held], [r for r in rows if r.patient_id in held]
+
+
+def fit_home(data: Path, change: Change, rows: Sequence[Row], scratch: Path, seed: int) -> None:
+    """A base in scratch/base, fitted on copies of home's rows in scratch/home; from the weights where there are any."""
+    from agent.deploy import fit
+
+    write_folder(scratch / "home", rows)
+    spec = change.backbone
+    if change.weights and (data / "models" / change.weights).exists():
+        spec = f"{change.backbone}:{data / 'models' / change.weights}"
+    fit(scratch / "home", scratch / "base", where=(), backbone=spec, epochs=None, seed=seed, progress=_silent)
 
 
 def write_folder(folder: Path, rows: Sequence[Row]) -> None:

@@ -2,7 +2,8 @@
 
 In the causal terms of Castro, Walker and Glocker (2020), by the argument of Roschewitz and others (2025,
 arXiv:2411.07940): estimate the prevalence of the new cases, weigh the reference to it, and test again. What is then no
-longer different was a change of prevalence; what still is, was a change of images or of patients.
+longer different was a change of prevalence; what still is, was a change of images or of patients. What else there may
+be only labels of the new cases tell (`labelled`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import numpy as np
 from monitors.chart import first_of_each
 from monitors.embedding import COMPONENTS, PATIENTS_PER_COMPONENT
 from monitors.far_out import FarOut
+from monitors.hotelling import hotelling
+from monitors.labelled import CLEAR, FEWEST, Labelled, agree, annotation, look_and_mix, manifestation
 from monitors.protocols import Batch, Float, Int, Reference, Shift
 from monitors.whitening import Whitener
 
 ALPHA = 0.01  # of each test
-CLEAR = 0.05  # p-value above which the weighed reference is taken for equal
 MOSTLY = 0.5  # share of far-out cases from which on nothing else is asked
-FEWEST = 8  # new patients below which nothing is named
 ENOUGH = 60  # new patients for a change of prevalence only: with few, all else is unseen; twice as many for a part
 PART = 0.6  # share of changed cases below which they are another group of patients, and not another way of imaging
 MOVED = 0.25  # change of the mean, in standard deviations, below which the spread has changed and not the place
@@ -33,17 +34,20 @@ LEAST = 1e-3  # prevalence of a class in the reference
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """The kind of change, its driver (`embedding`, `far-out`, `prediction`, or a fact's name), and what it rests on.
+    """The kind of change, its driver (`embedding`, `far-out`, `prediction`, `labels`, or a fact's name), and what it
+    rests on.
 
     p_before, p_after: of the test that cases look like the reference, as it is and weighed to the new prevalence;
     p_answers: that the model answers as before; facts: {fact: p that it is distributed as before}.
-    prevalence [c]: of the new cases, estimated; n: new patients. part: share of the cases that changed, 0..1, None
-    where that was not asked. confidence: mean probability of the model's answer, in the reference and now.
+    prevalence [c]: of the new cases, estimated; n: new patients, `labelled` of them with a label. part: share of the
+    cases that changed, 0..1, None where that was not asked. confidence: mean probability of the model's answer, in the
+    reference and now.
     """
 
     shift: Shift
     driver: str
     n: int
+    labelled: int
     p_before: float
     p_after: float
     prevalence: tuple[float, ...]
@@ -62,6 +66,7 @@ def attribute(
     new_domain: bool = False,
     by_sensor: bool = True,
     alpha: float = ALPHA,
+    new_labels: Int | None = None,
 ) -> Attribution:
     """Names the change between `reference` and `cases`, those since the onset.
 
@@ -70,11 +75,14 @@ def attribute(
     labels: class of each calibration case, -1 where unknown; without any, the model's probabilities stand for them,
     which is exact where it is calibrated. new_domain: the cases are of sites or scanners that the reference has none
     of. by_sensor: the embeddings are a sensor's that was made to tell kinds of images apart; else no case is called far
-    out. Raises ValueError where a part of the reference is too small for the tests (two cases).
+    out. new_labels [m]: class of each of `cases`, -1 where unknown; only with them is a change called manifestation,
+    annotation or mixed (see `labelled`). Raises ValueError where a part of the reference is too small for the tests
+    (two cases).
     """
-    whole = np.isfinite(cases.embedding).all(axis=1) & np.isfinite(cases.outputs).all(axis=1)
-    cases = taken(cases, np.flatnonzero(whole))
-    known, new = reference.calibrate, taken(cases, first_of_each(cases.unit))
+    new_labels = np.full(len(cases), -1) if new_labels is None else new_labels
+    whole = np.flatnonzero(np.isfinite(cases.embedding).all(axis=1) & np.isfinite(cases.outputs).all(axis=1))
+    whole = whole[first_of_each(cases.unit[whole])]
+    known, new, new_labels = reference.calibrate, taken(cases, whole), new_labels[whole]
     first = first_of_each(known.unit)
     labels = np.full(len(known), -1) if labels is None else labels
     known, labels = taken(known, first), labels[first]
@@ -83,7 +91,7 @@ def attribute(
     was, now = _prevalence(known.outputs, labels, new.outputs)
     told: dict[str, Any] = {"n": len(new), "was": tuple(was.tolist()), "prevalence": tuple(now.tolist())}
     told |= {"confidence": (_confidence(known.outputs), _confidence(new.outputs)), "part": None, "facts": {}}
-    told |= {"p_before": 1.0, "p_after": 1.0, "p_answers": 1.0}
+    told |= {"p_before": 1.0, "p_after": 1.0, "p_answers": 1.0, "labelled": int((new_labels >= 0).sum())}
     if len(new) < FEWEST:
         says = f"{len(new)} patients are too few to name a change"
         return Attribution(shift=Shift.UNDETERMINED, driver="", says=says, **told)
@@ -94,6 +102,7 @@ def attribute(
 
     see = features(reference, distance)
     seen, before = see(new), see(known)
+    both = Labelled(before=before, said_before=known.outputs, was=labels, seen=seen, said=new.outputs, now=new_labels)
     weights = _weights(known.outputs, labels, was, now)
     told["facts"] = facts = _facts(known, new)
     told["p_before"] = p_before = hotelling(before, seen)
@@ -112,8 +121,16 @@ def attribute(
         share = "" if part is None else f", in about {part:.0%} of the cases"
         says = f"{what}{share}: it remains with the reference weighed to the new prevalence (p {p_after:.1g})"
         driver = fact or ("embedding" if part is not None else distance.name)
+        if fact not in DEMOGRAPHIC and (better := look_and_mix(both, alpha)):
+            (shift, says), driver = better, "labels"
         return Attribution(shift=shift, driver=driver, says=says, **told)
-    if min(p_before, p_answers) < alpha and p_after > CLEAR and len(new) >= ENOUGH:
+    as_before = min(p_before, p_answers, p_after) > CLEAR and len(new) >= ENOUGH and not fact
+    asked = [] if fact in DEMOGRAPHIC else [manifestation, annotation] if as_before else [manifestation]
+    if found := [answer for ask in asked if (answer := ask(both, alpha))]:
+        shift, says = next((answer for answer in found if answer[0] != Shift.UNDETERMINED), found[0])
+        return Attribution(shift=shift, driver="labels", says=says, **told)
+    other_mix = min(p_before, p_answers) < alpha and p_after > CLEAR and len(new) >= ENOUGH
+    if other_mix and agree(both, alpha):
         most = int(np.argmax(np.abs(now - was)))
         says = (
             f"the classes come in another mix (class {most}: {was[most]:.0%} before, {now[most]:.0%} now); with the "
@@ -129,29 +146,6 @@ def attribute(
 
 
 DEMOGRAPHIC = frozenset({"sex", "age"})
-
-
-def hotelling(known: Float, new: Float, weights: Float | None = None) -> float:
-    """The p-value of Hotelling's two-sample test that the means of known [n, k] and new [m, k] are equal.
-
-    weights [n], not negative: known cases stand for others; their covariance and their effective number (Kish 1965,
-    (sum w)^2 / sum w^2) are those under the weights.
-    """
-    from scipy.stats import f
-
-    w = np.full(len(known), 1 / len(known)) if weights is None else weights / weights.sum()
-    n, m = 1 / float((w**2).sum()), len(new)
-    centre = w @ known
-    apart, own = known - centre, new - new.mean(axis=0)
-    within = (n * (apart * w[:, None]).T @ apart + own.T @ own) / max(1.0, n + m - 2)
-    values, vectors = np.linalg.eigh(within)
-    kept = values > 1e-9 * max(values[-1], 1e-300)
-    k, difference = int(kept.sum()), (new.mean(axis=0) - centre) @ vectors[:, kept]
-    rest = n + m - k - 1
-    if k == 0 or rest < 1:
-        return 1.0
-    squared = float((difference**2 / values[kept]).sum()) * n * m / (n + m)
-    return float(f.sf(squared * rest / (k * (n + m - 2)), k, rest))
 
 
 def changed_part(known: Float, new: Float, weights: Float) -> float | None:
@@ -246,8 +240,8 @@ def taken(batch: Batch, places: Int) -> Batch:
         for name in ("index", "unit", "stratum", "time", "outputs", "embedding", "quality")
     }
     facts, form = ({name: values[places] for name, values in part.items()} for part in (batch.facts, batch.form))
-    whole |= {"facts": facts, "form": form, "target": batch.target[places] if len(batch.target) else batch.target}
-    return Batch(**whole, version=batch.version, sensor=batch.sensor, tick_time=batch.tick_time)
+    whole["target"] = batch.target[places] if len(batch.target) else batch.target
+    return Batch(**whole, facts=facts, form=form, version=batch.version, sensor=batch.sensor, tick_time=batch.tick_time)
 
 
 def _confidence(outputs: Float) -> float:

@@ -46,10 +46,13 @@ def of_alarm(alarm: Mapping[str, Any], *, reminder: bool = False) -> Alert:
     shift = alarm["shift"]
     whose = "cases of a site or scanner that is new here" if alarm["stream"] == NEW else "the cases"
     stored = json.loads(alarm["evidence"])
+    harm = in_words(stored)
     flow = f"cases come in another form ({stored['column']})" if "column" in stored else "the flow of cases changed"
     moved = f"; of their images, {stored['measure']} moved most" if "measure" in stored else ""
-    what = f"{whose} look different from the approved reference ({shift}){moved}" if shift else flow
-    harm = in_words(stored)
+    looks = f"{whose} look different from the approved reference ({shift}){moved}"
+    if "outcome" in stored:
+        looks = f"labels disagree with the answers more than on the approved reference ({shift})"
+    what = looks if shift else flow
     evidence = {"score": alarm["score"], "statistic": alarm["statistic"], "threshold": alarm["threshold"], **stored}
     return Alert(
         title=f"{'Reminder: ' if reminder else ''}alarm {alarm['id']} ({alarm['monitor']})",

@@ -49,8 +49,15 @@ BENCHMARKS = {
     "attribution": Benchmark(
         module="benchmarks.attribution", shows="what a change is called, over changes of which the kind is known"
     ),
+    "estimates": Benchmark(
+        module="benchmarks.estimates",
+        shows="accuracy as estimated without labels, beside the true one and the guess that nothing has changed",
+    ),
     "monitors": Benchmark(
         module="benchmarks.monitors", shows="what a case costs all monitors, and whether that grows with the stream"
+    ),
+    "outcomes": Benchmark(
+        module="benchmarks.outcomes", shows="what late labels add: answers that became wrong while no image changed"
     ),
     "soak": Benchmark(module="benchmarks.soak", shows="the daemon's memory while it works off ten thousand cases"),
 }

@@ -203,9 +203,10 @@ class Detector:
         self._answer(connection, driver.monitor, shift, now)
 
     def _name_again(self, connection: Connection, now: datetime) -> None:
-        """More cases may tell what kind of shift an open alarm is about."""
+        """More cases may tell what kind of shift an open alarm is about, and what it may cost."""
         for shift in naming.name_again(connection, *self._compared(), now):
             self._answer(connection, "naming", shift, now)
+        naming.estimate_again(connection, *self._compared())
 
     def _answer(self, connection: Connection, monitor: str, shift: str | None, now: datetime) -> None:
         """Trust is lowered as the plan says; it is not raised again before the alarm ends."""

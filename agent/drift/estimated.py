@@ -34,7 +34,7 @@ def estimated(known: Batch, labels: Int, cases: Batch) -> dict[str, Any]:
 def in_words(evidence: Mapping[str, Any]) -> str | None:
     """The worst of the estimates in an alarm's evidence, in a sentence or two; None without any.
 
-    The worst, because under real changes of site all of them were too high (docs/results.md).
+    The worst, because at real new sites they are too high (docs/results.md).
     """
     estimates = evidence.get("estimated", {})
     if not estimates:

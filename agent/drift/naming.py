@@ -1,4 +1,5 @@
-"""Which kind of shift an open alarm is about: asked when it opens, and again while more cases come."""
+"""Which kind of shift an open alarm is about, and what it may cost: asked when it opens, and again while more cases
+come."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from agent.drift.domains import NEW, known, stream_of
 from agent.drift.episodes import CREEP, FAR_OUT, OF_SHIFT, kind_of, open_alarms
 from agent.drift.estimated import estimated
-from agent.drift.reference import ROWS, batch_of, read_classes
+from agent.drift.reference import ROWS, batch_of, classes_of, read_classes
 from agent.store import Connection, journal
 from agent.workspace import get_setting
 
@@ -20,9 +21,12 @@ if TYPE_CHECKING:
 
 UNDETERMINED, PREVALENCE = "undetermined", "prevalence"
 OPEN_QUESTIONS = (UNDETERMINED, PREVALENCE)  # with few cases all that is seen of a new scanner may be another mix
+TOLD = ("manifestation", "annotation", "mixed")  # names that rest on labels of the new cases
+FEWEST_LABELS = 30  # labelled cases that the question is asked again for
 SETTLED = 500  # patients on which an answer is final
-AGAIN = 1.5  # times the cases of the last time
+AGAIN = 1.5  # times the cases, or the labels, of the last time
 ALPHA = 0.002  # of each test: an open question is asked again some five times on the way there
+DATED = ("onset", "asked_at", "labels_at")  # of the evidence: what goes on after the name is given
 
 
 def name(
@@ -38,35 +42,42 @@ def name(
     rows = _rows(connection, version, stream, since)
     if not rows:
         return None
-    labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
-    cases = batch_of(rows, facts=tuple(reference.calibrate.facts))
-    answer = attribute(reference, cases, labels, new_domain=stream == NEW, alpha=ALPHA)
+    classes = get_setting(connection, "classes", [])
+    answer = attribute(
+        reference,
+        batch_of(rows, facts=tuple(reference.calibrate.facts)),
+        read_classes(connection, epoch, version, classes),
+        new_domain=stream == NEW,
+        alpha=ALPHA,
+        new_labels=classes_of(connection, [row["case_id"] for row in rows], classes),
+    )
     shift = UNDETERMINED if answer.shift == FAR_OUT else str(answer.shift)
-    said = {**_said(answer), "estimated": estimated(reference.calibrate, labels, cases)}
-    said |= _onset(connection, reference, version, stream, since)
-    return shift, {**said, "asked_at": _observed(connection, since)}
+    asked_at, labels_at = _observed(connection, since)
+    dated = _onset(connection, reference, version, stream, since)
+    return shift, {**_said(answer), **dated, "asked_at": asked_at, "labels_at": labels_at}
 
 
 def name_again(connection: Connection, reference: Reference, epoch: int, version: str, at: datetime) -> list[str]:
-    """Asks again of open alarms, once half as many cases again have come since the last time: since when, and what,
-    where that is an open question. Keeps what has changed; returns the new names."""
+    """Asks again of open alarms, once half as many cases or labels again have come since the last time: since when,
+    and what. Keeps what has changed; returns the new names.
+
+    A shift of images, once named, takes no other name but one that rests on labels, and such a name is final.
+    """
     found = []
     for alarm in open_alarms(connection):
         if alarm["monitor"] == CREEP or kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT:
             continue
         evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
-        grown, is_open = _observed(connection, since), alarm["shift"] in OPEN_QUESTIONS
+        is_open, (cases, labels) = alarm["shift"] in OPEN_QUESTIONS, _observed(connection, since)
         settled = evidence.get("patients" if is_open else "asked_at", 0) >= SETTLED
-        if settled or grown < AGAIN * evidence.get("asked_at", 0):
-            continue
-        if is_open:
-            answer = name(connection, reference, epoch, version, alarm["stream"], since)
-        else:
-            dated = _onset(connection, reference, version, alarm["stream"], since)
-            answer = alarm["shift"], {**dated, "asked_at": grown}
+        grown = not settled and cases >= AGAIN * evidence.get("asked_at", 0)
+        told = alarm["shift"] not in TOLD and labels >= max(FEWEST_LABELS, AGAIN * evidence.get("labels_at", 0))
+        answer = name(connection, reference, epoch, version, alarm["stream"], since) if grown or told else None
         if answer is None:
             continue
         shift, said = answer
+        if not is_open and (shift not in TOLD or alarm["shift"] in TOLD):
+            shift, said = alarm["shift"], {key: said[key] for key in DATED if key in said}
         connection.execute(
             "UPDATE alarms SET shift = :shift, evidence = :evidence WHERE id = :id",
             {"shift": shift, "evidence": journal.canonical({**evidence, **said}), "id": alarm["id"]},
@@ -78,9 +89,30 @@ def name_again(connection: Connection, reference: Reference, epoch: int, version
     return found
 
 
+def estimate_again(connection: Connection, reference: Reference, epoch: int, version: str) -> None:
+    """Puts what an open alarm of a shift may cost into its evidence, and again once there are half as many cases again:
+    a shift may be named by fewer patients than tell that."""
+    for alarm in connection.execute("SELECT * FROM alarms WHERE state != 'closed'").fetchall():
+        evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
+        observed, _ = _observed(connection, since)
+        grown = observed >= AGAIN * evidence.get("estimated_at", 0)
+        if kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT or not grown:
+            continue
+        rows = _rows(connection, version, alarm["stream"], since)
+        if rows:
+            labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
+            found = estimated(reference.calibrate, labels, batch_of(rows))
+            evidence |= {"estimated": found, "estimated_at": observed}
+            connection.execute(
+                "UPDATE alarms SET evidence = :evidence WHERE id = :id",
+                {"evidence": journal.canonical(evidence), "id": alarm["id"]},
+            )
+
+
 def _said(answer: Attribution) -> dict[str, Any]:
     return {
         "patients": answer.n,
+        "labelled": answer.labelled,
         "driver": answer.driver,
         "p_before": answer.p_before,
         "p_after": answer.p_after,
@@ -109,12 +141,16 @@ def _onset(
     return {} if found is None else {"onset": {"case": found.case, "low": found.low, "high": found.high}}
 
 
-def _observed(connection: Connection, since: int) -> int:
-    """Answered cases since an observation, of all streams."""
-    row = connection.execute(
-        "SELECT count(*) AS n FROM observations WHERE role = 'live' AND number >= ?", (since,)
-    ).fetchone()
-    return int(row["n"])
+def _observed(connection: Connection, since: int) -> tuple[int, int]:
+    """(answered cases since an observation, of all streams; those of them that have a label). Labels are few beside
+    cases, so they lead the count."""
+    last = connection.execute("SELECT coalesce(max(number), 0) FROM observations").fetchone()[0]
+    labels = connection.execute(
+        """SELECT count(*) FROM labels l CROSS JOIN observations o ON o.case_id = l.case_id
+           WHERE l.kind = 'class' AND o.role = 'live' AND o.number >= ?""",
+        (since,),
+    ).fetchone()[0]
+    return max(0, last - since + 1), labels
 
 
 def _rows(

@@ -137,6 +137,18 @@ def calibration_rows(connection: Connection, epoch: int, version: str) -> list[M
     ).fetchall()
 
 
+def classes_of(connection: Connection, cases: Sequence[str], classes: Sequence[str]) -> Any:
+    """[n] the class index of each of these cases; -1 where there is no label."""
+    import numpy as np
+
+    rows = connection.execute(
+        "SELECT case_id, value FROM labels WHERE kind = 'class' AND case_id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(cases)),),
+    )
+    places, said = {name: place for place, name in enumerate(classes)}, {row["case_id"]: row["value"] for row in rows}
+    return np.array([places.get(said.get(case, ""), -1) for case in cases], np.int64)
+
+
 def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan"), facts: Sequence[str] = ()) -> Batch:
     """The monitors' record of observed rows (columns of ROWS) with these facts; reference rows are numbered 1..n."""
     import numpy as np

@@ -15,13 +15,14 @@ from agent.drift.reference import ROWS, batch_of, epoch_of, read_reference
 from agent.errors import HomeostatError
 from agent.report.drawing import Panel, band, dots, grid, line, svg, text
 from agent.report.frame import framed
+from agent.report.place import placed
 from agent.store import Connection
 from agent.versions import registry
 from agent.workspace import Workspace
 
 COLOURS = ("var(--ours)", "var(--naive)", "var(--frozen)", "var(--warn)", "var(--bad)")
 BEFORE = 0.25  # of the cases from the onset to now that are shown before it, and at least 200
-SHOWN = 600  # points of the map on each side
+SHOWN = 400  # points of the map on each side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +67,9 @@ def page(found: AlarmRecord) -> str:
         f"{_estimates(found.evidence.get('estimated', {}))}"
         '<section><h2>How it came</h2><p class="soft">How long an unchanged site waits for each reading, over what the '
         f'monitor may use alone: it alarms at the dashed line.</p><div class="card">{timeline(found)}</div></section>'
-        '<section><h2>What the sensor saw</h2><p class="soft">The two directions in which the reference (grey) and the '
-        f'cases since the onset differ and vary most.</p><div class="card">{_map(found)}</div></section>'
+        '<section><h2>What the sensor saw</h2><p class="soft">A map of the reference (grey) and the cases since the '
+        "onset (coloured) by t-SNE: cases that look alike lie near each other, and where nothing changed the two mix. "
+        f'Distances and sizes of groups mean nothing.</p><div class="card">{_map(found)}</div></section>'
     )
     return framed(headline(found), body)
 
@@ -87,11 +89,11 @@ def sentences(found: AlarmRecord) -> list[str]:
     said = [f"Opened by the monitor '{row['monitor']}' at case {row['opened_at_case']}{since}; it is {row['state']}."]
     if evidence.get("says"):
         said.append(f"{evidence['says'][0].upper()}{evidence['says'][1:]} ({evidence['patients']} patients).")
-    if moved := next((evidence[key] for key in ("fact", "measure", "column") if evidence.get(key)), ""):
-        said.append(f"What moved most: {moved}.")
     harm = in_words(evidence)
     if harm:
         said.append(harm)
+    if moved := next((evidence[key] for key in ("fact", "measure", "column", "outcome") if evidence.get(key)), ""):
+        said.append(f"What moved most: {moved}.")
     if evidence.get("guarantee"):
         said.append(f"The budget of false alarms is kept: {evidence['guarantee']}.")
     if row["closed_because"]:
@@ -149,7 +151,7 @@ def _estimates(estimated: Mapping[str, Mapping[str, Any]]) -> str:
 def _map(found: AlarmRecord) -> str:
     reference, since = found.seen
     if not len(reference) or not len(since):
-        return "<p>There is no case since the onset to be shown.</p>"
+        return "<p>There are too few cases since the onset to be shown.</p>"
     low = [float(min(side[:, axis].min() for side in found.seen)) for axis in (0, 1)]
     high = [float(max(side[:, axis].max() for side in found.seen)) for axis in (0, 1)]
     panel = Panel(low[0], high[0], low[1], high[1], 880, 420)
@@ -179,7 +181,7 @@ def _live(connection: Connection, first: int) -> list[tuple[str, int, int]]:
 
 
 def _seen(connection: Connection, stream: str, onset: int) -> tuple[Any, Any]:
-    """Both sides in the direction of their difference and, across it, in the one of most variance."""
+    """Both sides on one map."""
     import numpy as np
 
     epoch, said_by = epoch_of(connection, registry.live(connection)["version"])
@@ -192,13 +194,4 @@ def _seen(connection: Connection, stream: str, onset: int) -> tuple[Any, Any]:
     before, after = (
         side[np.isfinite(side).all(axis=1)] for side in (reference.embedding[:SHOWN], batch_of(of[:SHOWN]).embedding)
     )
-    if not len(before) or not len(after) or before.shape[1] != after.shape[1]:
-        return np.zeros((0, 2)), np.zeros((0, 2))
-    centre, scale = before.mean(axis=0), before.std(axis=0) + 1e-6
-    old, new = (before - centre) / scale, (after - centre) / scale
-    apart = new.mean(axis=0) - old.mean(axis=0)
-    apart = apart / max(float(np.linalg.norm(apart)), 1e-12)
-    left = np.vstack([old, new])
-    left = left - np.outer(left @ apart, apart)
-    across = np.linalg.svd(left - left.mean(axis=0), full_matrices=False)[2][0]
-    return tuple(np.column_stack([side @ apart, side @ across]) for side in (old, new))  # type: ignore[return-value]
+    return placed(before, after)

@@ -15,6 +15,7 @@ from agent.drift.domains import KNOWN
 from agent.drift.reference import open_epoch, read_reference
 from agent.observe import record
 from agent.store import insert
+from agent.trust import trust_now
 from agent.workspace import Workspace
 from benchmarks.drift.worlds import World
 from monitors import ESTIMATORS
@@ -113,6 +114,55 @@ def test_a_named_shift_of_images_is_final(workspace: Workspace) -> None:
     assert asked(workspace)[0] == []
 
 
+def labelled(
+    workspace: Workspace, name: str, n: int, shift: str | None, *, first: int = 0, otherwise: bool = False
+) -> None:
+    """Labels of cases that `seen` made, from the first on; some of the larger class are called by the other's name."""
+    truth = WORLD.stream(n + 600, (len(name), n), shift).label[600:]
+    renamed = np.random.default_rng(0).random(n) < (0.5 if otherwise else 0.0)
+    with workspace.store.transaction() as connection:
+        for i in range(first, n):
+            add_label(connection, workspace, f"{name}-{i:04}", CLASSES[int(truth[i] | renamed[i])])
+
+
+def test_labels_that_come_late_name_what_images_cannot(workspace: Workspace) -> None:
+    """Cases alone say nothing; once their labels are there, called by other names, it is annotation, and final. Until
+    there are thirty labels nothing is asked again."""
+    opened(workspace)
+    seen(workspace, "renamed", 400, None, live_from=1)
+    found, alarm, _ = asked(workspace)
+    assert (found, alarm["shift"]) == ([], "undetermined")
+    labelled(workspace, "renamed", 400, None, first=371, otherwise=True)
+    assert json.loads(asked(workspace)[1]["evidence"])["labels_at"] == 0
+
+    with workspace.store.transaction() as connection:
+        connection.execute("DELETE FROM labels WHERE case_id LIKE 'renamed%'")
+    labelled(workspace, "renamed", 400, None, otherwise=True)
+    found, alarm, told = asked(workspace)
+    assert (found, alarm["shift"], told[-1]["was"]) == (["annotation"], "annotation", "undetermined")
+    evidence = json.loads(alarm["evidence"])
+    assert (evidence["labelled"], evidence["labels_at"], evidence["driver"]) == (400, 400, "labels")
+    seen(workspace, "afterwards", 300, "mean", live_from=401)
+    assert asked(workspace)[0] == []
+
+
+def test_labels_add_the_mix_to_a_named_shift_of_images(workspace: Workspace) -> None:
+    """An acquisition shift whose labels, too, come in another mix is mixed; without such labels it stays."""
+    opened(workspace)
+    seen(workspace, "moved", 200, "mean", live_from=1)
+    assert asked(workspace)[0] == ["acquisition"]
+    labelled(workspace, "moved", 200, "mean")
+    found, alarm, _ = asked(workspace)
+    evidence = json.loads(alarm["evidence"])
+    assert (found, alarm["shift"], evidence["labels_at"]) == ([], "acquisition", 200)
+
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE labels SET value = 'b' WHERE case_id GLOB 'moved-00[0-9][02468]'")
+    seen(workspace, "more", 150, "mean", live_from=201)
+    labelled(workspace, "more", 150, "mean")
+    assert asked(workspace)[0] == ["mixed"]
+
+
 def test_the_onset_has_an_interval_that_narrows(workspace: Workspace) -> None:
     """A named alarm is dated again as its cases come; the page says so in words and as a band, and names no case."""
     opened(workspace)
@@ -153,22 +203,36 @@ def test_labels_of_the_reference_come_in_its_order(workspace: Workspace) -> None
     assert np.array_equal(np.delete(found, 3), np.delete(truth, 3))
 
 
-def test_the_evidence_says_what_the_change_may_cost(workspace: Workspace) -> None:
-    """The accuracy that the reference's labels show and the estimated one of the new cases, with a band; where the
-    model is as sure as before they are the same, and trust and the shift are as without it."""
-    opened(workspace)
-    seen(workspace, "moved", 200, "mean", live_from=1)
-    _, alarm, _ = asked(workspace)
-    found = json.loads(alarm["evidence"])["estimated"]
+def cost(workspace: Workspace) -> dict:
+    """What the alarm's evidence says of it after a tick."""
+    with workspace.store.transaction() as connection:
+        naming.estimate_again(connection, read_reference(connection, 1, "v0"), 1, "v0")
+        evidence = json.loads(connection.execute("SELECT evidence FROM alarms").fetchone()["evidence"])
+    assert evidence["lead"] == "prediction"
+    return evidence["estimated"]
 
-    assert set(found) == {how.name for how in ESTIMATORS}
+
+def test_the_evidence_says_what_the_change_may_cost(workspace: Workspace) -> None:
+    """The accuracy that the reference's labels show, and the estimated one of the new cases with a band: not of twelve
+    patients, of two hundred once they have come, and anew when there are half as many again."""
+    opened(workspace)
+    seen(workspace, "early", 12, "mean", live_from=1)
+    assert cost(workspace) == {}
+
+    seen(workspace, "moved", 200, "mean", live_from=13)
+    found = cost(workspace)
+    assert {*found} == {how.name for how in ESTIMATORS}
     known, live = (WORLD.stream(n + 600, (len(name), n), shift) for name, n, shift in
                    (("ranked", RANKED, None), ("moved", 200, "mean")))  # fmt: skip
-    right = ((known.score >= 0.5) == known.label)[600:].mean()
+    before, now = (np.mean(((side.score >= 0.5) == side.label)[600:]) for side in (known, live))
     for one in found.values():
-        assert one["patients"] == 200
-        assert one["before"] == pytest.approx(right, abs=1e-4)
-        assert one["low"] <= ((live.score >= 0.5) == live.label)[600:].mean() <= one["high"]
+        assert (one["patients"], one["before"]) == (212, pytest.approx(before, abs=1e-4))
+        assert one["low"] <= now <= one["high"]
+
+    seen(workspace, "more", 60, "mean", live_from=213)
+    assert cost(workspace) == found
+    seen(workspace, "enough", 60, "mean", live_from=273)
+    assert {one["patients"] for one in cost(workspace).values()} == {332}
 
 
 def test_without_labels_of_the_reference_no_cost_is_estimated(workspace: Workspace) -> None:
@@ -177,7 +241,22 @@ def test_without_labels_of_the_reference_no_cost_is_estimated(workspace: Workspa
         connection.execute("DELETE FROM labels")
     opened(workspace)
     seen(workspace, "moved", 200, "mean", live_from=1)
-    found, alarm, _ = asked(workspace)
 
-    assert found == ["acquisition"]
-    assert json.loads(alarm["evidence"])["estimated"] == {}
+    assert asked(workspace)[0] == ["acquisition"]
+    assert cost(workspace) == {}
+
+
+def test_what_a_change_may_cost_moves_no_trust(workspace: Workspace) -> None:
+    """Estimates are told and obeyed by nobody: the shift and the trust are as before, and no event is journaled."""
+    opened(workspace)
+    seen(workspace, "moved", 200, "prevalence", live_from=1)
+    with workspace.store.read() as connection:
+        before = [tuple(row) for row in connection.execute("SELECT seq, event FROM journal")]
+        trust = trust_now(connection)
+    assert cost(workspace)
+    with workspace.store.read() as connection:
+        assert [tuple(row) for row in connection.execute("SELECT seq, event FROM journal")] == before
+        assert (trust_now(connection), connection.execute("SELECT shift FROM alarms").fetchone()["shift"]) == (
+            trust,
+            "undetermined",
+        )

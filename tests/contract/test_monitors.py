@@ -33,7 +33,7 @@ def ticks(n: int, seed: int = 1) -> list:
 
 def test_the_registry_is_covered() -> None:
     """Ten monitors stand in the registry, each under a name of its own; facts and groups are watched where some are
-    named, image quality and the form of cases where they are known, outcomes where there are labels."""
+    named, image quality where the reference has it, the form where it is recorded, outcomes where there are labels."""
     names = [monitor.name for monitor in default_monitors()]
 
     assert names == ["embedding", "prediction", "volume", "far-out"]

@@ -69,6 +69,7 @@ def test_the_alarm_is_named_and_has_a_page(chapters, tmp_path, capsys):
     alarm = rows(workspace, "SELECT * FROM alarms ORDER BY id")[0]
     evidence = json.loads(alarm["evidence"])
     assert alarm["shift"] == "undetermined" and "unlike anything in the reference" in evidence["says"]
+    assert evidence["estimated"]["CBPE"]["patients"] >= 20
     out = tmp_path / "alarm.html"
     command = ["report", "--alarm", str(alarm["id"]), "--out", str(out), "--workspace", str(workspace.root), "--json"]
     assert cli.main(command) == 0
@@ -78,6 +79,7 @@ def test_the_alarm_is_named_and_has_a_page(chapters, tmp_path, capsys):
     onset = evidence["onset"]
     assert onset["low"] <= QUIET + 1 <= onset["high"] and 'class="band"' in text
     assert f"since about case {onset['case']} (90 % interval {onset['low']} to {onset['high']})" in text
+    assert "What it may cost" in text
     assert text.count("<circle") > 60 and "<script" not in text
     names = [row["case_id"] for row in rows(workspace, "SELECT case_id FROM cases LIMIT 50")]
     assert not any(name in text for name in names)

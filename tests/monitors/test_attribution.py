@@ -12,7 +12,8 @@ from streams import batch
 
 from benchmarks.drift.worlds import SHIFTS, Stream, World
 from monitors import Batch, Reference, Shift, attribute
-from monitors.attribution import changed_part, hotelling
+from monitors.attribution import changed_part
+from monitors.hotelling import apart, hotelling
 
 WORLD = World(seed=3, dim=24)
 KINDS = {"mean": Shift.ACQUISITION, "cov": Shift.ACQUISITION, "ramp": Shift.ACQUISITION,
@@ -121,6 +122,72 @@ def test_a_patient_counts_once() -> None:
     assert attribute(REFERENCE, replace(cases, unit=np.array([f"p{i % 5}" for i in range(300)])), LABELS).n == 5
 
 
+def after(shift: str, seed: int, told: int = 300) -> tuple[Batch, np.ndarray]:
+    """(600 patients after a change that labels tell, the class of `told` of them and -1)."""
+    rng = np.random.default_rng((9, seed))
+    whole = WORLD.stream(1200, (8, seed), "prevalence" if shift == "mixed" else None)
+    x, label = whole.x[600:].astype(float), whole.label[600:].copy()
+    x += {"manifestation": 3.0 * label[:, None], "mixed": np.ones((600, 1))}.get(shift, 0.0) * WORLD.shift
+    if shift == "annotation":
+        label |= rng.random(600) < 0.3
+    known = np.where(rng.permutation(600) < told, label, -1)
+    return seen(Stream(x.astype(np.float32), WORLD.score(x), label), 10_000), known.astype(int)
+
+
+@pytest.mark.parametrize("kind", ["manifestation", "annotation", "mixed"])
+def test_what_labels_tell_is_named_with_labels_only(kind: str) -> None:
+    """In six streams of ten at least, and never wrongly; without the labels no such name is given."""
+    made = [after(kind, seed) for seed in range(10)]
+    found = [attribute(REFERENCE, cases, LABELS, new_labels=told).shift for cases, told in made]
+    blind = [attribute(REFERENCE, cases, LABELS).shift for cases, _ in made]
+
+    assert found.count(Shift(kind)) >= 6
+    assert {*found} <= {Shift(kind), Shift.UNDETERMINED}
+    assert not {*blind} & {Shift.MANIFESTATION, Shift.ANNOTATION, Shift.MIXED}
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_labels_take_no_name_from_the_others(shift: str) -> None:
+    """What is named rightly without labels is with them, or left open."""
+    for seed in range(4):
+        whole = WORLD.stream(1100, (7, seed), shift)
+        told = np.where(np.arange(500) % 2, whole.label[600:], -1).astype(int)
+        answer = attribute(REFERENCE, changed(shift, seed=seed), LABELS, new_labels=told)
+        assert answer.shift in (KINDS[shift], Shift.UNDETERMINED)
+        assert answer.labelled == 250
+
+
+def test_few_labels_and_chosen_ones_say_nothing() -> None:
+    """Twenty-nine labels are too few; nor is anything named by those of the cases that the model is sure of."""
+    cases, told = after("annotation", 0, told=29)
+    assert attribute(REFERENCE, cases, LABELS, new_labels=told).shift is Shift.UNDETERMINED
+
+    cases, told = after("annotation", 0, told=600)
+    chosen = np.where(cases.outputs[:, 1] > 0.3, told, -1)
+    assert (chosen >= 0).sum() > 60
+    assert attribute(REFERENCE, cases, LABELS, new_labels=chosen).shift is Shift.UNDETERMINED
+
+
+def test_a_rare_class_that_looks_different_is_no_annotation() -> None:
+    """Its labels disagree with the answers as well, and among all images it hardly shows."""
+    found = []
+    for seed in range(10):
+        cases, told = after("none", seed)
+        x = cases.embedding - 2.0 * WORLD.class_offset * (told == 1)[:, None]
+        hidden = seen(Stream(x.astype(np.float32), WORLD.score(x), told == 1), 10_000)
+        found.append(attribute(REFERENCE, hidden, LABELS, new_labels=told).shift)
+
+    assert Shift.ANNOTATION not in found
+
+
+def test_labels_of_a_patients_first_case_count() -> None:
+    """Three hundred labelled images of five patients are five labels, which name nothing."""
+    cases, told = after("annotation", 0, told=600)
+    cases = replace(cases, unit=np.array([f"p{i % 5}" for i in range(600)]))
+    answer = attribute(REFERENCE, cases, LABELS, new_labels=told)
+    assert (answer.labelled, answer.shift) == (5, Shift.UNDETERMINED)
+
+
 @given(st.integers(0, 10_000), st.integers(1, 8))
 @settings(max_examples=30, deadline=None)
 def test_weights_of_one_change_nothing(seed: int, k: int) -> None:
@@ -135,6 +202,18 @@ def test_hotellings_p_values_are_uniform_where_nothing_changed() -> None:
     rng = np.random.default_rng(0)
     p = np.array([hotelling(rng.standard_normal((80, 5)), rng.standard_normal((40, 5))) for _ in range(600)])
     assert 0.03 <= np.mean(p < 0.05) <= 0.075
+
+
+@pytest.mark.parametrize("length", [0.0, 0.5, 1.5])
+def test_the_distance_of_two_means_lies_within_its_bounds(length: float) -> None:
+    """Each bound errs in about one of twenty samples."""
+    rng, below, above = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        found = apart(rng.standard_normal((80, 6)), rng.standard_normal((40, 6)) + length * np.eye(6)[0])
+        below += found.at_least(0.05) > length**2
+        above += found.at_most(0.05) < length**2
+    assert below <= 20 and above <= 20
+    assert length == 0 or (below, above) != (0, 0)
 
 
 @pytest.mark.parametrize("part", [0.25, 0.5, 1.0])

@@ -9,8 +9,9 @@ import pytest
 import benchmarks.attribution
 import benchmarks.monitors
 from agent.errors import HomeostatError
-from benchmarks.attribution import KINDS, confusion, ratios
+from benchmarks.attribution import KINDS, LABELLED, TOLD, confusion, ratios
 from benchmarks.drift.worlds import SHIFTS
+from monitors import Shift
 
 
 def quiet(what: str, done: int, of: int) -> None:
@@ -37,15 +38,21 @@ def test_it_reads_no_files(tmp_path: Path) -> None:
 
 
 def test_every_seeded_shift_is_played_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One world: five shifts with four streams each, nearly all named and named rightly."""
+    """One world: five shifts with four streams each, nearly all named and named rightly; with labels three more, and
+    streams without a change."""
     monkeypatch.setattr(benchmarks.attribution, "SHORT", 1)
     answer = benchmarks.attribution.bench(None, 0, progress=quiet)
+    of = {source: [row for row in answer["rows"] if row["source"] == source] for source in
+          ("worlds", *(f"worlds, {n} labels" for n in LABELLED))}  # fmt: skip
 
-    assert {row["shift"] for row in answer["rows"]} == {*SHIFTS} == {*KINDS}
-    assert all(sum(row[name] for name in ("acquisition", "population", "prevalence", "undetermined", "far-out")) == 4
-               for row in answer["rows"])  # fmt: skip
-    assert {"named", "right_of_named", "prevalence_right", "acquisition_called_prevalence"} == {*answer["ratios"]}
+    assert {row["shift"] for row in of["worlds"]} == {*SHIFTS} == {*KINDS}
+    assert all({row["shift"] for row in of[f"worlds, {n} labels"]} == {"none", *KINDS, *TOLD} for n in LABELLED)
+    names = {str(kind) for kind in Shift} - {"none"}
+    assert all(sum(row[name] for name in names) == 4 for row in answer["rows"])
+    asked = {"named", "right_of_named", "prevalence_right", "acquisition_called_prevalence"}
+    assert asked | {f"{n}_labels.{key}" for n in LABELLED for key in asked} == {*answer["ratios"]}
     assert answer["ratios"]["named"] >= 0.8
+    assert answer["ratios"]["250_labels.right_of_named"] >= 0.95
 
 
 def test_ratios_count_what_they_say() -> None:
@@ -58,7 +65,12 @@ def test_ratios_count_what_they_say() -> None:
             row("prevalence", "undetermined")]  # fmt: skip
     assert ratios(rows) == {"named": 0.75, "right_of_named": pytest.approx(2 / 3), "prevalence_right": 0.5,
                             "acquisition_called_prevalence": 0.5}  # fmt: skip
-    real = [*rows, row("prevalence", "prevalence", "site"), row("acquisition", "acquisition", "site")]
+    pairs = (("mixed", "mixed"), ("none", "acquisition"), ("acquisition", "mixed"), ("prevalence", "mixed"))
+    told = [row(truth, called, "worlds, 250 labels") for truth, called in pairs]
+    assert ratios(rows + told)["named"] == 0.75
+    assert ratios(rows + told)["250_labels.right_of_named"] == pytest.approx(1 / 3)
+    real = [*rows, row("prevalence", "prevalence", "site"), row("acquisition", "acquisition", "site"),
+            row("acquisition", "prevalence", "site, labelled")]  # fmt: skip
     assert ratios(real)["named"] == 0.75
     assert (ratios(real)["real.prevalence_right"], ratios(real)["real.site_called_prevalence"]) == (1.0, 0.0)
     assert confusion(real)[0]["prevalence"] == 1
