@@ -168,7 +168,7 @@ def changed_part(known: Float, new: Float, weights: Float) -> float | None:
         edge = before[order][np.searchsorted(np.cumsum(w[order]), USUAL - 1e-9)]
         found.append((along.mean(), along.var(), float(w @ before**2), (along <= edge).mean()))
     moved, after, was, stayed = np.mean(found, axis=0)
-    if moved < MOVED * np.sqrt(was):
+    if moved <= MOVED * np.sqrt(was):
         return None
     more = after - was - 2 * was * np.sqrt(2 / len(new))
     return float(max(moved**2 / (moved**2 + max(more, 0.0)), 1 - stayed / USUAL))

@@ -8,6 +8,8 @@ import numpy as np
 
 from monitors.protocols import Float
 
+ROUNDING = 1e-12  # variance of features of the order of 1 that are all the same
+
 
 @dataclass(frozen=True)
 class Apart:
@@ -62,7 +64,7 @@ def apart(known: Float, new: Float, weights: Float | None = None) -> Apart:
     off, own = known - centre, new - new.mean(axis=0)
     within = (n * (off * w[:, None]).T @ off + own.T @ own) / max(1.0, n + m - 2)
     values, vectors = np.linalg.eigh(within)
-    kept = values > 1e-9 * max(values[-1], 1e-300)
+    kept = values > max(1e-9 * values[-1], ROUNDING)
     k, difference = int(kept.sum()), (new.mean(axis=0) - centre) @ vectors[:, kept]
     rest, scale = n + m - k - 1, n * m / (n + m)
     squared = float((difference**2 / values[kept]).sum()) * scale

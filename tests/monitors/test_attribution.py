@@ -116,6 +116,20 @@ def test_cases_with_nan_are_left_out() -> None:
     assert (answer.n, answer.shift) == (298, Shift.ACQUISITION)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_sensor_that_never_varies_breaks_nothing() -> None:
+    """All its embeddings are zero: labels and answers are compared, and no part of the cases is said to have moved."""
+    parts = [
+        replace(part, embedding=np.zeros_like(part.embedding)) for part in (REFERENCE.transform, REFERENCE.calibrate)
+    ]
+    cases, told = after("annotation", 0)
+    blind = replace(cases, embedding=np.zeros_like(cases.embedding))
+    answer = attribute(Reference(transform=parts[0], calibrate=parts[1]), blind, LABELS, new_labels=told)
+
+    assert answer.part is None
+    assert answer.labelled == 300
+
+
 def test_a_patient_counts_once() -> None:
     """Three hundred images of five patients are five observations."""
     cases = changed("mean", 300)
