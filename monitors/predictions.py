@@ -14,7 +14,8 @@ from monitors.protocols import Batch, Float, OtherVersion, Reference, Signal
 class PredictionStream:
     """The mean of the model's probabilities and of their entropy, by a multivariate chart (see Chart).
 
-    What a change of prevalence moves first: the class probabilities of a black box tell it (Lipton and others 2018).
+    Where the reference's probabilities of a case sum to 1 they are of classes that exclude each other; else each is of a
+    finding of its own, and the entropy is the sum of theirs. What a change of prevalence moves first: the class probabilities of a black box tell it (Lipton and others 2018).
 
     `statistic` is Hotelling's T^2; `threshold` belongs to `log_e`.
     """
@@ -29,6 +30,7 @@ class PredictionStream:
         where it is empty."""
         ranked = reference.calibrate
         self.version = ranked.version
+        self.exclusive = bool(np.allclose(np.nansum(ranked.outputs, axis=1), 1.0, atol=1e-3))
         self.chart = Chart()
         self.chart.fit(self._see(ranked), ranked.unit, ranked.stratum)
 
@@ -44,10 +46,16 @@ class PredictionStream:
         self.chart.restore(state)
 
     def _see(self, batch: Batch) -> Float:
-        """[n, c] -> [n, c]: all probabilities but the last, and their entropy."""
+        """[n, c] -> [n, c] or [n, c + 1]: the probabilities (of classes, all but the last), and their entropy."""
         if batch.version != self.version:
             raise OtherVersion(
                 f"the reference was observed with {self.version} and the tick with {batch.version}: fit anew"
             )
         p = np.asarray(finite(batch, batch.outputs, "outputs"), dtype=np.float64)
-        return np.column_stack([p[:, :-1], -(p * np.log(np.clip(p, 1e-12, 1.0))).sum(axis=1)])
+        if self.exclusive:
+            return np.column_stack([p[:, :-1], _surprise(p).sum(axis=1)])
+        return np.column_stack([p, (_surprise(p) + _surprise(1.0 - p)).sum(axis=1)])
+
+
+def _surprise(p: Float) -> Float:
+    return -p * np.log(np.clip(p, 1e-12, 1.0))

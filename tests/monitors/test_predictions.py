@@ -44,3 +44,20 @@ def test_any_number_of_classes_is_read(classes: int) -> None:
     monitor.fit(type(reference(rng))(transform=fixed[0], calibrate=fixed[1]))
 
     assert np.isfinite(monitor.update(fixed[2]).log_e)
+
+
+def test_findings_that_do_not_exclude_each_other_are_watched_one_by_one() -> None:
+    """Two findings, a case may have both or none: the second alone comes more often, and is noticed; the last column
+    is no remainder."""
+    rng = np.random.default_rng(0)
+
+    def findings(n: int, start: int, more: float = 0.0):
+        chance = np.where(rng.random((n, 2)) < (0.3, 0.1 + more), 0.9, 0.1)
+        return batch(np.zeros((n, 1)), np.clip(chance + 0.05 * rng.standard_normal((n, 2)), 0, 1), start=start)
+
+    monitor = PredictionStream(365.0)
+    monitor.fit(type(reference(rng))(transform=findings(50, -1000), calibrate=findings(300, -500)))
+    quiet = [monitor.update(findings(10, 1 + 10 * t)) for t in range(8)]
+    loud = [monitor.update(findings(10, 101 + 10 * t, more=0.3)) for t in range(8)]
+
+    assert max(s.log_e for s in quiet) < quiet[0].threshold <= max(s.log_e for s in loud)
