@@ -14,8 +14,9 @@ from monitors.protocols import Batch, Float, OtherVersion, Reference, Signal
 class PredictionStream:
     """The mean of the model's probabilities and of their entropy, by a multivariate chart (see Chart).
 
-    Where the reference's probabilities of a case sum to 1 they are of classes that exclude each other; else each is of a
-    finding of its own, and the entropy is the sum of theirs. What a change of prevalence moves first: the class probabilities of a black box tell it (Lipton and others 2018).
+    Where the probabilities of a reference case sum to 1 they are of classes that exclude each other; else each is of a
+    finding of its own, and the entropy is the sum of theirs. What a change of prevalence moves first: the probabilities
+    of a black box tell it (Lipton and others 2018).
 
     `statistic` is Hotelling's T^2; `threshold` belongs to `log_e`.
     """

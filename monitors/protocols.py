@@ -45,7 +45,7 @@ class Batch:
     unit       [n] what is exchangeable: the patient's pseudonym
     stratum    [n] what p-values are conditional on (weekday, scanner); one constant where nothing is declared
     time       [n] acquisition time in seconds since the epoch, NaN where unknown
-    outputs    [n, c] what the live version said, one probability per class; rows sum to 1 where classes exclude each other
+    outputs    [n, c] what the live version said, a probability per class; rows sum to 1 where these exclude each other
     embedding  [n, d] what the pinned sensor saw
     tick_time  start of the tick in seconds since the epoch; NaN for a tick that is a count of cases
     facts      {name: [n]} what is known of each case: text, empty where unknown, or numbers, NaN where unknown
