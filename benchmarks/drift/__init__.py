@@ -2,7 +2,7 @@
 
 Synthetic worlds (`worlds`), the field's statistics (`charts`, `scalars`) and the product's monitors (`watch`) as charts
 over them, one run length for all (`lengths`) and the thresholds they bring along (`own`), and whether the product's
-promise is kept (`promise`). `--input FOLDER` runs the product's monitors over *.npz streams that somebody else made.
+promise is kept (`promised`). `--input FOLDER` runs the product's monitors over *.npz streams that somebody else made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.drift.charts import CHARTS, REFERENCE, UNTUNED, Cases, cusum
 from benchmarks.drift.figure import draw
 from benchmarks.drift.lengths import Chart, delay, first_of, run_length, threshold_for, together
 from benchmarks.drift.own import LIMITS
-from benchmarks.drift.promise import promise
+from benchmarks.drift.promised import promise
 from benchmarks.drift.watch import TICK, Watch
 from benchmarks.drift.worlds import SHIFTS, Stream, World
 from monitors import attribute

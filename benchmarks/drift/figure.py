@@ -45,6 +45,8 @@ def draw(rows: Sequence[Mapping[str, Any]], to: Path) -> None:
         for place, name in enumerate(names):
             colour = OURS if name == "product" else OTHERS
             for length, filled in zip(lengths, (colour, "white"), strict=False):
+                if of[name, length][shift] is None:
+                    continue  # it always spoke before the change
                 panel.plot(of[name, length][shift], place, "o", color=colour, markerfacecolor=filled, markersize=5)
         if shift in of["oracle", lengths[0]]:
             panel.axvline(of["oracle", lengths[0]][shift], color=LIMIT, linewidth=1)

@@ -23,7 +23,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "monitors"), str(Path(__file__).
 
 from streams import MONDAY, batch, reference, see  # noqa: E402
 
-from benchmarks.drift.promise import OF_WORLD, STREAMS, TICKS, kept, realised  # noqa: E402
+from benchmarks.drift.promised import OF_WORLD, STREAMS, TICKS, kept, realised  # noqa: E402
 from benchmarks.drift.worlds import World  # noqa: E402
 from monitors import OF_LABELS, Batch, Reference, default_monitors, family  # noqa: E402
 

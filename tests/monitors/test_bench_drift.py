@@ -14,7 +14,7 @@ from benchmarks.drift import HORIZON, ONSET, PRODUCT, RUN_LENGTHS, TRIAL, UNION,
 from benchmarks.drift.charts import CHARTS, WINDOW, Cases, cusum
 from benchmarks.drift.figure import TITLES, draw
 from benchmarks.drift.lengths import delay, first_of, first_passage, run_length, threshold_for, together
-from benchmarks.drift.promise import kept, realised
+from benchmarks.drift.promised import kept, realised
 from benchmarks.drift.scalars import ALPHA, DELTA, HEIGHT, HELD, adwin, distance, kswin_of, page_hinkley
 from benchmarks.drift.watch import TICK
 from benchmarks.drift.worlds import SHIFTS, World
