@@ -42,7 +42,7 @@ def test_feed_and_labels_answer_with_their_counts(tmp_path: Path, capsys: pytest
         (["feed", "nowhere"], "no folder"),
         (["feed", "in", "--where", "clinic=a"], "no column 'clinic'"),
         (["labels", "import"], "needs the CSV file"),
-        (["labels", "wanted"], "not in this release"),
+        (["labels", "wanted", "--n", "0"], "1 or more"),
         (["labels", "import", "nowhere.csv"], "can't be read"),
     ],
 )

@@ -12,21 +12,23 @@ from streams import batch, reference, see
 
 from agent.errors import HomeostatError
 from benchmarks.sensed import first_alarm, play_sensed, quiet_cases
-from benchmarks.stream import CHANGES, IN_TIME, MIXED_QUIET, Change, _other_mix, bench, ratios, row_of
+from benchmarks.stream import ALL, BLIND, CHANGES, IN_TIME, MIXED_QUIET, Change, _other_mix, bench, ratios, row_of
 from monitors import Reference
 
 
 def test_ratios_are_of_each_change_and_of_the_first_without_a_name() -> None:
     """Four shuffles: two in time, one before the change, one never; the median is of cases after the change."""
     first, other = Change("cells", "here", "there"), Change("cells", "here", "elsewhere")
-    rows = [row_of(first, "change", i, 100, alarm) for i, alarm in enumerate([110, 120, 90, None])]
-    rows += [row_of(first, "null", i, 100, alarm) for i, alarm in enumerate([None, None, None, 30])]
-    rows += [row_of(other, "change", i, 100, 110 + 10 * i) for i in range(3)]
+    rows = [row_of(first, "change", i, 100, alarm, 40, ALL) for i, alarm in enumerate([110, 120, 90, None])]
+    rows += [row_of(first, "null", i, 100, alarm, 0, ALL) for i, alarm in enumerate([None, None, None, 30])]
+    rows += [row_of(other, "change", i, 100, 110 + 10 * i, 40, ALL) for i in range(3)]
+    rows += [row_of(first, "blur", 0, 70, alarm, 80, which) for alarm, which in ((90, ALL), (None, BLIND))]
     found = ratios(rows)
     assert (found["in_time"], found["before_the_change"], found["null_alarms"]) == (0.5, 0.25, 0.25)
     assert found["cases_to_the_alarm"] is None, "half of the shuffles have none in time: their median is no number"
     assert found["cells: here -> there.in_time"] == 0.5
     assert found["cells: here -> elsewhere.cases_to_the_alarm"] == 20.0
+    assert found["cells: here -> there.blur.with_quality"] == 20 / 80, "where none came all cases count"
     assert "cells: here -> elsewhere.null_alarms" not in found, "a home's null stream is played once"
 
 

@@ -65,7 +65,8 @@ def test_a_patient_is_one_observation() -> None:
     twice = np.repeat(np.arange(len(cases)), 2)
     doubled = replace(
         cases, index=np.arange(1, 2 * len(cases) + 1), unit=cases.unit[twice], stratum=cases.stratum[twice],
-        time=cases.time[twice], outputs=cases.outputs[twice], embedding=cases.embedding[twice], facts={},
+        time=cases.time[twice], outputs=cases.outputs[twice], embedding=cases.embedding[twice],
+            quality=cases.quality[twice], facts={}, form={}, target=cases.target[twice],
     )  # fmt: skip
     once, again = onset(REFERENCE, cases, CHANGE), onset(REFERENCE, doubled, 2 * CHANGE - 1)
 
