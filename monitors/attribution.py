@@ -121,7 +121,8 @@ def attribute(
         share = "" if part is None else f", in about {part:.0%} of the cases"
         says = f"{what}{share}: it remains with the reference weighed to the new prevalence (p {p_after:.1g})"
         driver = fact or ("embedding" if part is not None else distance.name)
-        if fact not in DEMOGRAPHIC and (better := look_and_mix(both, alpha)):
+        better = None if fact in DEMOGRAPHIC else look_and_mix(both, alpha)
+        if better and (better[0] == Shift.MIXED or not new_domain):  # a new scanner says why its images look otherwise
             (shift, says), driver = better, "labels"
         return Attribution(shift=shift, driver=driver, says=says, **told)
     as_before = min(p_before, p_answers, p_after) > CLEAR and len(new) >= ENOUGH and not fact

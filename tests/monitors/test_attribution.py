@@ -160,6 +160,16 @@ def test_what_labels_tell_is_named_with_labels_only(kind: str) -> None:
     assert not {*blind} & {Shift.MANIFESTATION, Shift.ANNOTATION, Shift.MIXED}
 
 
+def test_a_new_scanner_is_the_reason_why_its_images_look_otherwise() -> None:
+    """One class looks different on it above all: an acquisition shift that can be learnt, and no other disease."""
+    made = [after("manifestation", seed) for seed in range(6)]
+    kinds = [
+        {attribute(REFERENCE, cases, LABELS, new_labels=told, new_domain=new).shift for cases, told in made}
+        for new in (False, True)
+    ]
+    assert Shift.MANIFESTATION in kinds[0] and kinds[1] == {Shift.ACQUISITION}
+
+
 @pytest.mark.parametrize("shift", SHIFTS)
 def test_labels_take_no_name_from_the_others(shift: str) -> None:
     """What is named rightly without labels is with them, or left open."""
