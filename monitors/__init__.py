@@ -18,6 +18,7 @@ from monitors.facts import FactStream
 from monitors.far_out import FarOut
 from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips, WorstSubgroup
 from monitors.harm import PairedHarm, collapse, unharmed
+from monitors.intervals import wilson
 from monitors.kernel import KernelMean
 from monitors.measures import (
     accuracy,
@@ -142,6 +143,7 @@ __all__ = [
     "patient_weights",
     "paired",
     "paired_all",
+    "wilson",
     "Batch",
     "Reference",
     "Signal",

@@ -23,6 +23,7 @@ from monitors.protocols import Batch, Float, Int, Reference, Shift
 from monitors.whitening import Whitener
 
 ALPHA = 0.01  # of each test
+SHAPE = 0.01  # p-value above which cases are taken to be spread as another mix would spread them
 MOSTLY = 0.5  # share of far-out cases from which on nothing else is asked
 ENOUGH = 60  # new patients for a change of prevalence only: with few, all else is unseen; twice as many for a part
 PART = 0.6  # share of changed cases below which they are another group of patients, and not another way of imaging
@@ -131,7 +132,7 @@ def attribute(
         shift, says = next((answer for answer in found if answer[0] != Shift.UNDETERMINED), found[0])
         return Attribution(shift=shift, driver="labels", says=says, **told)
     other_mix = min(p_before, p_answers) < alpha and p_after > CLEAR and len(new) >= ENOUGH
-    if other_mix and agree(both, alpha):
+    if other_mix and _is_a_mix(both, weights, was, now) and agree(both, alpha):
         most = int(np.argmax(np.abs(now - was)))
         says = (
             f"the classes come in another mix (class {most}: {was[most]:.0%} before, {now[most]:.0%} now); with the "
@@ -147,6 +148,22 @@ def attribute(
 
 
 DEMOGRAPHIC = frozenset({"sex", "age"})
+
+
+def _is_a_mix(cases: Labelled, weights: Float, was: Float, now: Float) -> bool:
+    """Whether the answers, and what lies along the way that another mix would move the mean, are spread as the weighed
+    reference's are: there the mean goes whichever way the estimated mix says, also where a scanner moved every image
+    that way, but each image keeps its class's place.
+
+    The way is the reference's: of the new cases it would be found by what it is to be tested for.
+    """
+    share = np.where(cases.was[:, None] >= 0, np.eye(len(was))[np.maximum(cases.was, 0)], cases.said_before)
+    means = (share.T @ cases.before[:, :-1]) / np.maximum(share.sum(axis=0), LEAST)[:, None]
+    way = (now - was) @ means
+    way = way / max(float(np.linalg.norm(way)), 1e-12)
+    shape, shape_now = (np.stack([z := x[:, :-1] @ way, z**2, z**3], axis=1) for x in (cases.before, cases.seen))
+    said, said_now = (np.column_stack([p[:, :-1], (p**2).sum(axis=1)]) for p in (cases.said_before, cases.said))
+    return min(hotelling(shape, shape_now, weights), hotelling(said, said_now, weights)) > SHAPE
 
 
 def changed_part(known: Float, new: Float, weights: Float) -> float | None:

@@ -97,7 +97,7 @@ class Chart:
         if self.height <= len(self.mean) + np.sqrt(2 * len(self.mean)):  # a standard deviation above its mean
             self.risen_since = None
         elif self.risen_since is None:
-            self.risen_since = int(batch.index[first[0]])
+            self.risen_since = int(batch.index[first].min())
 
     @property
     def since(self) -> int | None:
@@ -153,7 +153,10 @@ class Chart:
         )
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
+        """Raises KeyError for the state of a chart of other features."""
         check_version(state)
+        if state["mean"].shape != self.mean.shape:
+            raise KeyError(f"a state of {state['mean'].size} features for a chart of {self.mean.size}")
         self.mean = np.array(state["mean"])
         self.left, self.pace, self.height, since = (float(v) for v in state["numbers"])
         self.risen_since = None if since < 0 else int(since)

@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from monitors.alpha import quantile
 from monitors.bootstrap import paired
 from monitors.measures import Measure, balanced_accuracy
-from monitors.protocols import Burden, Scores, Verdict
+from monitors.protocols import Burden, Float, Scores, Verdict
 
 POWER = 0.8
 NEVER = 2**31  # patients
@@ -96,3 +97,22 @@ def subset(scores: Scores, which: np.ndarray) -> Scores:
 
 def patients(scores: Scores) -> int:
     return len(np.unique(scores.unit))
+
+
+def wilson(
+    hit: NDArray[np.bool_], weight: Float, unit: NDArray[np.str_], level: float = 0.95
+) -> tuple[float, float, float]:
+    """(lower bound, share, upper bound) of cases that hit [n], each with its weight; NaN where none has any.
+
+    Wilson's interval (1927) on the effective number of patients (sum w)^2 / sum w^2 (Kish 1965), w being a patient's
+    cases together: it has a width where every case hit.
+    """
+    total = float(weight.sum())
+    if total <= 0:
+        return math.nan, math.nan, math.nan
+    _, of = np.unique(unit, return_inverse=True)
+    n = total**2 / float((np.bincount(of, weights=weight) ** 2).sum())
+    p, z = float(weight @ hit) / total, quantile(0.5 + level / 2)
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    reach = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return middle - reach, p, middle + reach

@@ -41,8 +41,9 @@ def onset(reference: Reference, cases: Batch, since: int) -> Onset | None:
     point, lack at it (bootstrap, as by Huskova and Kirch 2008). Simulated, under independent patients and one jump; of
     a slow change it is where one jump would fit best.
 
-    None with fewer than FEWEST patients in the reference or since the guess. Cases with NaN are left out. Raises
-    ValueError where the reference's transform part is too small (two cases).
+    While fewer than twice FEWEST patients follow the point nobody can say whether all cases changed or some: then the
+    interval reaches back by the MEMORY of the chart. None with fewer than FEWEST in the reference or since the guess.
+    Cases with NaN are left out. Raises ValueError where the reference's transform part is too small (two cases).
     """
     whole = np.isfinite(cases.embedding).all(axis=1) & np.isfinite(cases.outputs).all(axis=1)
     cases = taken(cases, np.flatnonzero(whole))
@@ -95,15 +96,15 @@ def _located(usual: Float, along: Float, index: Int) -> Onset:
     at = int(found.argmax())
     jump = along[at:].mean() - along[:at].sum() / (n + at)
     still, moved = np.concatenate([usual, along[:at]]), along[at:]
-    still, moved = still - still.mean(), moved - moved.mean()
-    if len(moved) < 2 * FEWEST:
-        moved = still
+    few = len(moved) < 2 * FEWEST
+    still, moved = still - still.mean(), still - still.mean() if few else moved - moved.mean()
     made = np.concatenate([rng.choice(still, (DRAWS, at)), rng.choice(moved, (DRAWS, m - at)) + jump], axis=1)
     made += rng.standard_normal((DRAWS, 1)) / np.sqrt(n)  # the reference's mean errs, too
     likely = _likelihood(made, n)
     lacking = np.quantile(likely.max(axis=1) - likely[:, at], QUANTILE)
     inside = np.flatnonzero(found >= found[at] - lacking)
-    return Onset(case=int(index[at]), low=int(index[inside[0]]), high=int(index[inside[-1]]))
+    low = max(0, int(inside[0]) - MEMORY) if few else int(inside[0])
+    return Onset(case=int(index[at]), low=int(index[low]), high=int(index[inside[-1]]))
 
 
 def _likelihood(along: Float, n: int) -> Float:

@@ -7,6 +7,8 @@ left of an outcome once the answer's own sureness is taken off: cases that were 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,7 @@ class _OfLabels:
     """
 
     name = ""
+    surprises: tuple[float, ...] = (0.5,)  # where, in the order of their sureness, wrong answers are added
 
     def __init__(self, run_length: float = 365.0) -> None:
         self.run_length = run_length
@@ -44,6 +47,7 @@ class _OfLabels:
         patients = len(first_of_each(known.unit))
         self.columns = self._learn(known, max(1, patients // PATIENTS_PER_COLUMN))
         self.chart = Chart(floor=0.25 / patients)
+        known = _surprised(known, self._see(known), self.surprises)
         self.chart.fit(self._see(known), known.unit, known.stratum)
 
     def update(self, batch: Batch) -> Signal:
@@ -53,7 +57,7 @@ class _OfLabels:
                 raise OtherVersion(f"the reference was answered by {self.version} and the tick by {batch.version}")
             finite(batch, batch.outputs, "outputs")
             self.chart.update(self._see(batch), batch)
-        worst = {} if self.chart.since is None else {"outcome": self._driver()}
+        worst = {} if self.chart.since is None else {"outcome": self._driver().partition("=")[0]}
         return self.chart.signal(self.name, self.run_length, len(batch), **worst)
 
     def state(self) -> dict[str, NDArray]:
@@ -88,6 +92,7 @@ class CalibrationStream(_OfLabels):
     slope, the same of the top class times its log-odds (Cox 1958): are the probabilities still true?"""
 
     name = "calibration"
+    surprises = (0.5, 0.9)
 
     def _learn(self, known: Batch, most: int) -> dict[str, See]:
         classes = known.outputs.shape[1]
@@ -106,6 +111,7 @@ class SubgroupStream(_OfLabels):
     the reference: is one group served worse while the mean looks well?"""
 
     name = "subgroups"
+    surprises = (1 / 3, 2 / 3)
 
     def __init__(self, names: Sequence[str] = ("sex", "age"), run_length: float = 365.0) -> None:
         super().__init__(run_length)
@@ -121,6 +127,33 @@ class SubgroupStream(_OfLabels):
                     groups(batch, fact) == value, excess(batch, usual), 0.0
                 )
         return dict(list(columns.items())[:most]) or {"error": lambda batch: excess(batch, usual)}
+
+
+def _surprised(known: Batch, columns: Float, at: Sequence[float]) -> Batch:
+    """The known cases [n] and, of those that each column [n, k] reads, a wrong answer at each of these quantiles of
+    sureness: the next class was right. A model that was hardly ever wrong on few patients will be, and the chart's
+    simulation, which only draws from what it is given, has to know of it (one more failure, as Agresti and Coull 1998
+    add)."""
+    if known.outputs.shape[1] < 2:
+        return known
+    order, places = np.argsort(_top(known), kind="stable"), set[int]()
+    for column in columns.T:
+        read = order[column[order] != 0]
+        places |= {int(read[int(q * (len(read) - 1))]) for q in at if len(read)}
+    more = taken(known, np.array(sorted(places), dtype=int))
+    names = np.array([f"{unit} surprised" for unit in more.unit], np.str_)
+    more = replace(more, unit=names, target=np.argsort(more.outputs, axis=1)[:, -2])
+    return joined(known, more)
+
+
+def joined(one: Batch, other: Batch) -> Batch:
+    """The cases of one batch, and then those of the other; both of one version, with the same facts."""
+    whole: dict[str, Any] = {
+        name: np.concatenate([getattr(one, name), getattr(other, name)])
+        for name in ("index", "unit", "stratum", "time", "outputs", "embedding", "quality", "target")
+    }
+    facts = {name: np.concatenate([values, other.facts[name]]) for name, values in one.facts.items()}
+    return Batch(**whole, facts=facts, version=one.version, sensor=one.sensor)
 
 
 def labelled(batch: Batch) -> Batch:

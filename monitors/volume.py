@@ -46,7 +46,7 @@ class CaseVolume:
         self.tick += 1
         if not np.isnan(batch.tick_time):
             first = int(batch.index[0]) if len(batch) else self.cases + 1
-            self._take(len(batch), bool(_weekend(np.array([batch.tick_time // DAY]))[0]), first)
+            self._take(len(batch), bool(is_weekend(np.array([batch.tick_time // DAY]))[0]), first)
         self.cases = int(batch.index[-1]) if len(batch) else self.cases
         return Signal(
             monitor=self.name,
@@ -96,6 +96,6 @@ class CaseVolume:
         return promise if len(self.counts) >= SETTLED else f"{promise}; slow, with {len(self.counts)} days seen"
 
 
-def _weekend(day: Float | NDArray[np.integer]) -> NDArray[np.bool_]:
+def is_weekend(day: Float | NDArray[np.integer]) -> NDArray[np.bool_]:
     """Day 0 of the epoch was a Thursday."""
     return (np.asarray(day, dtype=np.int64) + 3) % 7 >= 5

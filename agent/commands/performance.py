@@ -21,7 +21,7 @@ def performance(args: argparse.Namespace) -> Answer:
 def _text(found: dict[str, Any], says: str) -> str:
     rows = [
         {"weighing": name, "measure": measure, "value": one["value"], "low": one["interval"][0],
-         "high": one["interval"][1], "n": one.get("n", found["labelled"])}
+         "high": one["interval"][1], "n": one.get("n", found[name]["n"])}
         for name in ("measured", "weighted")
         if found[name]
         for measure, one in _flat(found[name])

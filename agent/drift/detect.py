@@ -16,7 +16,7 @@ from agent.drift.ticks import LIVE, Tick, closed_ticks, day_of
 from agent.store import Connection, insert, journal
 from agent.trust import TRUSTS, set_trust, trust_now
 from agent.versions import pointer, registry
-from agent.workspace import Workspace
+from agent.workspace import Workspace, get_setting
 
 if TYPE_CHECKING:
     from monitors.protocols import Batch, Monitor, Reference, Signal
@@ -42,6 +42,8 @@ class Detector:
         self._monitors: list[tuple[str, Monitor]] = []  # with the stream that each reads
         self._saved: dict[tuple[str, str], bytes] = {}
         self._reference: tuple[Reference, int, str] | None = None
+        self._failed: list[tuple[str, str]] = []  # monitors that could not read, and what they said
+        self._broken = False  # whether a monitor has to be fetched from the store again
         self._labelled: list[str] = []  # domains of which outcomes can be compared
 
     def step(self, now: datetime) -> int:
@@ -78,12 +80,12 @@ class Detector:
         watched = self.workspace.config.monitors
         facts = watched.facts
         with self.workspace.store.read() as connection:
+            connection.execute("BEGIN")  # a label that comes meanwhile is the next tick's
             self._fit(connection)
             assert self._fitted is not None
             rows, is_known = observed_rows(connection, tick.numbers), known(connection)
-            outcomes, newest = labelled.came(
-                connection, self._fitted[0], tick.numbers, self._labelled, watched.subgroups
-            )
+            live, epoch = self._fitted[:2]
+            outcomes, newest = labelled.came(connection, live, epoch, tick.numbers, self._labelled, watched.subgroups)
         of = [stream_of(row["domain"], is_known) for row in rows]
         batches = {
             stream: batch_of(
@@ -138,6 +140,12 @@ class Detector:
         for stream, signal in [*heard, *([(ALL, rule)] if rule else [])]:
             self._record(connection, _label(stream, signal.monitor), signal, number, at_case, tick.day)
         self._save(connection)
+        for monitor, says in self._failed:
+            body = {"monitor": monitor, "says": says}
+            journal.append(connection, "monitor_failed", at=now, by="homeostat", body=body)
+        self._failed = []
+        if self._broken:  # all begin from the store at the next tick, the broken one where it was
+            self._fitted, self._broken = None, False
         if rule is not None and rule.log_e >= rule.threshold - ROUNDING:
             self._alarm(connection, free, rule, at_case, now)
         self._name_again(connection, now)
@@ -153,10 +161,13 @@ class Detector:
             return monitor.update(batch)
         except OtherVersion:
             return None
-        except ValueError as error:
-            with self.workspace.store.transaction() as connection:
-                body = {"monitor": monitor.name, "says": str(error)}
-                journal.append(connection, "monitor_failed", at=self.workspace.now(), by="homeostat", body=body)
+        except ValueError as error:  # it refused to read: what it knows is whole
+            self._failed.append((monitor.name, str(error)))
+            return None
+        except Exception as error:
+            self._failed.append((monitor.name, f"{type(error).__name__} while it read a tick"))
+            self._monitors = [one for one in self._monitors if one[1] is not monitor]  # it may have read half
+            self._broken = True
             return None
 
     def _record(
@@ -178,7 +189,7 @@ class Detector:
     def _alarm(
         self, connection: Connection, signals: list[tuple[str, Signal]], rule: Signal, at_case: int, now: datetime
     ) -> None:
-        stream, driver = max(signals, key=lambda pair: pair[1].log_e)
+        stream, driver = max(signals, key=lambda pair: pair[1].log_e - pair[1].threshold)
         shift, said = episodes.shift_of(driver.monitor, driver.statistic), dict[str, Any]()
         if shift == naming.UNDETERMINED and driver.monitor != episodes.CREEP:
             answer = naming.name(connection, *self._compared(), stream, driver.since or max(1, at_case - driver.n + 1))
@@ -222,9 +233,9 @@ class Detector:
 
         live = registry.live(connection)["version"]
         epoch, said_by = epoch_of(connection, live)
-        ended = connection.execute("SELECT count(*) FROM alarms WHERE state = 'closed'").fetchone()[0]
+        begun = get_setting(connection, episodes.BEGUN, 0)
         timed, come = _has_times(connection), labelled.has_come(connection)
-        if self._fitted == (live, epoch, ended, timed, come):
+        if self._fitted == (live, epoch, begun, timed, come):
             return
         watched = self.workspace.config.monitors
         reference = told = read_reference(connection, epoch, said_by, watched.facts)
@@ -240,8 +251,7 @@ class Detector:
         references = {kind.name: told for kind in OF_LABELS}
         if creeping:
             references[episodes.CREEP] = read_reference(connection, *fixed)
-        for _, monitor in self._monitors:
-            monitor.fit(references.get(monitor.name, reference))
+        self._monitors = [one for one in self._monitors if self._fits(one[1], references.get(one[1].name, reference))]
         stored: dict[str, dict[str, Any]] = {}
         self._saved = {}
         for row in connection.execute("SELECT monitor, key, value FROM monitor_state WHERE epoch = :e", {"e": epoch}):
@@ -253,7 +263,17 @@ class Detector:
                     monitor.restore(stored[label])
                 except KeyError:  # of another kind of chart, left by an older program: begun anew
                     monitor.fit(references.get(monitor.name, reference))
-        self._fitted = (live, epoch, ended, timed, come)
+        self._fitted = (live, epoch, begun, timed, come)
+
+    def _fits(self, monitor: Monitor, reference: Reference) -> bool:
+        """Whether the monitor can be fitted; one that can't is told of, and the others go on without it."""
+        try:
+            monitor.fit(reference)
+        except Exception as error:
+            says = str(error) if isinstance(error, ValueError) else type(error).__name__
+            self._failed.append((monitor.name, f"it can't be fitted to the reference: {says}"))
+            return False
+        return True
 
     def _compared(self) -> tuple[Reference, int, str]:
         """The reference of the live version, its epoch, and the version that it belongs to."""

@@ -9,7 +9,7 @@ from typing import Any
 from agent.clock import rfc3339
 from agent.drift.domains import KNOWN, NEW
 from agent.store import Connection, insert, journal
-from agent.workspace import get_setting
+from agent.workspace import get_setting, put_setting
 
 # A monitor opens an episode of its kind. The kinds run beside each other: a far-out batch is told during a shift too,
 # and a shift at home while a new scanner is being learnt. Those of no shift have the name of their monitor.
@@ -18,6 +18,7 @@ OF_SHIFT = {SHIFT, ARRIVAL}  # of known domains, and of new ones
 
 
 CREEP = "creep"  # the monitor of home's embeddings against what home was approved on, where live has another reference
+BEGUN = "charts_begun"  # setting: how often all charts were begun anew, for whoever has them in memory
 MOSTLY = 0.5  # share of far-out cases in a tick from which on the episode is one of far-out cases
 
 
@@ -108,4 +109,5 @@ def close_alarms(connection: Connection, kinds: set[str], *, because: str, by: s
         )
         journal.append(connection, "alarm_closed", at=at, by=by, body={"alarm": alarm, "because": because})
     connection.execute("DELETE FROM monitor_state")
+    put_setting(connection, BEGUN, get_setting(connection, BEGUN, 0) + 1)
     return ended

@@ -1,7 +1,8 @@
 """Answers whose labels have come: which of them a decision tick reads, and what they are compared with.
 
 A label comes weeks after its image, and each is read once: at the tick of its case where it came with it, else at the
-next tick after it came. The labels of patients whom the live version may have learnt from say nothing of the others.
+next tick after it came. The labels of patients whom the live version may have learnt from say nothing of the others,
+nor do those that were asked for because the answer was unsure.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ UNTAUGHT = """NOT EXISTS (
 
 
 def compared(connection: Connection, epoch: int, version: str, facts: Sequence[str]) -> Reference:
-    """The reference with the classes and these facts of its calibration cases, in strata by domain; those of domains
-    with fewer than LEAST labelled patients count as unlabelled."""
+    """The reference with these facts and the classes of its calibration cases as they were known when its epoch was
+    opened, in strata by domain; those of domains with fewer than LEAST labelled patients count as unlabelled."""
     import numpy as np
 
     reference = read_reference(connection, epoch, version, facts)
-    rows = calibration_rows(connection, epoch, version)
+    rows = calibration_rows(connection, epoch, version, as_opened=True)
     target = _targets(rows, get_setting(connection, "classes", []))
     domains = np.array([place_of(row["domain"] or HOME) for row in rows], np.str_)
     calibrate = reference.calibrate
@@ -47,30 +48,42 @@ def compared(connection: Connection, epoch: int, version: str, facts: Sequence[s
 
 def has_come(connection: Connection) -> bool:
     """Whether a label other than the reference's has ever come."""
-    newest = connection.execute("SELECT max(id) AS id FROM labels").fetchone()["id"] or 0
-    return bool(newest > _of_reference(connection))
+    row = connection.execute(
+        """SELECT 1 FROM labels l JOIN cases c ON c.case_id = l.case_id WHERE c.origin = 'feed'
+           ORDER BY l.id DESC LIMIT 1"""
+    ).fetchone()
+    return row is not None
 
 
 def came(
-    connection: Connection, live: str, numbers: Sequence[int], domains: Sequence[str], facts: Sequence[str]
+    connection: Connection,
+    live: str,
+    epoch: int,
+    numbers: Sequence[int],
+    domains: Sequence[str],
+    facts: Sequence[str],
 ) -> tuple[Batch, int]:
-    """(cases of these known domains with labels, in the order of the labels, for the tick of these observations; id of
-    the last label that is read with them)."""
+    """(cases of these known domains with labels, in their own order and none of the reference, for the tick of these
+    observations; id of the last label that is read with them)."""
     import numpy as np
 
     newest = connection.execute("SELECT max(id) AS id FROM labels").fetchone()["id"] or 0
     rows = connection.execute(
         ROWS.replace("SELECT ", "SELECT l.value AS value, ", 1)
         + f"""JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
-              WHERE o.role = 'live' AND o.version = :live AND o.abstained = 0 AND l.id <= :newest
-                AND (o.number BETWEEN :first AND :last OR (l.id > :read AND o.tick IS NOT NULL)) AND {UNTAUGHT}
-              ORDER BY l.id""",
+              WHERE o.case_id IN (SELECT case_id FROM observations WHERE number BETWEEN :first AND :last
+                                  UNION SELECT case_id FROM labels WHERE id > :read)
+                AND o.role = 'live' AND o.version = :live AND o.abstained = 0 AND l.arm != 'active'
+                AND (o.number BETWEEN :first AND :last OR (l.id > :read AND o.tick IS NOT NULL))
+                AND NOT EXISTS (SELECT 1 FROM reference_members m WHERE m.epoch = :epoch AND m.case_id = o.case_id)
+                AND {UNTAUGHT}
+              ORDER BY o.number""",
         {
             "live": live,
-            "newest": newest,
+            "epoch": epoch,
             "first": numbers[0] if numbers else 0,
             "last": numbers[-1] if numbers else -1,
-            "read": get_setting(connection, READ) or _of_reference(connection),
+            "read": get_setting(connection, READ, 0),
         },
     ).fetchall()
     is_known = known(connection)
@@ -84,14 +97,6 @@ def read_up_to(connection: Connection, newest: int) -> None:
     """Keeps what a tick has read, in the tick's transaction."""
     if newest != get_setting(connection, READ):
         put_setting(connection, READ, newest)
-
-
-def _of_reference(connection: Connection) -> int:
-    """The last label that came with the reference."""
-    row = connection.execute(
-        "SELECT max(l.id) AS id FROM labels l JOIN cases c ON c.case_id = l.case_id WHERE c.origin = 'reference'"
-    ).fetchone()
-    return int(row["id"] or 0)
 
 
 def _targets(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Any:

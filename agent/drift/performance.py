@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.drift.labelled import UNTAUGHT
@@ -27,9 +27,10 @@ def performance(workspace: Workspace, window: int = WINDOW) -> dict[str, Any]:
     """Of the live version's latest `window` answers, by the time of the image: how many have a label by now, and what
     these say.
 
-    `measured` takes each label once. `weighted` takes an audited one for all cases that the lot might have drawn, one
-    that was asked for outright for itself, and leaves out those that came unasked; None without LEAST audited patients.
-    Intervals are 95 %, of patients (bootstrap). Raises HomeostatError where no answer is there.
+    `measured` takes each label once. `weighted` takes what was drawn by lot for all that its lot might have drawn, and
+    nothing else; None without LEAST such patients. It assumes that who answers for a drawn case does not depend on
+    it. Intervals are 95 %: of shares by Wilson (1927) on the effective number of patients (Kish 1965), else of patients
+    by the bootstrap. Raises HomeostatError where no answer is there.
     """
     import numpy as np
 
@@ -39,6 +40,8 @@ def performance(workspace: Workspace, window: int = WINDOW) -> dict[str, Any]:
         version = registry.live(connection)["version"]
         rows = _answers(connection, version, window)
         classes = get_setting(connection, "classes", [])
+    if window < 1:
+        raise HomeostatError(f"--last is how many answers are looked at, 1 or more, not {window}")
     if not rows:
         raise HomeostatError(f"{version} has not answered a case yet: feed some, then 'homeostat run --until-idle'")
     told = [row for row in rows if row["value"] in classes]
@@ -47,8 +50,8 @@ def performance(workspace: Workspace, window: int = WINDOW) -> dict[str, Any]:
         target=np.array([classes.index(row["value"]) for row in told] or [-1] * len(rows), np.int64),
         unit=np.array([row["patient_key"] for row in told or rows], np.str_),
     )
-    weight = np.array([1 / row["probability"] if row["probability"] else 0.0 for row in told], np.float64)
-    audited = {row["patient_key"] for row in told if row["arm"] == "audit"}
+    weight = np.array([1 / row["chance"] if row["chance"] else 0.0 for row in told], np.float64)
+    audited = {row["patient_key"] for row in told if row["chance"]}
     patients = {row["patient_key"] for row in told}
     return {
         "version": version,
@@ -78,9 +81,10 @@ def sentence(found: Mapping[str, Any]) -> str:
 def _answers(connection: Connection, version: str, window: int) -> list[Mapping[str, Any]]:
     """The latest answers first, with the label where there is one and the patient did not teach the version."""
     return connection.execute(
-        f"""SELECT o.number, o.scores, c.patient_key, l.value, l.arm, l.probability
+        f"""SELECT o.number, o.scores, c.patient_key, l.value, l.arm, a.probability AS chance
             FROM observations o JOIN cases c ON c.case_id = o.case_id
             LEFT JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
+            LEFT JOIN asked a ON a.case_id = o.case_id AND a.arm = 'audit'
             WHERE o.role = 'live' AND o.version = :version AND o.abstained = 0 AND {UNTAUGHT}
             ORDER BY o.number DESC LIMIT :window""",
         {"version": version, "window": window},
@@ -92,25 +96,25 @@ def _measured(scores: Scores, weight: NDArray[np.floating], classes: Sequence[st
     class, at the answer that is given (the most probable class)."""
     import numpy as np
 
-    from monitors import accuracy, brier, patient_weights
+    from monitors import brier, wilson
 
     answer, truth = scores.probability.argmax(axis=1), scores.target
-    draws = np.concatenate([np.asarray(w, np.float64) for w in patient_weights(scores.unit, RESAMPLES, SEED)]) * weight
+    every = np.vstack([weight, *(np.asarray(w, np.float64) * weight for w in _draws(scores.unit))])
 
-    def told(values: NDArray[np.floating]) -> dict[str, Any]:
-        low, high = np.nanquantile(values[1:], (0.025, 0.975)) if np.isfinite(values[1:]).any() else (np.nan, np.nan)
+    def mean(values: NDArray[np.floating]) -> dict[str, Any]:
+        finite = values[1:][np.isfinite(values[1:])]
+        low, high = np.quantile(finite, (0.025, 0.975)) if len(finite) else (np.nan, np.nan)
         return {"value": _round(values[0]), "interval": [_round(low), _round(high)]}
 
     def share(hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> dict[str, Any]:
-        every = np.vstack([weight, draws])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return {**told((every @ (hit & among)) / (every @ among)), "n": int((among & (weight > 0)).sum())}
+        low, value, high = wilson(hit[among], weight[among], scores.unit[among])
+        return {"value": _round(value), "interval": [_round(low), _round(high)], "n": int((weight[among] > 0).sum())}
 
-    every = np.vstack([weight, draws])
     return {
-        "accuracy": told(accuracy(scores, every)),
-        "brier": told(brier(scores, every)),
-        "overconfidence": told(every @ (scores.probability.max(axis=1) - (answer == truth)) / every.sum(axis=1)),
+        "n": int((weight > 0).sum()),
+        "accuracy": share(answer == truth, np.ones(len(truth), bool)),
+        "brier": mean(brier(scores, every)),
+        "overconfidence": mean(every @ (scores.probability.max(axis=1) - (answer == truth)) / every.sum(axis=1)),
         "by_class": {
             name: {
                 "sensitivity": share(answer == k, truth == k),
@@ -119,6 +123,15 @@ def _measured(scores: Scores, weight: NDArray[np.floating], classes: Sequence[st
             for k, name in enumerate(classes)
         },
     }
+
+
+def _draws(unit: NDArray[np.str_]) -> Iterator[NDArray[np.floating]]:
+    import numpy as np
+
+    from monitors import patient_weights
+
+    for chunk in patient_weights(unit, RESAMPLES, SEED):
+        yield from np.asarray(chunk)
 
 
 def _round(value: float) -> float | None:

@@ -59,6 +59,7 @@ def approved_epoch(connection: Connection) -> tuple[int, str]:
            JOIN activations v ON v.scope = '*' AND v.at <= a.closed_at
            JOIN reference_epochs e ON e.version = v.version AND e.opened_at <= a.closed_at
            WHERE a.state = 'closed' AND a.shift IS NOT NULL AND a.shift != 'far-out' AND a.stream != 'new'
+             AND NOT EXISTS (SELECT 1 FROM activations back WHERE back.how = 'rollback' AND back.at = a.closed_at)
            ORDER BY a.closed_at DESC, v.generation DESC, e.epoch DESC LIMIT 1"""
     ).fetchone()
     row = row or connection.execute("SELECT epoch, version FROM reference_epochs ORDER BY epoch LIMIT 1").fetchone()
@@ -126,8 +127,13 @@ def read_classes(connection: Connection, epoch: int, version: str, classes: Sequ
     return np.array([places.get(row["value"], -1) for row in rows], np.int64)
 
 
-def calibration_rows(connection: Connection, epoch: int, version: str) -> list[Mapping[str, Any]]:
-    """The domain and the label (None without one) of each calibration case of `read_reference`, in its order."""
+def calibration_rows(
+    connection: Connection, epoch: int, version: str, as_opened: bool = False
+) -> list[Mapping[str, Any]]:
+    """The domain and the label (None without one) of each calibration case of `read_reference`, in its order.
+
+    as_opened: labels that came after the epoch was opened are left out, so that the answer stays the same.
+    """
     return connection.execute(
         """SELECT o.case_id, c.domain, l.value FROM observations o JOIN cases c ON c.case_id = o.case_id
            JOIN reference_members m ON m.case_id = o.case_id AND m.epoch = :epoch AND m.part = 'calibrate'
@@ -161,7 +167,7 @@ def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan"),
     return Batch(
         index=np.array([row["number"] or i for i, row in enumerate(rows, 1)], np.int64),
         unit=np.array([row["patient_key"] for row in rows], np.str_),
-        stratum=np.full(len(rows), "all", np.str_),
+        stratum=np.array([row["scanner"] or "" for row in rows], np.str_),
         time=np.array([_seconds(row["acquired_at"]) for row in rows], np.float64),
         outputs=matrix("scores"),
         embedding=matrix("embedding"),

@@ -26,6 +26,7 @@ CREATE TABLE cases (
     facts        TEXT NOT NULL                               -- JSON: sex, age, unknown columns; never the patient's id
 );
 CREATE INDEX cases_pending ON cases (state, acquired_at, seq);
+CREATE INDEX cases_timed ON cases (seq) WHERE origin = 'feed' AND acquired_at IS NOT NULL;
 CREATE INDEX cases_patient ON cases (patient_key);
 CREATE INDEX cases_reference ON cases (case_id) WHERE origin = 'reference';  -- few; `status` counts without the rest
 
@@ -53,15 +54,15 @@ CREATE TABLE labels (
     at           TEXT,                                       -- label time; event time is cases.acquired_at
     received_at  TEXT NOT NULL,
     model_output_seen INTEGER,
-    arm          TEXT NOT NULL,                              -- 'with_case', 'import', 'audit', 'active'
-    probability  REAL,                                       -- of being asked for; null where nobody asked
+    arm          TEXT NOT NULL,                              -- 'with_case', 'import', 'audit', 'alarm', 'active'
+    probability  REAL,                                       -- of being drawn by lot; null elsewhere
     UNIQUE (case_id, kind)
 );
 
 CREATE TABLE asked (                                         -- cases whose label was asked for, and by which chance
     case_id      TEXT PRIMARY KEY REFERENCES cases (case_id),
-    arm          TEXT NOT NULL CHECK (arm IN ('active', 'audit')),
-    probability  REAL NOT NULL,
+    arm          TEXT NOT NULL CHECK (arm IN ('active', 'alarm', 'audit')),
+    probability  REAL,                                       -- of being drawn; null where doubt had a say
     why          TEXT NOT NULL,
     at           TEXT NOT NULL
 );
@@ -130,6 +131,8 @@ CREATE TABLE signals (
     n            INTEGER NOT NULL,
     PRIMARY KEY (tick, monitor)
 );
+
+CREATE INDEX signals_time ON signals (time);
 
 CREATE TABLE alarms (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import deployed
@@ -11,6 +12,7 @@ import pytest
 from stocked import CLASSES, add_label
 
 from agent.clock import rfc3339
+from agent.drift import episodes
 from agent.drift.detect import Detector
 from agent.drift.labelled import came, has_come
 from agent.drift.reference import open_epoch
@@ -140,7 +142,7 @@ def test_who_taught_the_version_says_nothing_of_others(workspace):
         add_label(connection, workspace, "again", "a")
         add_label(connection, workspace, "fresh", "a")
         assert has_come(connection)
-        batch, _ = came(connection, "v0", (1, 2), ["home"], ())
+        batch, _ = came(connection, "v0", 1, (1, 2), ["home"], ())
     assert batch.index.tolist() == [2] and batch.target.tolist() == [0]
 
 
@@ -158,3 +160,77 @@ def test_without_labels_nobody_pays_for_them(workspace):
             "SELECT threshold FROM signals WHERE monitor = 'embedding' ORDER BY tick DESC LIMIT 1"
         ).fetchone()[0]
     assert after > before
+
+
+def test_labels_of_doubtful_answers_are_not_read(workspace):
+    """The list of wanted labels asks for them because the answer is unsure: they are no sample of anything."""
+    truth = see(workspace, "week", 30)
+    decide(workspace)
+    with workspace.store.transaction() as connection:
+        for i, one in enumerate(truth):
+            insert(connection, "labels", case_id=f"week-{i:04}", kind="class", value=CLASSES[int(one)],
+                   received_at=rfc3339(workspace.now()), arm="active" if i < 20 else "audit")  # fmt: skip
+    see(workspace, "after", 10)
+    decide(workspace)
+    assert readings(workspace)["performance"] == 10
+
+
+def test_late_labels_of_the_reference_change_nothing(workspace):
+    """What is compared with stays what it was when it was approved, also after a restart; and such a label is no sign
+    that the feed's come."""
+    with workspace.store.transaction() as connection:
+        connection.execute("DELETE FROM labels WHERE case_id LIKE 'ranked-000%'")
+    label(workspace, "week", see(workspace, "week", 40))
+    decide(workspace)
+    workspace.now = lambda: datetime(2031, 1, 1, tzinfo=UTC)
+    label(workspace, "ranked", [1] * 10)
+    late = see(workspace, "after", 20)
+    decide(workspace)
+    label(workspace, "after", late)
+    see(workspace, "last", 10)
+    decide(workspace)
+    assert readings(workspace)["performance"] == 60
+    with workspace.store.read() as connection:
+        told = connection.execute("SELECT body FROM journal WHERE event = 'monitor_failed'").fetchall()
+    assert told == []
+
+
+def test_a_monitor_that_breaks_is_left_out_and_told(workspace, monkeypatch):
+    """Not what it was made to raise, but a fault of its own: the others go on, and so does the daemon."""
+    import monitors
+
+    def broken(self, *_):
+        raise ZeroDivisionError
+
+    see(workspace, "week", 20)
+    monkeypatch.setattr(monitors.PredictionStream, "update", broken)
+    decide(workspace)
+    monkeypatch.setattr(monitors.FarOut, "fit", broken)
+    see(workspace, "after", 10)
+    decide(workspace)
+    with workspace.store.read() as connection:
+        told = [json.loads(row["body"]) for row in connection.execute(
+            "SELECT body FROM journal WHERE event = 'monitor_failed'")]  # fmt: skip
+        read = connection.execute("SELECT DISTINCT monitor FROM signals WHERE tick = 3").fetchall()
+    assert {one["monitor"] for one in told} == {"prediction", "far-out"}
+    assert all("ZeroDivisionError" in one["says"] for one in told)
+    assert {row["monitor"] for row in read} >= {"embedding", "family"}
+
+
+def test_what_ended_no_alarm_begins_the_charts_anew_in_memory_too(workspace):
+    """`resume` while the daemon runs: what it holds is what the store holds, so a restart changes nothing."""
+    detector = Detector(workspace)
+    see(workspace, "week", 20)
+    detector.step(workspace.now())
+    with workspace.store.transaction() as connection:
+        episodes.close_alarms(connection, episodes.OF_SHIFT, because="resumed", by="ana", at=workspace.now())
+    see(workspace, "after", 10)
+    detector.step(workspace.now())
+    with workspace.store.read() as connection:
+        states = connection.execute("SELECT monitor, key, value FROM monitor_state ORDER BY 1, 2").fetchall()
+        before = {(row["monitor"], row["key"]): bytes(row["value"]) for row in states}
+    again = Detector(workspace)
+    with workspace.store.read() as connection:
+        again._fit(connection)
+    for _, monitor in again._monitors:
+        assert {key for name, key in before if name == monitor.name} == {*monitor.state()}

@@ -60,9 +60,9 @@ def test_a_quarter_is_drawn_by_lot_and_the_rest_is_where_doubt_is(workspace):
         said = connection.execute("SELECT case_id, scores FROM observations").fetchall()
         chances = {row[0] for row in connection.execute("SELECT DISTINCT probability FROM asked WHERE arm = 'audit'")}
     sure = {row["case_id"]: float(np.frombuffer(row["scores"], "<f4").max()) for row in said}
-    unsure = sorted(sure, key=sure.__getitem__)[:15]
+    unsure = sorted({*sure} - {*lot}, key=sure.__getitem__)[:15]
     assert {row["case_id"] for row in rows} - {*lot} == {*unsure}
-    assert chances == {5 / 185}
+    assert chances == {5 / 200}, "drawn among all of them, doubtful ones too"
 
 
 def test_what_was_asked_stays_asked_until_its_label_comes(workspace):
@@ -92,14 +92,24 @@ def test_cases_of_an_open_alarm_come_first(workspace):
     assert len(rows) == 16 and len(of_alarm) == 12
     assert all(int(row["case_id"][-5:]) > 60 and "alarm 1" in row["why"] for row in of_alarm)
     with workspace.store.read() as connection:
-        asked = connection.execute("SELECT arm, probability FROM asked ORDER BY probability").fetchall()
-    assert {row["arm"] for row in asked} == {"audit"}, "doubt has no say in who speaks for an alarm"
-    assert [row["probability"] for row in asked] == [4 / 60] * 4 + [12 / 30] * 12
+        asked = connection.execute("SELECT arm, probability FROM asked ORDER BY arm, probability").fetchall()
+    assert [tuple(row) for row in asked] == [("alarm", None)] * 12 + [("audit", 4 / 90)] * 4
+
+
+def test_an_alarms_cases_can_be_asked_for_until_they_have_a_label(workspace):
+    """One at a time, too: none is passed over for good because a call asked for few."""
+    see(workspace, np.random.default_rng(1), 30, "elsewhere")
+    with workspace.store.transaction() as connection:
+        episodes.open_alarm(connection, monitor="embedding", shift="acquisition", stream="new", at_case=10,
+                            since_case=1, statistic=1.0, threshold=1.0, score=1.0, evidence={},
+                            at=workspace.now())  # fmt: skip
+    asked = [row["case_id"] for n in range(1, 31) for row in wanted(workspace, n)[n - 1 :]]
+    assert len(asked) == len({*asked}) == 30
+    assert wanted(workspace, 40) == wanted(workspace, 30)
 
 
 def test_labels_of_doubtful_cases_make_a_model_look_bad_and_the_weighted_ones_do_not(workspace):
-    """Where doubt decides who is labelled, the plain accuracy is far too low; weighted by the chance of being asked
-    it holds the truth."""
+    """Where doubt decides who is labelled, the plain accuracy is far too low; what the lot drew holds the truth."""
     rng, truth = np.random.default_rng(4), {}
     for _ in range(20):
         truth |= see(workspace, rng, 50)

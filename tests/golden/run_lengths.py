@@ -66,7 +66,7 @@ def site_year(n: int, promised: float, days: int, seed: int) -> int:
     rng = np.random.default_rng((n, seed))
     known = [batch(*see(rng, m), start=start) for m, start in ((200, -1_000_000), (n, -500_000))]
     known = [_two_scanners(_sexes(part), np.arange(len(part)) % 2 == 0) for part in known]
-    monitors = default_monitors(promised, facts=["sex"], looks=True, labels=True, subgroups=["sex", "age"])
+    monitors = default_monitors(promised, facts=["sex"], looks=True, forms=True, labels=True, subgroups=["sex", "age"])
     alarms, start, patient = 0, 1, 0
     fixed = Reference(transform=known[0], calibrate=known[1])
     for monitor in monitors:

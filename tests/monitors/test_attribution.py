@@ -58,6 +58,33 @@ def test_new_images_are_never_called_a_change_of_prevalence() -> None:
     assert Shift.PREVALENCE not in found
 
 
+def two_classes(
+    rng: np.random.Generator, n: int, start: int, positive: float, moved: float
+) -> tuple[Batch, np.ndarray]:
+    """(n patients of two classes whose means lie 3 apart, every image moved along that way; their classes)."""
+    label = (rng.random(n) < positive).astype(int)
+    x = rng.standard_normal((n, 16))
+    x[:, 0] += 3.0 * label + moved
+    positive_odds = np.exp(3.0 * x[:, 0] - 4.5) * 0.25
+    score = positive_odds / (1 + positive_odds)
+    return seen(Stream(x.astype(np.float32), score, label.astype(bool)), start), label
+
+
+@pytest.mark.parametrize(("moved", "positive"), [(1.0, 0.2), (0.0, 0.5)])
+def test_a_scanner_that_moves_images_from_class_to_class_is_no_other_mix(moved: float, positive: float) -> None:
+    """The mean goes where more positives would take it, and each image keeps its place in its class: that is not called
+    prevalence, whose remedy would harm. Where half of the patients are positive, it is."""
+    called = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        known, labels = two_classes(rng, 400, -5_000, 0.2, 0.0)
+        taught, _ = two_classes(rng, 200, -9_000, 0.2, 0.0)
+        cases, _ = two_classes(rng, 300, 1, positive, moved)
+        called.append(attribute(Reference(transform=taught, calibrate=known), cases, labels, alpha=0.002).shift)
+    share = called.count(Shift.PREVALENCE) / len(called)
+    assert share >= 0.75 if positive == 0.5 else share <= 0.1
+
+
 def test_where_nothing_changed_nothing_is_named() -> None:
     """A false alarm is mostly left unnamed."""
     found = [attribute(REFERENCE, changed(None, 300, seed), LABELS).shift for seed in range(20)]

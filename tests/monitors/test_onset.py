@@ -41,8 +41,8 @@ def test_more_cases_narrow_it() -> None:
 
 
 def test_a_gross_change_is_dated_to_the_case() -> None:
-    """Ten cases of another world leave no doubt of more than a few cases."""
-    cases = stream(None, 10)
+    """Twenty cases of another world leave no doubt of more than a few cases."""
+    cases = stream(None, 20)
     moved = np.arange(len(cases)) >= CHANGE - 1
     found = onset(REFERENCE, replace(cases, embedding=cases.embedding + 8.0 * moved[:, None]), CHANGE)
 
@@ -50,6 +50,17 @@ def test_a_gross_change_is_dated_to_the_case() -> None:
     assert abs(found.case - CHANGE) <= 1
     assert found.low <= CHANGE <= found.high
     assert found.high - found.low <= 4
+
+
+def test_a_few_changed_patients_do_not_rule_out_that_others_changed_before() -> None:
+    """A quarter of the cases is of another world; ten patients later the interval still holds the first of them."""
+    held = 0
+    for seed in range(12):
+        cases = stream(None, 40, seed)
+        moved = (np.arange(len(cases)) >= CHANGE - 1) & (np.random.default_rng(seed).random(len(cases)) < 0.25)
+        found = onset(REFERENCE, replace(cases, embedding=cases.embedding + 6.0 * moved[:, None]), len(cases) - 10)
+        held += found is not None and found.low <= CHANGE <= found.high
+    assert held >= 9
 
 
 def test_where_nothing_changed_nearly_every_case_could_be_it() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from streams import batch, reference
+from streams import MONDAY, batch, reference
 
 from monitors import Batch, SchemaStream
 
@@ -83,3 +83,26 @@ def test_memory_is_the_forms_and_not_the_cases() -> None:
     monitor = watching()
     monitor.update(cases(1000, 1, 1, ages=0.5, dicom=0.5))
     assert len(monitor.state()["forms"]) == 4 and monitor.state()["counts"].sum() == 1000
+
+
+@pytest.mark.parametrize("batches", ["scanner by the day", "weekends", "patients who stay"])
+def test_forms_that_come_in_batches_are_quiet(batches: str) -> None:
+    """Two scanners with files of their own take turns; few ages are told at weekends; the same ten patients are imaged
+    on five days running: a year of it, at one false alarm in a hundred years of days, alarms nowhere."""
+    monitor = SchemaStream(36_500.0)
+    monitor.fit(reference(np.random.default_rng(0), 20))
+    highest = -np.inf
+    for day in range(365):
+        scanner, weekend = day % 2, day % 7 > 4
+        change = {
+            "scanner by the day": {"dicom": float(scanner)},
+            "weekends": {"ages": 0.6 if weekend else 0.95},
+            "patients who stay": {},
+        }[batches]
+        seed = day // 5 if batches == "patients who stay" else day
+        tick = cases(10, seed, 1 + 10 * day, **change)
+        tick = replace(tick, stratum=np.full(10, f"scanner {scanner}"), tick_time=MONDAY + 86_400.0 * day)
+        if batches == "patients who stay":
+            tick = replace(tick, unit=np.array([f"week {day // 5}, patient {i}" for i in range(10)]))
+        highest = max(highest, monitor.update(tick).log_e)
+    assert highest < np.log(36_500)
