@@ -26,7 +26,7 @@ FEWEST_LABELS = 30  # labelled cases that the question is asked again for
 SETTLED = 500  # patients on which an answer is final
 AGAIN = 1.5  # times the cases, or the labels, of the last time
 ALPHA = 0.002  # of each test: an open question is asked again some five times on the way there
-DATED = ("onset", "asked_at", "labels_at")  # of the evidence: what goes on after the name is given
+DATED = ("onset", "asked_at", "labels_at", "labels_to")  # of the evidence: what goes on after the name is given
 
 
 def name(
@@ -52,9 +52,9 @@ def name(
         new_labels=classes_of(connection, [row["case_id"] for row in rows], classes),
     )
     shift = UNDETERMINED if answer.shift == FAR_OUT else str(answer.shift)
-    asked_at, labels_at = _observed(connection, since)
-    dated = _onset(connection, reference, version, stream, since)
-    return shift, {**_said(answer), **dated, "asked_at": asked_at, "labels_at": labels_at}
+    said = {**_said(answer), **_onset(connection, reference, version, stream, since)}
+    said |= {"asked_at": _observed(connection, since), "labels_at": _labelled(connection, since)}
+    return shift, {**said, "labels_to": _newest_label(connection)}
 
 
 def name_again(connection: Connection, reference: Reference, epoch: int, version: str, at: datetime) -> list[str]:
@@ -68,10 +68,10 @@ def name_again(connection: Connection, reference: Reference, epoch: int, version
         if alarm["monitor"] == CREEP or kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT:
             continue
         evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
-        is_open, (cases, labels) = alarm["shift"] in OPEN_QUESTIONS, _observed(connection, since)
+        is_open, cases = alarm["shift"] in OPEN_QUESTIONS, _observed(connection, since)
         settled = evidence.get("patients" if is_open else "asked_at", 0) >= SETTLED
         grown = not settled and cases >= AGAIN * evidence.get("asked_at", 0)
-        told = alarm["shift"] not in TOLD and labels >= max(FEWEST_LABELS, AGAIN * evidence.get("labels_at", 0))
+        told = alarm["shift"] not in TOLD and _more_labels(connection, since, evidence)
         answer = name(connection, reference, epoch, version, alarm["stream"], since) if grown or told else None
         if answer is None:
             continue
@@ -94,7 +94,7 @@ def estimate_again(connection: Connection, reference: Reference, epoch: int, ver
     a shift may be named by fewer patients than tell that."""
     for alarm in connection.execute("SELECT * FROM alarms WHERE state != 'closed'").fetchall():
         evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
-        observed, _ = _observed(connection, since)
+        observed = _observed(connection, since)
         grown = observed >= AGAIN * evidence.get("estimated_at", 0)
         if kind_of(alarm["shift"], alarm["stream"]) not in OF_SHIFT or not grown:
             continue
@@ -141,16 +141,33 @@ def _onset(
     return {} if found is None else {"onset": {"case": found.case, "low": found.low, "high": found.high}}
 
 
-def _observed(connection: Connection, since: int) -> tuple[int, int]:
-    """(answered cases since an observation, of all streams; those of them that have a label). Labels are few beside
-    cases, so they lead the count."""
+def _observed(connection: Connection, since: int) -> int:
+    """Answered cases since an observation, of all streams."""
     last = connection.execute("SELECT coalesce(max(number), 0) FROM observations").fetchone()[0]
-    labels = connection.execute(
+    return max(0, last - since + 1)
+
+
+def _more_labels(connection: Connection, since: int, evidence: Mapping[str, Any]) -> bool:
+    """Whether half as many labels again have come since the question was asked. They are counted only where so many
+    have come at all: a count reads them all."""
+    had = evidence.get("labels_at", 0)
+    wanted = max(FEWEST_LABELS, math.ceil(AGAIN * had))
+    came = _newest_label(connection) - evidence.get("labels_to", 0)
+    return came >= wanted - had and _labelled(connection, since) >= wanted
+
+
+def _newest_label(connection: Connection) -> int:
+    return int(connection.execute("SELECT coalesce(max(id), 0) FROM labels").fetchone()[0])
+
+
+def _labelled(connection: Connection, since: int) -> int:
+    """Labelled cases since an observation; labels lead the count, for they are fewer than cases."""
+    row = connection.execute(
         """SELECT count(*) FROM labels l CROSS JOIN observations o ON o.case_id = l.case_id
            WHERE l.kind = 'class' AND o.role = 'live' AND o.number >= ?""",
         (since,),
-    ).fetchone()[0]
-    return max(0, last - since + 1), labels
+    ).fetchone()
+    return int(row[0])
 
 
 def _rows(

@@ -144,11 +144,13 @@ def calibration_rows(
 
 
 def classes_of(connection: Connection, cases: Sequence[str], classes: Sequence[str]) -> Any:
-    """[n] the class index of each of these cases; -1 where there is no label."""
+    """[n] the class index of each of these cases; -1 where there is no label, or where it was asked for because the
+    answer was unsure: such labels are no sample of the others."""
     import numpy as np
 
     rows = connection.execute(
-        "SELECT case_id, value FROM labels WHERE kind = 'class' AND case_id IN (SELECT value FROM json_each(?))",
+        """SELECT case_id, value FROM labels
+           WHERE kind = 'class' AND arm != 'active' AND case_id IN (SELECT value FROM json_each(?))""",
         (json.dumps(list(cases)),),
     )
     places, said = {name: place for place, name in enumerate(classes)}, {row["case_id"]: row["value"] for row in rows}

@@ -103,15 +103,18 @@ def sentences(found: AlarmRecord) -> list[str]:
 
 def timeline(found: AlarmRecord) -> str:
     """The monitors' readings against their thresholds, the onset with its interval, the alarm and the live versions, as
-    SVG."""
+    SVG. Named are the alarm's monitor and those that rose highest."""
     points = [point for line in found.readings.values() for point in line]
     first, last = min((case for case, _ in points), default=0), max((case for case, _ in points), default=1)
     panel = Panel(first, max(last, first + 1), -3.0, 3.0, 880, 260)
     parts = [*grid(panel, "cases"), line(panel, [(first, 0.0), (last, 0.0)], "var(--bad)", dashed=True)]
-    for place, (monitor, reading) in enumerate(found.readings.items()):
-        colour = COLOURS[place % len(COLOURS)]
+    highest = sorted(found.readings, key=lambda name: -max((value for _, value in found.readings[name]), default=0.0))
+    told = [found.row["monitor"], *(name for name in highest if name != found.row["monitor"])][: len(COLOURS)]
+    for monitor, reading in found.readings.items():
+        colour = COLOURS[told.index(monitor)] if monitor in told else "var(--soft)"
         parts.append(line(panel, [(case, value / math.log(10)) for case, value in reading], colour))
-        parts.append(text(panel.left + 8 + 118 * place, 14, monitor, colour))
+    for place, monitor in enumerate(told):
+        parts.append(text(panel.left + 8 + 160 * place, 14, monitor, COLOURS[place]))
     dated = found.evidence.get("onset", {"case": found.row["since_case"]})
     if "low" in dated:
         parts.append(band(panel, dated["low"], dated["high"], "var(--soft)"))
