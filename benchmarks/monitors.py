@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def bench(
     if input is not None:
         raise HomeostatError("the benchmark 'monitors' makes its own cases: leave --input out")
     tell, rng = progress or _tell, np.random.default_rng(seed)
-    rows = [*_product(rng, STREAM, tell), *_trials(rng), *_peers(rng), _permutations(rng)]
+    rows = [*_product(rng, STREAM, tell), *_trials(rng), *_peers(rng), _permutations(rng), *_others_tests(rng)]
     of = {row["what"]: row for row in rows}
     first, last = of["first cases"], of["last cases"]
     ratios = {
@@ -144,6 +145,38 @@ def _permutations(rng: np.random.Generator) -> dict[str, Any]:
         np.sort(within / WINDOW**2 + rest / REFERENCE**2 - 2 * (to_all - within) / (WINDOW * REFERENCE))
         spent.append(time.process_time() - before)
     return {"what": "permutation MMD", "ms_per_case": 1000 * float(np.median(spent))}
+
+
+def _others_tests(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """What the tests of a whole window cost that torchdrift and menelaus run, where they are installed (the optional
+    group `peers`): the same window, reference and permutations."""
+    known, window = (rng.standard_normal((n, DIMENSION)).astype(np.float32) for n in (REFERENCE, WINDOW))
+    if find_spec("torchdrift"):
+        import torch
+        from torchdrift.detectors import KernelMMDDriftDetector
+
+        kernel = KernelMMDDriftDetector(n_perm=PERMUTATIONS)
+        kernel.fit(torch.from_numpy(known))
+        yield {
+            "what": "torchdrift MMD",
+            "ms_per_case": _spent(lambda: kernel.compute_p_value(torch.from_numpy(window))),
+        }
+    if find_spec("menelaus"):
+        from menelaus.data_drift import HDDDM
+
+        histograms = HDDDM()
+        histograms.set_reference(known.astype(np.float64))
+        yield {"what": "menelaus HDDDM", "ms_per_case": _spent(lambda: histograms.update(window.astype(np.float64)))}
+
+
+def _spent(look: Callable[[], Any], looks: int = 3) -> float:
+    """Milliseconds of CPU time of a look, the median of some."""
+    spent = []
+    for _ in range(looks):
+        before = time.process_time()
+        look()
+        spent.append(time.process_time() - before)
+    return 1000 * float(np.median(spent))
 
 
 def _rss() -> float:

@@ -26,6 +26,7 @@ def test_cost_is_read_at_the_start_and_at_the_end(monkeypatch: pytest.MonkeyPatc
     of = {row["what"]: row for row in answer["rows"]}
 
     assert {"first cases", "last cases", "river ADWIN", "river KSWIN", "permutation MMD"} <= {*of}
+    assert {"torchdrift MMD", "menelaus HDDDM"} <= {*of}, "the group peers is installed where tests run"
     assert {"ms_per_case", "ms_per_case_at_8000", "rss_growth", "setup_seconds"} <= {*answer["ratios"]}
     assert answer["ratios"]["kernel_ms_per_case"] == of["kernel, on trial"]["ms_per_case"] > 0
     assert answer["ratios"]["kernel_setup_seconds"] == of["kernel, on trial: set-up"]["seconds"] > 0
