@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -19,7 +20,19 @@ from benchmarks.stream import write_folder
 from benchmarks.year.pictures import SIDE, Cast, Pictures, Sites, cast, place_of
 from benchmarks.year.play import Known, Tell, Trace, play
 from benchmarks.year.policies import NEVER, ORACLE, Policy
-from benchmarks.year.schedule import CONDITIONS, FAR_OUT, HARMLESS, HOME, LEVELS, SCANNER, THIRD, Year, creep, draw
+from benchmarks.year.schedule import (
+    CONDITIONS,
+    FAR_OUT,
+    HARMLESS,
+    HOME,
+    LEVELS,
+    SCANNER,
+    THIRD,
+    VIEWS,
+    Year,
+    creep,
+    draw,
+)
 
 EPOCHS = 20
 INVENTED = 30  # patients of a far-out batch where there are no images for it
@@ -65,7 +78,8 @@ def prepare(trial: Trial, backbone: str, progress: Progress) -> tuple[Trace, Acc
 
     torch.set_num_threads(1)
     folder, sites, pictures = trial.folder, trial.sites, trial.pictures
-    rows = [_stored(sites, pictures, HOME, patient, 0) for patient in trial.cast.fitted]
+    views = random.Random(f"views {trial.seed}")
+    rows = [_stored(sites, pictures, HOME, patient, views.randrange(VIEWS)) for patient in trial.cast.fitted]
     write_folder(folder / "home", rows)
     split = Split.draw((row.patient_id for row in rows), trial.seed, together=sharing_bytes(rows))
     part = {name: [row for row in rows if split.assign(row.patient_id) == name] for name in ("train", "develop")}
