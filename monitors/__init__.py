@@ -9,7 +9,7 @@ from typing import Any
 
 from monitors.alpha import decidable, power, spend
 from monitors.appearance import QualityStream
-from monitors.attribution import Attribution, attribute
+from monitors.attribution import Attribution, attribute, without_nan
 from monitors.bootstrap import paired, paired_all, patient_weights
 from monitors.embedding import EmbeddingMean
 from monitors.estimates import ATC, CBPE, DoC, Estimate, Estimator, estimate
@@ -125,6 +125,7 @@ __all__ = [
     "default_monitors",
     "family",
     "attribute",
+    "without_nan",
     "estimate",
     "Estimate",
     "Estimator",

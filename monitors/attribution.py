@@ -262,5 +262,11 @@ def taken(batch: Batch, places: Int) -> Batch:
     return Batch(**whole, facts=facts, form=form, version=batch.version, sensor=batch.sensor, tick_time=batch.tick_time)
 
 
+def without_nan(batch: Batch) -> Batch:
+    """Its cases of which embedding, outputs and image quality are finite."""
+    parts = (batch.embedding, batch.outputs, batch.quality)
+    return taken(batch, np.flatnonzero(np.all([np.isfinite(part).all(axis=1) for part in parts], axis=0)))
+
+
 def _confidence(outputs: Float) -> float:
     return float(outputs.max(axis=1).mean()) if outputs.size else float("nan")

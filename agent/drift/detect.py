@@ -151,11 +151,12 @@ class Detector:
         self._name_again(connection, now)
 
     def _read(self, monitor: Monitor, batch: Batch) -> Signal | None:
-        """A monitor that raises is told of and passed over; the others go on.
+        """A monitor that raises is told of and passed over; the others go on. Cases that hold NaN are left out where
+        others of the tick don't.
 
         The day on which a version went live was answered by two: that is no fault to be told of.
         """
-        from monitors import OtherVersion
+        from monitors import OtherVersion, without_nan
 
         try:
             return monitor.update(batch)
@@ -163,7 +164,8 @@ class Detector:
             return None
         except ValueError as error:  # it refused to read: what it knows is whole
             self._failed.append((monitor.name, str(error)))
-            return None
+            whole = without_nan(batch)
+            return self._read(monitor, whole) if 0 < len(whole) < len(batch) else None
         except Exception as error:
             self._failed.append((monitor.name, f"{type(error).__name__} while it read a tick"))
             self._monitors = [one for one in self._monitors if one[1] is not monitor]  # it may have read half

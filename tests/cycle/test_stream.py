@@ -141,7 +141,8 @@ def test_foreign_images_get_no_answer_one_by_one(workspace, tmp_path):
 
 
 def test_a_monitor_that_cannot_read_is_passed_over_and_told(workspace):
-    """NaN answers: the monitor of the answers says so, the others read on, and the tick is decided."""
+    """NaN answers: the monitor of the answers says so and reads the other cases; where all are, it is passed over. The
+    others read on, and the tick is decided."""
     feed(workspace, smears.HOME, 20, 28)
     observer, detector = Observer(workspace), Detector(workspace)
     observer.step(workspace.now())
@@ -151,12 +152,17 @@ def test_a_monitor_that_cannot_read_is_passed_over_and_told(workspace):
         )
     assert detector.step(workspace.now()) == 1
     heard = {row["monitor"] for row in rows(workspace, "SELECT monitor FROM signals WHERE tick = 1")}
-    assert {"embedding", "far-out", "family"} <= heard and "prediction" not in heard
+    assert {"embedding", "far-out", "prediction", "family"} <= heard
+    read = rows(workspace, "SELECT monitor, n FROM signals WHERE tick = 1 AND monitor IN ('embedding', 'prediction')")
+    assert {row["monitor"]: row["n"] for row in read} == {"embedding": 10, "prediction": 9}
     assert events(workspace)[-1] == "monitor_failed"
     observer.step(workspace.now())
+    with workspace.store.transaction() as connection:
+        nan = {"nan": np.full(3, np.nan, "<f4").tobytes()}
+        connection.execute("UPDATE observations SET scores = :nan WHERE number > 10", nan)
     assert detector.step(workspace.now()) == 1
     heard = {row["monitor"] for row in rows(workspace, "SELECT monitor FROM signals WHERE tick = 2")}
-    assert {"embedding", "far-out", "prediction", "family"} <= heard
+    assert {"embedding", "far-out", "family"} <= heard and "prediction" not in heard
 
 
 def test_the_same_bytes_under_a_second_id_are_observed_once(workspace, tmp_path):
