@@ -19,7 +19,7 @@ import numpy as np
 
 from agent.errors import HomeostatError
 from benchmarks.attribution import TAUGHT, seen
-from benchmarks.stream import CHANGES, Change, hold_back, observed, write_folder
+from benchmarks.stream import CHANGES, Change, fit_home, hold_back, labelled, observed
 from monitors import OF_LABELS, Batch, Reference, default_monitors, family
 from monitors.attribution import taken
 
@@ -52,20 +52,10 @@ def bench(
 def home(data: Path, change: Change, seed: int, scratch: Path, progress: Progress) -> tuple[Batch, Batch]:
     """(cases of patients who taught it, cases of all others) of a home site with their classes, as a base that was
     fitted there sees them. Raises HomeostatError without the data folder."""
-    from agent.cases.datafolder import read_folder
-    from agent.deploy import fit
-
-    folder = data / change.folder
-    if not (folder / "cases.csv").exists():
-        raise HomeostatError(f"{folder} is no data folder: name the one that holds it with --data")
-    rows = [row for row in read_folder(folder, [f"site={change.home}"]).rows if row.label]
+    rows = labelled(data, change.folder, change.home)
     taught, unseen = hold_back(rows, len(rows) // 2, seed)
-    write_folder(scratch / "home", taught)
-    spec = change.backbone
-    if change.weights and (data / "models" / change.weights).exists():
-        spec = f"{change.backbone}:{data / 'models' / change.weights}"
     progress(f"{change.folder}: fits on {change.home}", 0, 1)
-    fit(scratch / "home", scratch / "base", where=(), backbone=spec, epochs=None, seed=seed, progress=_silent)
+    fit_home(data, change, taught, scratch, seed)
     names = sorted({row.label or "" for row in rows})
     parts = []
     for some in (taught[:TAUGHT], unseen):
@@ -140,8 +130,8 @@ def first_alarm(
     for start in range(0, len(order) - PER_TICK + 1, PER_TICK):
         cases = change(taken(unseen, order[start : start + PER_TICK]), rng)
         cases = replace(cases, index=np.arange(start + 1, start + PER_TICK + 1))
-        labelled = replace(cases, target=np.where(rng.random(PER_TICK) < LABELLED, cases.target, -1))
-        read = [monitor.update(labelled if isinstance(monitor, OF_LABELS) else cases) for monitor in monitors]
+        told = replace(cases, target=np.where(rng.random(PER_TICK) < LABELLED, cases.target, -1))
+        read = [monitor.update(told if isinstance(monitor, OF_LABELS) else cases) for monitor in monitors]
         rule = family(read, None, PROMISED)
         if rule.log_e >= rule.threshold:
             return start + PER_TICK, str(rule.evidence["lead"])
@@ -161,7 +151,3 @@ def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _tell(what: str, done: int, of: int) -> None:
     print(f"{done}/{of} {what}", file=sys.stderr, flush=True)
-
-
-def _silent(what: str, done: int, of: int) -> None:
-    return None

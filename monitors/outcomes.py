@@ -6,6 +6,7 @@ left of an outcome once the answer's own sureness is taken off: cases that were 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from monitors.attribution import taken
 from monitors.chart import FEW, Chart, finite, first_of_each
-from monitors.protocols import Batch, Float, OtherVersion, Reference, Scores, Signal
+from monitors.protocols import Batch, Float, OtherVersion, Reference, Signal
 
 PATIENTS_PER_COLUMN = 8
 CLIP = 1e-4  # log-odds are taken of probabilities no nearer to 0 and 1
@@ -24,11 +25,11 @@ BAND = 20  # years
 See = Callable[[Batch], Float]
 
 
-class _OfLabels:
+class _OfLabels(ABC):
     """One chart over columns that are learnt on the labelled cases of `reference.calibrate`.
 
-    A tick's batch holds the cases whose labels have come since the last one, in the order of these: `since` is the
-    number of a case and belongs to the time of the image, not of the label. A tick without labels is no look.
+    A tick's batch holds the cases whose labels have come since the last one: `since` is the number of a case and
+    belongs to the time of the image, not of the label. A tick without labels is no look.
     """
 
     name = ""
@@ -66,9 +67,9 @@ class _OfLabels:
     def restore(self, state: Mapping[str, NDArray]) -> None:
         self.chart.restore(state)
 
+    @abstractmethod
     def _learn(self, known: Batch, most: int) -> dict[str, See]:
         """Columns by name, `most` of them at most: what a labelled batch shows in each, [n]."""
-        raise NotImplementedError
 
     def _see(self, batch: Batch) -> Float:
         return np.column_stack([see(batch) for see in self.columns.values()])
@@ -143,10 +144,10 @@ def _surprised(known: Batch, columns: Float, at: Sequence[float]) -> Batch:
     more = taken(known, np.array(sorted(places), dtype=int))
     names = np.array([f"{unit} surprised" for unit in more.unit], np.str_)
     more = replace(more, unit=names, target=np.argsort(more.outputs, axis=1)[:, -2])
-    return joined(known, more)
+    return _appended(known, more)
 
 
-def joined(one: Batch, other: Batch) -> Batch:
+def _appended(one: Batch, other: Batch) -> Batch:
     """The cases of one batch, and then those of the other; both of one version, with the same facts."""
     whole: dict[str, Any] = {
         name: np.concatenate([getattr(one, name), getattr(other, name)])
@@ -184,10 +185,6 @@ def groups(batch: Batch, fact: str) -> NDArray[np.str_]:
     return np.array(["" if np.isnan(v) else f"{s}-{s + BAND - 1}" for v, s in zip(values, start, strict=True)], np.str_)
 
 
-def _scores(batch: Batch) -> Scores:
-    return Scores(probability=np.asarray(batch.outputs, dtype=np.float64), target=batch.target, unit=batch.unit)
-
-
 def _top(batch: Batch) -> Float:
     return np.asarray(batch.outputs, dtype=np.float64).max(axis=1)
 
@@ -195,12 +192,6 @@ def _top(batch: Batch) -> Float:
 def _log_odds(batch: Batch) -> Float:
     top = np.clip(_top(batch), CLIP, 1 - CLIP)
     return np.log(top / (1 - top))
-
-
-def _announced(batch: Batch) -> Float:
-    """[n] the squared error on average, if the probabilities are true."""
-    p = np.asarray(batch.outputs, dtype=np.float64)
-    return (p * (1 - p)).sum(axis=1) / (2.0 if p.shape[1] == 2 else 1.0)
 
 
 def _usual_error(known: Batch) -> Callable[[Batch], Float]:

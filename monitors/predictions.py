@@ -7,19 +7,17 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.chart import Chart, finite, first_of_each
+from monitors.chart import Chart, finite
 from monitors.protocols import Batch, Float, OtherVersion, Reference, Signal
-
-PATIENTS_PER_COLUMN = 8
 
 
 class PredictionStream:
     """The mean of the model's probabilities and of their entropy, by a multivariate chart (see Chart).
 
     Where the probabilities of a reference case sum to 1 they are of classes that exclude each other; else each is of a
-    finding of its own, and the entropy is the sum of theirs. Of classes the rarest is left out, for it follows from the
-    others, and so are more of them where the reference has not PATIENTS_PER_COLUMN patients a column. What a change of
-    prevalence moves first: the probabilities of a black box tell it (Lipton and others 2018).
+    finding of its own, and the entropy is the sum of theirs. What a change of prevalence moves first: the probabilities
+    of a black box tell it (Lipton and others 2018). With a dozen classes and a reference of some 60 patients it is deaf
+    to all but gross changes.
 
     `statistic` is Hotelling's T^2; `threshold` belongs to `log_e`.
     """
@@ -35,11 +33,6 @@ class PredictionStream:
         ranked = reference.calibrate
         self.version = ranked.version
         self.exclusive = bool(np.allclose(np.nansum(ranked.outputs, axis=1), 1.0, atol=1e-3))
-        patients = len(first_of_each(ranked.unit))
-        most = max(1, patients // PATIENTS_PER_COLUMN - 1)
-        usual = np.nan_to_num(np.asarray(ranked.outputs, dtype=np.float64)).mean(axis=0)
-        columns = len(usual) - self.exclusive
-        self.kept = np.sort(np.argsort(-usual, kind="stable")[: max(1, min(columns, most))])
         self.chart = Chart()
         self.chart.fit(self._see(ranked), ranked.unit, ranked.stratum)
 
@@ -55,14 +48,14 @@ class PredictionStream:
         self.chart.restore(state)
 
     def _see(self, batch: Batch) -> Float:
-        """[n, c] -> [n, k]: the probabilities that are watched, and the entropy of all."""
+        """[n, c] -> [n, c] or [n, c + 1]: the probabilities (of classes, all but the last), and their entropy."""
         if batch.version != self.version:
             raise OtherVersion(
                 f"the reference was observed with {self.version} and the tick with {batch.version}: fit anew"
             )
         p = np.asarray(finite(batch, batch.outputs, "outputs"), dtype=np.float64)
         entropy = _surprise(p) if self.exclusive else _surprise(p) + _surprise(1.0 - p)
-        return np.column_stack([p[:, self.kept], entropy.sum(axis=1)])
+        return np.column_stack([p[:, : p.shape[1] - self.exclusive], entropy.sum(axis=1)])
 
 
 def _surprise(p: Float) -> Float:

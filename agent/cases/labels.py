@@ -44,7 +44,6 @@ def join(
     ).fetchone()
     if said is not None:
         return "repeated" if said["value"] == value else "conflict"
-    arm, probability = arm_of(connection, case["id"]) or (arm, None)
     insert(
         connection,
         "labels",
@@ -55,8 +54,7 @@ def join(
         at=labelled_at,
         received_at=rfc3339(at),
         model_output_seen=model_output_seen,
-        arm=arm,
-        probability=probability,
+        arm=arm_of(connection, case["id"]) or arm,
     )
     return "joined"
 

@@ -45,16 +45,14 @@ def _open(connection: Connection, since: datetime) -> list[dict[str, str]]:
         """SELECT a.case_id, a.why FROM asked a
            WHERE a.at >= :since AND NOT EXISTS (
                SELECT 1 FROM labels l WHERE l.case_id = a.case_id AND l.kind = 'class')
-           ORDER BY a.why LIKE 'of alarm%' DESC, a.rowid""",
+           ORDER BY a.arm = 'alarm' DESC, a.rowid""",
         {"since": rfc3339(since)},
     )
     return [dict(row) for row in rows]
 
 
 def _ask(connection: Connection, workspace: Workspace, n: int) -> list[dict[str, str]]:
-    seen = get_setting(connection, SEEN, 0)
-    fresh, alarmed = _unasked(connection, seen), _alarmed(connection)
-    every = _unasked(connection, seen, labelled=True)
+    every, alarmed = _unasked(connection, get_setting(connection, SEEN, 0)), _alarmed(connection)
     by_lot = max(1, round(AUDIT * n)) if n > 1 or not alarmed else 0
     audited = _drawn(_lot(workspace, every), by_lot)
     chosen: list[tuple[str, str, float | None, str]] = [
@@ -65,7 +63,7 @@ def _ask(connection: Connection, workspace: Workspace, n: int) -> list[dict[str,
         drawn = [row for row in _lot(workspace, alarmed) if row["case_id"] not in taken][:left]
         chosen += [(row["case_id"], "alarm", None, f"of alarm {row['alarm']}: {WHY_ALARM}") for row in drawn]
     else:
-        unsure = sorted((row for row in fresh if row["case_id"] not in taken), key=_top)[:left]
+        unsure = sorted((row for row in every if not row["labelled"] and row["case_id"] not in taken), key=_top)[:left]
         chosen += [(row["case_id"], "active", None, "the answer is unsure") for row in unsure]
     if chosen:
         now = workspace.now()
@@ -91,22 +89,22 @@ def _lot(workspace: Workspace, rows: Sequence[dict[str, Any]]) -> list[dict[str,
     return draw.sample(rows, len(rows))
 
 
-def _unasked(connection: Connection, after: int, labelled: bool = False) -> list[dict[str, Any]]:
-    """Answered live cases after an observation that nobody was asked for, in order; `labelled` ones, too, or not."""
+def _unasked(connection: Connection, after: int) -> list[dict[str, Any]]:
+    """Answered live cases after an observation that nobody was asked for, in order, and whether each has a label."""
     rows = connection.execute(
         """SELECT o.number, o.case_id, o.scores, c.domain, l.id IS NOT NULL AS labelled
            FROM observations o JOIN cases c ON c.case_id = o.case_id
            LEFT JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
-           WHERE o.role = 'live' AND o.number > :after AND o.abstained = 0 AND (:labelled OR l.id IS NULL)
+           WHERE o.role = 'live' AND o.number > :after AND o.abstained = 0
              AND NOT EXISTS (SELECT 1 FROM asked a WHERE a.case_id = o.case_id)
            ORDER BY o.number""",
-        {"after": after, "labelled": labelled},
+        {"after": after},
     )
     return [dict(row) for row in rows]
 
 
 def _alarmed(connection: Connection) -> list[dict[str, Any]]:
-    """Those of them that came since the onset of an open shift of their stream, with the alarm's number."""
+    """Those without a label that came since the onset of an open shift of their stream, with the alarm's number."""
     onset = {
         alarm["stream"]: (alarm["id"], alarm["since_case"] or alarm["opened_at_case"])
         for alarm in episodes.open_alarms(connection)
@@ -117,7 +115,7 @@ def _alarmed(connection: Connection) -> list[dict[str, Any]]:
     is_known, found = known(connection), []
     for row in _unasked(connection, min(since for _, since in onset.values()) - 1):
         alarm, since = onset.get(stream_of(row["domain"], is_known), (0, 0))
-        if alarm and row["number"] >= since:
+        if alarm and row["number"] >= since and not row["labelled"]:
             found.append({**row, "alarm": alarm})
     return found
 
@@ -128,7 +126,7 @@ def _top(row: Mapping[str, Any]) -> float:
     return float(np.frombuffer(row["scores"], "<f4").max())
 
 
-def arm_of(connection: Connection, case_id: str) -> tuple[str, float | None] | None:
-    """(arm, probability) with which a label was asked for; None where nobody asked."""
-    row = connection.execute("SELECT arm, probability FROM asked WHERE case_id = :id", {"id": case_id}).fetchone()
-    return (row["arm"], row["probability"]) if row else None
+def arm_of(connection: Connection, case_id: str) -> str | None:
+    """The arm by which a label was asked for; None where nobody asked."""
+    row = connection.execute("SELECT arm FROM asked WHERE case_id = :id", {"id": case_id}).fetchone()
+    return row["arm"] if row else None

@@ -36,9 +36,7 @@ class Detector:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._fitted: tuple[str, int, int, bool, bool] | None = (
-            None  # live, epoch, closed alarms; are there times, labels
-        )
+        self._fitted: tuple[str, int, int, bool, bool] | None = None  # live, epoch, begun anew; times? labels?
         self._monitors: list[tuple[str, Monitor]] = []  # with the stream that each reads
         self._saved: dict[tuple[str, str], bytes] = {}
         self._reference: tuple[Reference, int, str] | None = None
@@ -94,16 +92,8 @@ class Detector:
             for stream in (KNOWN, NEW, ALL)
         }
         homes = batch_of([row for row in rows if place_of(row["domain"]) == HOME], tick.start, facts)
-        read = []
-        for stream, monitor in self._monitors:
-            its = (
-                outcomes
-                if isinstance(monitor, OF_LABELS)
-                else homes
-                if monitor.name == episodes.CREEP
-                else batches[stream]
-            )
-            read.append((stream, self._read(monitor, its)))
+        own = {kind.name: outcomes for kind in OF_LABELS} | {episodes.CREEP: homes}
+        read = [(at, self._read(monitor, own.get(monitor.name, batches[at]))) for at, monitor in self._monitors]
         heard = [(stream, s) for stream, s in read if s is not None and (stream != NEW or s.log_e > SILENT)]
         budget = watched.false_alarms.ticks
         with self.workspace.store.read() as connection:

@@ -92,7 +92,7 @@ def name_again(connection: Connection, reference: Reference, epoch: int, version
 def estimate_again(connection: Connection, reference: Reference, epoch: int, version: str) -> None:
     """Puts what an open alarm of a shift may cost into its evidence, and again once there are half as many cases again:
     a shift may be named by fewer patients than tell that."""
-    for alarm in connection.execute("SELECT * FROM alarms WHERE state != 'closed'").fetchall():
+    for alarm in open_alarms(connection):
         evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
         observed = _observed(connection, since)
         grown = observed >= AGAIN * evidence.get("estimated_at", 0)

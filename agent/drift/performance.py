@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from monitors import Scores
 
 WINDOW = 1000  # latest answered cases that are looked at
 LEAST = 20  # labelled patients, and audited ones, below which nothing is said
@@ -34,22 +33,15 @@ def performance(workspace: Workspace, window: int = WINDOW) -> dict[str, Any]:
     """
     import numpy as np
 
-    from monitors import Scores
-
+    if window < 1:
+        raise HomeostatError(f"--last is how many answers are looked at, 1 or more, not {window}")
     with workspace.store.read() as connection:
         version = registry.live(connection)["version"]
         rows = _answers(connection, version, window)
         classes = get_setting(connection, "classes", [])
-    if window < 1:
-        raise HomeostatError(f"--last is how many answers are looked at, 1 or more, not {window}")
     if not rows:
         raise HomeostatError(f"{version} has not answered a case yet: feed some, then 'homeostat run --until-idle'")
     told = [row for row in rows if row["value"] in classes]
-    scores = Scores(
-        probability=np.stack([np.frombuffer(row["scores"], "<f4") for row in told or rows]).astype(np.float64),
-        target=np.array([classes.index(row["value"]) for row in told] or [-1] * len(rows), np.int64),
-        unit=np.array([row["patient_key"] for row in told or rows], np.str_),
-    )
     weight = np.array([1 / row["chance"] if row["chance"] else 0.0 for row in told], np.float64)
     audited = {row["patient_key"] for row in told if row["chance"]}
     patients = {row["patient_key"] for row in told}
@@ -62,8 +54,8 @@ def performance(workspace: Workspace, window: int = WINDOW) -> dict[str, Any]:
         "patients": len(patients),
         "coverage": round(len(told) / len(rows), 4),
         "arms": dict(Counter(row["arm"] for row in told)),
-        "measured": _measured(scores, np.ones(len(told)), classes) if len(patients) >= LEAST else None,
-        "weighted": _measured(scores, weight, classes) if len(audited) >= LEAST else None,
+        "measured": _measured(told, np.ones(len(told)), classes) if len(patients) >= LEAST else None,
+        "weighted": _measured(told, weight, classes) if len(audited) >= LEAST else None,
     }
 
 
@@ -91,13 +83,20 @@ def _answers(connection: Connection, version: str, window: int) -> list[Mapping[
     ).fetchall()
 
 
-def _measured(scores: Scores, weight: NDArray[np.floating], classes: Sequence[str]) -> dict[str, Any]:
-    """accuracy, brier and calibration in the large of the top answer with intervals; sensitivity and specificity per
+def _measured(
+    told: Sequence[Mapping[str, Any]], weight: NDArray[np.floating], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Of answers with labels: accuracy, Brier score and overconfidence with intervals; sensitivity and specificity per
     class, at the answer that is given (the most probable class)."""
     import numpy as np
 
-    from monitors import brier, wilson
+    from monitors import Scores, brier, wilson
 
+    scores = Scores(
+        probability=np.stack([np.frombuffer(row["scores"], "<f4") for row in told]).astype(np.float64),
+        target=np.array([classes.index(row["value"]) for row in told], np.int64),
+        unit=np.array([row["patient_key"] for row in told], np.str_),
+    )
     answer, truth = scores.probability.argmax(axis=1), scores.target
     every = np.vstack([weight, *(np.asarray(w, np.float64) * weight for w in _draws(scores.unit))])
 

@@ -55,7 +55,6 @@ CREATE TABLE labels (
     received_at  TEXT NOT NULL,
     model_output_seen INTEGER,
     arm          TEXT NOT NULL,                              -- 'with_case', 'import', 'audit', 'alarm', 'active'
-    probability  REAL,                                       -- of being drawn by lot; null elsewhere
     UNIQUE (case_id, kind)
 );
 

@@ -17,7 +17,7 @@ FAILED = (*PASSED[:1], ("forgetting:home:live", "require", "FAIL", 150, None))
 
 def deploy(root: Path) -> Workspace:
     """A workspace with a base and v0 live."""
-    workspace = Workspace.create(root)
+    workspace = Workspace.create(root, key=b"a key that every test shares")
     workspace.base.mkdir()
     (workspace.base / "model.safetensors").write_bytes(b"weights of the base")
     (workspace.base / "base.json").write_text('{"classes": ["a", "b"]}')

@@ -91,3 +91,17 @@ def test_what_was_dealt_with_at_home_is_approved(workspace):
                                 at=workspace.now())  # fmt: skip
             episodes.close_alarms(connection, episodes.OF_SHIFT, because="labels", by="test", at=workspace.now())
             assert approved_epoch(connection) == (epoch, "v0")
+
+
+def test_a_rollback_approves_nothing(workspace):
+    """What it ends, it ends because something was wrong: home is held to what it was approved on before."""
+    approve(workspace, see(workspace, "later", 60, 0.0))
+    with workspace.store.transaction() as connection:
+        episodes.open_alarm(connection, monitor="creep", shift="undetermined", stream="known", at_case=9, since_case=1,
+                            statistic=1.0, threshold=1.0, score=1.0, evidence={}, at=workspace.now())  # fmt: skip
+        now = workspace.now()
+        episodes.close_alarms(connection, episodes.OF_SHIFT, because="v2 was rolled back", by="ana", at=now)
+        assert approved_epoch(connection) == (2, "v0"), "any other end is an approval"
+        insert(connection, "activations", scope="*", generation=9, version="v0", previous="v2", at=rfc3339(now),
+               by="ana", reason="complaints", how="rollback")  # fmt: skip
+        assert approved_epoch(connection) == (1, "v0")

@@ -15,11 +15,12 @@ from agent.clock import rfc3339
 from agent.drift import episodes
 from agent.drift.detect import Detector
 from agent.drift.labelled import came, has_come
-from agent.drift.reference import open_epoch
+from agent.drift.reference import open_epoch, read_reference
 from agent.observe import record
 from agent.store import insert
 from agent.workspace import Workspace, get_setting, put_setting
 from benchmarks.drift.worlds import World
+from monitors import Signal
 
 WORLD = World(seed=3, dim=16)
 TAUGHT, RANKED = 60, 200
@@ -234,3 +235,42 @@ def test_what_ended_no_alarm_begins_the_charts_anew_in_memory_too(workspace):
         again._fit(connection)
     for _, monitor in again._monitors:
         assert {key for name, key in before if name == monitor.name} == {*monitor.state()}
+
+
+def test_a_lot_of_labels_at_once_is_read_in_the_order_of_the_cases(workspace):
+    """A file of a quarter, newest first: what went wrong lately is what the charts remember, whatever the file's
+    order."""
+    truth = see(workspace, "quarter", 200)
+    decide(workspace)
+    wrong = np.where(np.arange(200) >= 100, 1 - truth, truth)
+    with workspace.store.transaction() as connection:
+        for i in reversed(range(200)):
+            add_label(connection, workspace, f"quarter-{i:04}", CLASSES[int(wrong[i])])
+    see(workspace, "after", 10)
+    decide(workspace)
+    (alarm,) = alarms(workspace)
+    assert "outcome" in json.loads(alarm["evidence"])
+
+
+def test_the_alarm_is_that_of_the_monitor_that_used_up_its_share(workspace, monkeypatch):
+    """A monitor with a small share may stand higher and not have reached its own line: it does not name the alarm."""
+    signals = {
+        "schema": Signal(monitor="schema", log_e=9.0, statistic=1.0, threshold=10.0, n=10),
+        "embedding": Signal(monitor="embedding", log_e=8.0, statistic=1.0, threshold=7.9, n=10),
+    }
+    see(workspace, "week", 10)
+    detector = Detector(workspace)
+    read = detector._read
+    monkeypatch.setattr(detector, "_read", lambda one, batch: signals.get(one.name) or read(one, batch))
+    monkeypatch.setattr("agent.drift.detect.stream_of", lambda domain, known: "known")
+    detector.step(workspace.now())
+    assert [alarm["monitor"] for alarm in alarms(workspace)] == ["embedding"]
+
+
+def test_scanners_are_strata(workspace):
+    """Two that take turns by the day are each compared with their own reference."""
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE cases SET scanner = CASE WHEN seq % 2 THEN 'A' ELSE 'B' END")
+        connection.execute("UPDATE cases SET scanner = NULL WHERE seq = 1")
+        known = read_reference(connection, 1, "v0")
+    assert {*known.calibrate.stratum} == {"A", "B"} and {*known.transform.stratum} == {"", "A", "B"}

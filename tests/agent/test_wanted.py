@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import deployed
@@ -171,3 +172,28 @@ def test_the_command_lists_them(workspace, capsys):
     assert len(rows) == 4 and {*rows[0]} == {"case_id", "why"}
     assert main(["labels", "wanted", "--n", "0", *root]) == 2
     assert "--n" in capsys.readouterr().err
+
+
+def test_what_nobody_answers_gives_way(workspace):
+    """After two months the list asks for others; until then it waits."""
+    see(workspace, np.random.default_rng(0), 40)
+    first = wanted(workspace, 6)
+    start = workspace.now()
+    workspace.now = lambda: start + timedelta(days=59)
+    assert wanted(workspace, 6) == first
+    workspace.now = lambda: start + timedelta(days=61)
+    see(workspace, np.random.default_rng(1), 40)
+    again = wanted(workspace, 6)
+    assert len(again) == 6 and not {row["case_id"] for row in again} & {row["case_id"] for row in first}
+
+
+def test_a_perfect_month_is_no_proof_of_perfection(workspace, capsys):
+    """Thirty of thirty right: the interval has a width; and a window of none is refused by name."""
+    truth = see(workspace, np.random.default_rng(0), 30)
+    with workspace.store.read() as connection:
+        rows = connection.execute("SELECT case_id, scores FROM observations").fetchall()
+    bring(workspace, truth, {r["case_id"]: CLASSES[np.frombuffer(r["scores"], "<f4").argmax()] for r in rows})
+    accuracy = performance(workspace)["measured"]["accuracy"]
+    assert accuracy["value"] == 1.0 and 0.85 < accuracy["interval"][0] < 0.95
+    assert main(["performance", "--last", "0", "--workspace", str(workspace.root)]) == 2
+    assert "--last" in capsys.readouterr().err

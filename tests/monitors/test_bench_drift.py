@@ -73,7 +73,6 @@ def test_rivers_detectors_alarm_where_river_does() -> None:
 
 def test_menelaus_is_played_where_it_is_installed() -> None:
     """It is in the table where it can be imported, and a gross change is found at the end of a batch."""
-    pytest.importorskip("menelaus")
     seen = cases(800, "mean", 400)
     seen.x[400:] += 2.0
     alarms = first_passage(CHARTS["menelaus_hdddm"](seen), 1.0)
