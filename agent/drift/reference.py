@@ -138,8 +138,9 @@ def calibration_rows(
         """SELECT o.case_id, c.domain, l.value FROM observations o JOIN cases c ON c.case_id = o.case_id
            JOIN reference_members m ON m.case_id = o.case_id AND m.epoch = :epoch AND m.part = 'calibrate'
            LEFT JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
+             AND (NOT :as_opened OR l.received_at <= (SELECT opened_at FROM reference_epochs WHERE epoch = :epoch))
            WHERE o.version = :version GROUP BY o.case_id ORDER BY c.acquired_at, c.seq""",
-        {"epoch": epoch, "version": version},
+        {"epoch": epoch, "version": version, "as_opened": as_opened},
     ).fetchall()
 
 

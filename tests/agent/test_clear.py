@@ -240,6 +240,19 @@ def test_a_plan_may_ask_for_caution_only(workspace):
     assert not look(workspace) and suspended(workspace) == []
 
 
+def test_labels_that_were_asked_for_in_doubt_do_not_speak(workspace):
+    """The list of wanted labels asked for them because the answer was unsure: they are wrong more often than others,
+    and neither hold an alarm nor suspend a domain."""
+    see(workspace, 64, wrong_every=1000)
+    see(workspace, 64, wrong_every=1)
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE labels SET arm = 'active' WHERE case_id IN (SELECT case_id FROM observations "
+                           "WHERE number > 64)")  # fmt: skip
+    see(workspace, 64, wrong_every=1000)
+    assert look(workspace) and suspended(workspace) == []
+    assert alarm(workspace)["state"] == "closed"
+
+
 def test_patients_who_taught_the_live_version_do_not_speak(workspace):
     """Of them it is right by heart."""
     see(workspace, LOOKS[-1])

@@ -14,7 +14,7 @@ from stocked import CLASSES, add_label
 from agent.clock import rfc3339
 from agent.drift import episodes
 from agent.drift.detect import Detector
-from agent.drift.labelled import came, has_come
+from agent.drift.labelled import came, compared, has_come
 from agent.drift.reference import open_epoch, read_reference
 from agent.observe import record
 from agent.store import insert
@@ -183,8 +183,12 @@ def test_late_labels_of_the_reference_change_nothing(workspace):
         connection.execute("DELETE FROM labels WHERE case_id LIKE 'ranked-000%'")
     label(workspace, "week", see(workspace, "week", 40))
     decide(workspace)
+    with workspace.store.read() as connection:
+        before = compared(connection, 1, "v0", ()).calibrate.target
     workspace.now = lambda: datetime(2031, 1, 1, tzinfo=UTC)
     label(workspace, "ranked", [1] * 10)
+    with workspace.store.read() as connection:
+        np.testing.assert_array_equal(compared(connection, 1, "v0", ()).calibrate.target, before)
     late = see(workspace, "after", 20)
     decide(workspace)
     label(workspace, "after", late)
