@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from monitors.attribution_by_labels import CLEAR, FEWEST, Labelled, agree, annotation, look_and_mix, manifestation
 from monitors.chart import first_of_each
 from monitors.embedding import COMPONENTS, PATIENTS_PER_COMPONENT
 from monitors.far_out import FarOut
 from monitors.hotelling import hotelling
-from monitors.labelled import CLEAR, FEWEST, Labelled, agree, annotation, look_and_mix, manifestation
 from monitors.protocols import Batch, Float, Int, Reference, Shift
 from monitors.whitening import Whitener
 
@@ -77,8 +77,8 @@ def attribute(
     which is exact where it is calibrated. new_domain: the cases are of sites or scanners that the reference has none
     of. by_sensor: the embeddings are a sensor's that was made to tell kinds of images apart; else no case is called far
     out. new_labels [m]: class of each of `cases`, -1 where unknown; only with them is a change called manifestation,
-    annotation or mixed (see `labelled`). Raises ValueError where a part of the reference is too small for the tests
-    (two cases).
+    annotation or mixed (see `attribution_by_labels`). Raises ValueError where a part of the reference is too small for
+    the tests (two cases).
     """
     new_labels = np.full(len(cases), -1) if new_labels is None else new_labels
     whole = np.flatnonzero(np.isfinite(cases.embedding).all(axis=1) & np.isfinite(cases.outputs).all(axis=1))

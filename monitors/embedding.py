@@ -51,6 +51,11 @@ class EmbeddingMean:
         self.chart.restore(state)
 
     def _see(self, batch: Batch) -> Float:
-        if len(batch) and batch.sensor != self.sensor:
-            raise ValueError(f"the reference was seen by {self.sensor} and the tick by {batch.sensor}: fit a new epoch")
-        return self.see(finite(batch, batch.embedding, "embedding"))
+        return self.see(seen_by(self.sensor, batch))
+
+
+def seen_by(sensor: str, batch: Batch) -> Float:
+    """[n, d] the embeddings of a batch. Raises ValueError where they are another sensor's, or hold NaN."""
+    if len(batch) and batch.sensor != sensor:
+        raise ValueError(f"the reference was seen by {sensor} and the tick by {batch.sensor}: fit a new epoch")
+    return finite(batch, batch.embedding, "embedding")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitors.chart import Chart, finite
-from monitors.embedding import COMPONENTS, PATIENTS_PER_COMPONENT
+from monitors.embedding import COMPONENTS, PATIENTS_PER_COMPONENT, seen_by
 from monitors.protocols import Batch, Float, Reference, Signal
 from monitors.whitening import Whitener, squared_distances
 
@@ -64,6 +64,4 @@ class KernelMean:
 
     def _see(self, batch: Batch) -> Float:
         """[n, d] -> [n, features], each between -1 and 1."""
-        if len(batch) and batch.sensor != self.sensor:
-            raise ValueError(f"the reference was seen by {self.sensor} and the tick by {batch.sensor}: fit a new epoch")
-        return np.cos(self.see(finite(batch, batch.embedding, "embedding")) @ self.frequencies + self.phases)
+        return np.cos(self.see(seen_by(self.sensor, batch)) @ self.frequencies + self.phases)
