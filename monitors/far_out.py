@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitors.chart import Chart, finite
+from monitors.embedding import seen_by
 from monitors.protocols import Batch, Float, Int, Reference, Signal
 from monitors.whitening import squared_distances
 
@@ -87,9 +88,7 @@ class FarOut:
         return ((embedding - self.mean) / self.scale).astype(np.float32)
 
     def _see(self, batch: Batch) -> Float:
-        if len(batch) and batch.sensor != self.sensor:
-            raise ValueError(f"the reference was seen by {self.sensor} and the tick by {batch.sensor}: fit a new epoch")
-        return self.distance(finite(batch, batch.embedding, "embedding"))
+        return self.distance(seen_by(self.sensor, batch))
 
 
 def _surprise(farther: Int, places: int) -> Float:
