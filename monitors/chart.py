@@ -15,6 +15,12 @@ from monitors.state import check_version, joined
 WEIGHT = 0.03
 """Of the newest patient in the mean: the chart remembers some 33 of them."""
 
+SLOW, BUSY = 0.01, 12
+"""A second mean remembers 100 patients: where as many come a tick as BUSY, the first has forgotten what it saw before
+after a few looks, and a faint shift never adds up."""
+
+WEIGHTS = np.array([WEIGHT, SLOW])
+
 FEW = 20
 """A stratum with fewer reference patients than this is compared with the largest one."""
 
@@ -36,7 +42,7 @@ COUNTED = 20  # alarms below which a run length is carried on from lower levels 
 
 
 class Chart:
-    """MEWMA (Lowry and others 1992): Hotelling's T^2 of the exponentially weighted mean of features, one per patient.
+    """MEWMA (Lowry and others 1992): Hotelling's T^2 of exponentially weighted means of features, one per patient.
 
     A patient counts once, by the first case of the tick. Features are taken from the mean of their stratum and scaled
     by the covariance within strata, both estimated on the reference.
@@ -47,6 +53,9 @@ class Chart:
     alarms where it reaches log(A) does so after A ticks on average. It is learnt for looks after every 1 to 100
     patients, and read at the mean number of patients per tick so far. Simulated, under exchangeability of patients
     within strata.
+
+    From BUSY patients a tick on the higher of two means is read, each at half of the rate of false alarms (Bonferroni);
+    with fewer the longer memory would only cost delay.
     """
 
     def __init__(self, floor: float = 0.0) -> None:
@@ -72,12 +81,12 @@ class Chart:
         self.whiten = _whitening(apart.T @ apart / max(1, len(x) - len(self.centres)) + floor)
         self.added = (self.whiten.T @ floor @ self.whiten).astype(np.float32)
         self.known = (apart @ self.whiten).astype(np.float32)
-        self.levels: Float | None = None
-        self.mean = np.zeros(x.shape[1])
-        self.left = 1.0  # share of the mean that is still the starting point
+        self.levels: dict[int, Float] = {}
+        self.means = np.zeros((len(WEIGHTS), x.shape[1]))
+        self.left = np.ones(len(WEIGHTS))  # share of each mean that is still the starting point
+        self.heights = np.zeros(len(WEIGHTS))
+        self.risen_since = np.full(len(WEIGHTS), -1)  # index of a case, -1 while no higher than usual
         self.pace = float("nan")
-        self.height = 0.0
-        self.risen_since: int | None = None
         self.recent: list[str] = []
 
     def update(self, features: Float, batch: Batch) -> None:
@@ -89,49 +98,63 @@ class Chart:
         self.recent = [*self.recent, *units.tolist()][-REMEMBERED:]
         codes = self._code(batch.stratum[first])
         z = (np.asarray(features, dtype=np.float64)[first] - self.centres[codes]) @ self.whiten
-        kept = (1 - WEIGHT) ** np.arange(len(z), -1, -1)
-        self.mean = kept[0] * self.mean + WEIGHT * (kept[1:] @ z)
-        self.left *= kept[0]
+        kept = (1 - WEIGHTS[:, None]) ** np.arange(len(z), -1, -1)
+        self.means = kept[:, :1] * self.means + WEIGHTS[:, None] * (kept[:, 1:] @ z)
+        self.left *= kept[:, 0]
         self.pace = len(z) if np.isnan(self.pace) else self.pace + PACE * (len(z) - self.pace)
-        self.height = float(self.mean @ self.mean / _variance(WEIGHT, self.left))
-        if self.height <= len(self.mean) + np.sqrt(2 * len(self.mean)):  # a standard deviation above its mean
-            self.risen_since = None
-        elif self.risen_since is None:
-            self.risen_since = int(batch.index[first].min())
+        self.heights = (self.means**2).sum(axis=1) / _variance(WEIGHTS, self.left)
+        k = z.shape[1]
+        risen = self.heights > k + np.sqrt(2 * k)  # a standard deviation above its mean
+        begun = np.where(self.risen_since < 0, int(batch.index[first].min()), self.risen_since)
+        self.risen_since = np.where(risen, begun, -1)
 
     @property
     def since(self) -> int | None:
         """The index of the first case of the tick in which the chart rose above its usual height for good; None
         while it is no higher than it often is."""
-        return self._since(self.log_run_length)
-
-    def _since(self, log_run_length: float) -> int | None:
-        return self.risen_since if log_run_length >= ONSET_SHOWN else None
+        return self._leading()[2]
 
     @property
     def log_run_length(self) -> float:
         """Natural logarithm of the ticks, on average, to today's height; NOTHING before the first patient."""
+        return self._leading()[1]
+
+    @property
+    def mean(self) -> Float:
+        """[k] the weighted mean that is read, in whitened features."""
+        return self.means[self._leading()[0]]
+
+    def _leading(self) -> tuple[int, float, int | None]:
+        """(which mean is read, the log of its run length, its onset where one is named)."""
         if np.isnan(self.pace):
-            return NOTHING
-        if self.levels is None:
+            return 0, NOTHING, None
+        read = len(WEIGHTS) if self.pace >= BUSY else 1
+        logs = [self._log_run_length(i) - np.log(read) for i in range(read)]
+        leader = int(np.argmax(logs))
+        risen = int(self.risen_since[leader])
+        return leader, float(logs[leader]), risen if logs[leader] >= ONSET_SHOWN and risen >= 0 else None
+
+    def _log_run_length(self, which: int) -> float:
+        if which not in self.levels:
             known, added = self.known.tobytes(), self.added.tobytes()
-            self.levels = simulated(known, self.known.shape[1], WEIGHT, added, self.fewest)
-        heights, logs = self.levels[0], self.levels[1:]
+            weight = float(WEIGHTS[which])
+            self.levels[which] = simulated(known, self.known.shape[1], weight, added, self.fewest)
+        heights, logs = self.levels[which][0], self.levels[which][1:]
         place = np.interp(np.log(self.pace), np.log(SPACINGS), np.arange(len(SPACINGS)))
         low = int(min(place, len(SPACINGS) - 2))
-        at = [_read(heights, logs[i], self.height) for i in (low, low + 1)]
+        at = [_read(heights, logs[i], float(self.heights[which])) for i in (low, low + 1)]
         return float(at[0] + (place - low) * (at[1] - at[0]))
 
     def signal(self, monitor: str, run_length: float, n: int, **evidence: float | str) -> Signal:
         """What a monitor of this name says after a tick of n cases, set to `run_length` ticks if it decided alone."""
-        reached = self.log_run_length
+        leader, reached, since = self._leading()
         return Signal(
             monitor=monitor,
             log_e=reached,
-            statistic=self.height,
+            statistic=float(self.heights[leader]),
             threshold=float(np.log(run_length)),
             n=n,
-            since=self._since(reached),
+            since=since,
             evidence=self.guarantee() | evidence,
         )
 
@@ -141,27 +164,29 @@ class Chart:
         return (self.mean @ back) / (np.sqrt((back**2).sum(axis=0)) + 1e-12)
 
     def state(self) -> dict[str, NDArray]:
-        numbers = [self.left, self.pace, self.height, -1 if self.risen_since is None else self.risen_since]
-        levels = np.empty((0, 0)) if self.levels is None else self.levels
         return joined(
             {
-                "mean": self.mean,
-                "numbers": np.array(numbers),
+                "means": self.means,
+                "left": self.left,
+                "heights": self.heights,
+                "risen_since": self.risen_since,
+                "pace": np.array(self.pace),
                 "recent": np.array(self.recent, np.str_),
-                "levels": levels,
+                **{f"levels {which}": levels for which, levels in self.levels.items()},
             }
         )
 
     def restore(self, state: Mapping[str, NDArray]) -> None:
         """Raises KeyError for the state of a chart of other features."""
         check_version(state)
-        if state["mean"].shape != self.mean.shape:
-            raise KeyError(f"a state of {state['mean'].size} features for a chart of {self.mean.size}")
-        self.mean = np.array(state["mean"])
-        self.left, self.pace, self.height, since = (float(v) for v in state["numbers"])
-        self.risen_since = None if since < 0 else int(since)
+        if state["means"].shape != self.means.shape:
+            raise KeyError(f"a state of {state['means'].shape[1]} features for a chart of {self.means.shape[1]}")
+        self.means, self.left, self.heights, self.risen_since = (
+            np.array(state[name]) for name in ("means", "left", "heights", "risen_since")
+        )
+        self.pace = float(state["pace"])
         self.recent = [str(unit) for unit in state["recent"]]
-        self.levels = np.array(state["levels"]) if state["levels"].size else None
+        self.levels = {w: np.array(state[f"levels {w}"]) for w in range(len(WEIGHTS)) if f"levels {w}" in state}
 
     def guarantee(self) -> dict[str, str | int]:
         """What may be promised, in words, for a signal's evidence."""
@@ -251,7 +276,7 @@ def _read(heights: Float, logs: Float, height: float) -> float:
     return float(min(logs[-1] + slope * (height - heights[-1]), -NOTHING))
 
 
-def _variance(weight: float, left: float | Float) -> float | Float:
+def _variance(weight: float | Float, left: float | Float) -> float | Float:
     """Of the weighted mean of independent cases with unit variance."""
     return weight / (2 - weight) * (1 - left**2)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import batch
 
-from monitors.chart import REMEMBERED, SPACINGS, Chart, first_of_each, simulated
+from monitors.chart import BUSY, REMEMBERED, SPACINGS, Chart, first_of_each, simulated
 
 DIMENSION = 6
 
@@ -36,10 +36,10 @@ def waited(chart: Chart, rng: np.random.Generator, wanted: float, n: int, most: 
     return most, False
 
 
-@pytest.mark.parametrize(("n", "per_tick"), [(60, 1), (200, 1), (200, 10)])
-def test_the_promise_is_kept_on_average_over_references(n: int, per_tick: int) -> None:
+@pytest.mark.parametrize(("n", "per_tick", "at_most"), [(60, 1, 1.7), (200, 1, 1.7), (200, 10, 1.7), (500, 30, 2.5)])
+def test_the_promise_is_kept_on_average_over_references(n: int, per_tick: int, at_most: float) -> None:
     """Sixty sites with a reference each: ticks watched over false alarms is what was promised. With the true mean and
-    covariance taken for known, 60 patients would give half of it."""
+    covariance taken for known, 60 patients would give half of it. Many patients a tick are read by two means."""
     wanted, found = 60.0, []
     for site in range(60):
         rng = np.random.default_rng((n, per_tick, site))
@@ -48,7 +48,7 @@ def test_the_promise_is_kept_on_average_over_references(n: int, per_tick: int) -
     ratio = sum(ticks for ticks, _ in found) / alarms / wanted
 
     assert alarms >= 55
-    assert 0.7 <= ratio <= 1.7, ratio
+    assert 0.7 <= ratio <= at_most, ratio
 
 
 def test_estimation_error_of_one_reference_is_counted() -> None:
@@ -75,10 +75,10 @@ def test_a_patient_counts_once() -> None:
     """Three images of one patient are one observation, also where the visit straddles two ticks."""
     chart = fitted(np.random.default_rng(0))
     chart.update(np.ones((3, DIMENSION)), tick(3, units=np.array(["a", "a", "a"])))
-    height = chart.height
+    heights = chart.heights.tolist()
     chart.update(9 * np.ones((2, DIMENSION)), tick(2, units=np.array(["a", "a"])))
 
-    assert (chart.height, chart.pace) == (height, 1)
+    assert (chart.heights.tolist(), chart.pace) == (heights, 1)
 
 
 def test_strata_have_centres_of_their_own() -> None:
@@ -115,8 +115,38 @@ def test_a_tick_is_its_patients_one_after_the_other(n: int, seed: int) -> None:
     for i in range(n):
         single.update(x[i : i + 1], tick(1, i))
 
-    assert whole.height == pytest.approx(single.height)
-    assert whole.mean == pytest.approx(single.mean)
+    assert whole.heights == pytest.approx(single.heights)
+    assert whole.means == pytest.approx(single.means)
+
+
+def test_a_faint_shift_adds_up_over_the_days_of_a_busy_feed() -> None:
+    """Thirty patients a day, a third of a standard deviation: the mean of 33 patients forgets one day by the next."""
+    days = {BUSY: [], 1000: []}
+    for site in range(12):
+        for busy, found in days.items():
+            rng = np.random.default_rng(site)
+            chart = fitted(rng, 240)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("monitors.chart.BUSY", busy)
+                for day in range(100):
+                    faint = rng.standard_normal((30, DIMENSION)) + 0.33 * (np.arange(DIMENSION) == 0)
+                    chart.update(faint, tick(30, 30 * day))
+                    if chart.log_run_length >= np.log(600):
+                        break
+            found.append(day + 1)
+
+    assert np.mean(days[BUSY]) < 0.8 * np.mean(days[1000]), days
+
+
+def test_an_onset_is_that_of_the_mean_that_is_read() -> None:
+    """Where two are read, the evidence and the onset are of the higher one."""
+    rng, chart = np.random.default_rng(3), fitted(np.random.default_rng(3))
+    for day in range(10):
+        chart.update(rng.standard_normal((30, DIMENSION)) + 3.0 * (day > 7), tick(30, 30 * day))
+    signal = chart.signal("any", 600.0, 30)
+
+    assert signal.statistic == max(chart.heights)
+    assert signal.since == chart.since == 241
 
 
 def test_constant_features_say_nothing_until_they_change() -> None:

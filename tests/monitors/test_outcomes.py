@@ -55,7 +55,7 @@ def rate(kind, references, **how) -> float:
             n = looks(monitor, rng, 150, **how)
             alarms.append(n < 150)
             ticks.append(n)
-            state |= {"levels": monitor.state()["levels"]}
+            state |= {name: value for name, value in monitor.state().items() if name.startswith("levels")}
     return RUN_LENGTH * sum(alarms) / sum(ticks)
 
 
