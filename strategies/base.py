@@ -66,7 +66,8 @@ def fit_base(
     sample = images[0][np.linspace(0, len(parts[0]) - 1, min(128, len(parts[0]))).astype(int).tolist()]
     inputs = [Images(part, augment if upright(sample) else turned) for part in images]
     trained = train(
-        model,
+        model.backbone,
+        model.head,
         model.parameters(),
         inputs[0],
         parts[0].label,

@@ -88,6 +88,10 @@ class Predictor:
         """Prepared images [b, 3, s, s] -> probabilities [b, k], without what the sensor sees."""
         return self._recalibrator(torch.from_numpy(self.logits(batch))).numpy()
 
+    def features(self, batch: torch.Tensor) -> NDArray[np.float32]:
+        """Prepared images [b, 3, s, s] -> what the version's encoder makes of them, [b, d]."""
+        return self._rows(self._classifier.backbone, batch).numpy()
+
     def logits(self, batch: torch.Tensor) -> NDArray[np.float32]:
         """Prepared images [b, 3, s, s] -> logits [b, k], as they are before recalibration."""
         return self._rows(self._classifier.head, self._rows(self._classifier.backbone, batch)).numpy()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from strategies.inputs import Inputs
     from strategies.model import Classifier
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
@@ -151,42 +152,87 @@ class ParameterMechanism(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """The cases of one training, by row: `new` new ones, then `remembered` ones, then new ones without a label.
+
+    label [n], -1 where unknown; domain [n]; patient [n]. `logits()` [n, k] and `features()` [n, d] are what the model
+    says of each as the training begins, computed when first asked for.
+    """
+
+    label: NDArray[np.integer]
+    domain: NDArray[np.str_]
+    patient: NDArray[np.str_]
+    new: int
+    remembered: int
+    logits: Callable[[], NDArray[np.float32]]
+    features: Callable[[], NDArray[np.float32]]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
 @runtime_checkable
 class RepresentationMechanism(Protocol):
     """Aligns features or scores without moving a weight, on cases that no weight was fitted on."""
 
     name: str
 
-    def fit(
-        self, logits: NDArray[np.floating], target: NDArray[np.integer], domain: NDArray[np.str_], folder: Path
-    ) -> dict[str, str]:
-        """logits [n, k], target [n] with -1 for unknown, domain [n] -> the parts written into `folder`."""
+    def fit(self, held: Lesson, folder: Path) -> dict[str, str]:
+        """`held`: cases to develop on, and cases without a label -> the parts written into `folder`."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What is trained: `encoder` (or what of it is not frozen), [b, ...] -> features [b, d]; `head`, -> logits [b, k];
+    the weights that move; and the inputs of the lesson's rows."""
+
+    encoder: nn.Module
+    head: nn.Module
+    moving: Sequence[nn.Parameter]
+    inputs: Inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One batch of a training: rows [b] of the lesson; features [b, d] and logits [b, k] of a random view of each.
+
+    `again()` gives the features of another random view of the same cases.
+    """
+
+    rows: torch.Tensor
+    features: torch.Tensor
+    logits: torch.Tensor
+    again: Callable[[], torch.Tensor]
+
+
+Loss = Callable[[Step], "torch.Tensor"]  # -> scalar
 
 
 @runtime_checkable
 class ObjectiveMechanism(Protocol):
-    """The loss that is minimised, and how much each case weighs in it."""
+    """The loss that is minimised, and how much each case weighs in it.
+
+    `labelled`: whether it needs labels; one that does not is also given the new cases without one.
+    """
 
     name: str
+    labelled: bool
 
-    def weights(self, label: NDArray[np.integer], domain: NDArray[np.str_]) -> NDArray[np.float32]:
-        """label [n], domain [n] -> [n]. Raises ValueError on a case without a label."""
-        ...
-
-    def __call__(self, logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """logits [b, k], target [b], weight [b] -> scalar."""
+    def prepare(self, lesson: Lesson, learner: Learner) -> Loss:
+        """The loss of a batch. Raises ValueError on a new or remembered case without a label, where it needs one."""
         ...
 
 
 @runtime_checkable
 class DataMechanism(Protocol):
-    """Which cases make up a batch: rows below len(new) are new, the others remembered, where it `remembers` any."""
+    """Which rows of a lesson make up a batch; whether it `remembers`, rehearses old cases beside the new ones."""
 
     name: str
     remembers: bool
 
-    def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Batches: ...
+    def batches(self, lesson: Lesson, batch: int, seed: int) -> Batches: ...
 
 
 class Batches(Protocol):

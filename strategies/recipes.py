@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,19 @@ from strategies.objective import CrossEntropy
 from strategies.parameter import Full, LinearProbe, LoRA
 from strategies.predictor import Predictor, apply_parts, write_golden
 from strategies.preprocessing import Pixels, normalise, to_record
-from strategies.protocols import Candidate, DataMechanism, Examples, ParameterMechanism, Progress, Recipe, Stage
+from strategies.protocols import (
+    Candidate,
+    DataMechanism,
+    Examples,
+    Learner,
+    Lesson,
+    ParameterMechanism,
+    Progress,
+    Recipe,
+    Stage,
+)
 from strategies.representation import Recalibrate
-from strategies.training import Measure, Trained, train
+from strategies.training import Measure, Trained, features_of, head_of, train
 
 EPOCHS = 12
 BATCH = 16
@@ -73,6 +84,7 @@ def run(
     out: Path,
     seed: int,
     measure: Measure,
+    unlabelled: Examples | None = None,
     progress: Progress | None = None,
     epochs: int | None = None,
 ) -> Candidate:
@@ -82,10 +94,11 @@ def run(
     live version had learnt is learnt again from the memory there, so that adapters don't pile up on each other. Of
     the epochs the one is kept whose `measure(probabilities, labels)` is best: a mean by `domain_shares` over those
     domains of `develop` that the stage is taught (over all, where it has none of them), so that a naive recipe is
-    naive in this too. Scores are recalibrated on cases that no weight was fitted on here: `develop`, and `new` too
-    where no weight moved; after a training by a temperature alone, which changes no answer. The same call gives the
-    same bytes on one machine with one thread. `epochs` replaces those of the stages. Raises ValueError where there is
-    nothing to learn from, a label is missing, `out` is taken, or the training diverges.
+    naive in this too. `unlabelled` are new cases without a label, for objectives that need none. Scores are
+    recalibrated on cases that no weight was fitted on here: `develop`, and `new` too where no weight moved; after a
+    training by a temperature alone, which changes no answer. The same call gives the same bytes on one machine with
+    one thread. `epochs` replaces those of the stages. Raises ValueError where there is nothing to learn from, a label
+    is missing, `out` is taken, or the training diverges.
     """
     started = time.monotonic()
     _check(new, memory, develop, out)
@@ -109,11 +122,11 @@ def run(
                 torch.manual_seed(seed)
                 weights = stage.parameter.attach(model)
             trainable += sum(weight.numel() for weight in weights)
-            trained.append(_train(stage, model, weights, new, memory, held, held_images, seed, measure, progress))
+            taught = (new, memory) if unlabelled is None else (new, memory, unlabelled)
+            trained.append(_train(stage, model, weights, taught, held, held_images, seed, measure, progress))
             parts |= stage.parameter.write(model, out)
         if stage.representation is not None:
-            scores = _logits(Predictor.load(base, out), held_images)
-            parts |= stage.representation.fit(scores, held.label, held.domain, out)
+            parts |= stage.representation.fit(_as_served(base, out, held, held_images), out)
     (out / "preprocessing.json").write_text(json.dumps(to_record(preprocessing), indent=2) + "\n", encoding="utf-8")
     Thresholds().write(out / "thresholds.json")
     write_golden(Predictor.load(base, out), out)
@@ -157,8 +170,7 @@ def _train(
     stage: Stage,
     model: Classifier,
     weights: Sequence[torch.nn.Parameter],
-    new: Examples,
-    memory: Examples,
+    taught_from: Sequence[Examples],
     held: Examples,
     held_images: Pixels,
     seed: int,
@@ -167,13 +179,8 @@ def _train(
 ) -> Trained:
     if stage.parameter is None or stage.objective is None or stage.data is None:
         raise ValueError("A stage that moves weights needs an objective and a data mechanism.")
-    objective, cases = stage.objective, Joined(new, memory)
-    weight = torch.from_numpy(objective.weights(cases.label, cases.domain))
-    target = torch.from_numpy(cases.label)
-
-    def loss(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return objective(logits, target[rows], weight[rows])
-
+    new, memory, *_ = taught_from
+    cases = Joined(*(taught_from[:2] if stage.objective.labelled else taught_from))
     taught = {*new.domain.tolist(), *(memory.domain.tolist() if stage.data.remembers else ())}
     asked = np.isin(held.domain, sorted(taught))
     shares = domain_shares(held.domain[asked] if asked.any() else held.domain)
@@ -187,14 +194,25 @@ def _train(
     images = Pixels(cases, model.origin.preprocessing, progress=progress)
     inputs: Inputs = Images(images, mirror)
     shown: Inputs = Images(held_images, mirror)
-    moved: torch.nn.Module = model
+    encoder: torch.nn.Module = model.backbone
     if cut:
-        prefix, suffix = model.origin.split(cut)
-        moved = torch.nn.Sequential(suffix, model.head)
+        prefix, encoder = model.origin.split(cut)
         inputs = Latents(prefix, images, mirrored=True, progress=progress)
         shown = Latents(prefix, held_images, mirrored=False)
+    begins = cache(lambda: features_of(encoder.eval(), inputs))
+    lesson = Lesson(
+        label=cases.label,
+        domain=cases.domain,
+        patient=cases.patient,
+        new=len(new),
+        remembered=len(memory),
+        features=begins,
+        logits=cache(lambda: head_of(model.head, begins())),
+    )
+    learner = Learner(encoder=encoder, head=model.head, moving=weights, inputs=inputs)
     return train(
-        moved,
+        encoder,
+        model.head,
         weights,
         inputs,
         cases.label,
@@ -204,18 +222,31 @@ def _train(
         learning_rate=stage.parameter.learning_rate,
         seed=seed,
         patience=stage.epochs,
-        batches=stage.data.batches(new, memory, BATCH, seed),
-        loss=loss,
+        batches=stage.data.batches(lesson, BATCH, seed),
+        loss=stage.objective.prepare(lesson, learner),
         mode=stage.parameter.training,
         progress=progress,
     )
 
 
-def _logits(predictor: Predictor, images: Pixels, batch_size: int = 64) -> NDArray[np.float32]:
-    """What the version so far says as it will be served, its adapter merged: float32 [n, k]."""
+def _as_served(base: Path, parts: Path, held: Joined, images: Pixels, batch_size: int = 64) -> Lesson:
+    """The held cases, and what the version so far says of them as it will be served, its adapter merged."""
+    predictor = Predictor.load(base, parts)
     starts = range(0, len(images), batch_size)
-    rows = [range(start, min(start + batch_size, len(images))) for start in starts]
-    return np.concatenate([predictor.logits(normalise(images.preprocessing, images[some])) for some in rows])
+    batches = [range(start, min(start + batch_size, len(images))) for start in starts]
+
+    def each(answer: Callable[[torch.Tensor], NDArray[np.float32]]) -> NDArray[np.float32]:
+        return np.concatenate([answer(normalise(images.preprocessing, images[rows])) for rows in batches])
+
+    return Lesson(
+        label=held.label,
+        domain=held.domain,
+        patient=held.patient,
+        new=len(held),
+        remembered=0,
+        features=cache(lambda: each(predictor.features)),
+        logits=cache(lambda: each(predictor.logits)),
+    )
 
 
 def _carry(live_parts: Path, out: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,12 +18,11 @@ from torch import nn
 from torch.nn import functional
 
 from strategies.inputs import Inputs
-from strategies.protocols import Batches, Progress
+from strategies.protocols import Batches, Loss, Progress, Step
 
 Measure = Callable[
     [NDArray[np.float32], NDArray[np.integer]], float
 ]  # (probabilities [n, k], labels [n]) -> higher is better
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (logits [b, k], rows [b]) -> scalar
 
 
 class Shuffled:
@@ -50,7 +50,8 @@ class Trained:
 
 
 def train(
-    model: nn.Module,
+    encoder: nn.Module,
+    head: nn.Module,
     parameters: Iterable[nn.Parameter],
     inputs: Inputs,
     labels: NDArray[np.integer],
@@ -68,13 +69,14 @@ def train(
     mode: Callable[[nn.Module], object] = nn.Module.train,
     progress: Progress | None = None,
 ) -> Trained:
-    """AdamW under one cycle of the learning rate; leaves `model` in eval mode with the best epoch's weights.
+    """AdamW under one cycle of the learning rate; leaves encoder and head in eval mode with the best epoch's weights.
 
-    `batches` defaults to all inputs shuffled, `loss` to plain cross-entropy, and `mode` puts the model into the state
-    it is trained in, before every epoch. In the second half it stops after `patience` epochs with no better measure
+    `batches` defaults to all inputs shuffled, `loss` to plain cross-entropy, and `mode` puts the two into the state
+    they are trained in, before every epoch. In the second half it stops after `patience` epochs with no better measure
     on `develop`. Raises ValueError where the loss is not finite, or has left all bounds.
     """
     generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(encoder, head)
     moving = list(parameters)
     optimiser = torch.optim.AdamW(moving, lr=learning_rate, weight_decay=weight_decay, fused=True)
     batches = batches or Shuffled(len(inputs), batch_size, generator)
@@ -83,8 +85,11 @@ def train(
     target = torch.as_tensor(np.asarray(labels, dtype=np.int64))
     if loss is None:
 
-        def loss(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            return functional.cross_entropy(logits, target[rows])
+        def loss(step: Step) -> torch.Tensor:
+            return functional.cross_entropy(step.logits, target[step.rows])
+
+    def features(rows: Sequence[int]) -> torch.Tensor:
+        return encoder(_pixel_major(inputs.drawn(rows, generator)))
 
     measures: list[float] = []
     losses: list[float] = []
@@ -97,8 +102,10 @@ def train(
             mode(model)
             total, seen = 0.0, 0
             for rows in batches:
-                logits = model(_pixel_major(inputs.drawn(rows, generator)))
-                value = loss(logits, torch.as_tensor(rows))
+                seen_as = features(rows)
+                logits = head(seen_as)
+                again = partial(features, rows)
+                value = loss(Step(rows=torch.as_tensor(rows), features=seen_as, logits=logits, again=again))
                 optimiser.zero_grad(set_to_none=True)
                 value.backward()
                 torch.nn.utils.clip_grad_norm_(moving, 5.0)
@@ -136,6 +143,19 @@ def probabilities(model: nn.Module, inputs: Inputs, batch_size: int = 64) -> NDA
         ]
     model.train(training)
     return torch.cat(parts).numpy()
+
+
+def features_of(encoder: nn.Module, inputs: Inputs, batch_size: int = 64) -> NDArray[np.float32]:
+    """What the encoder, in eval mode, makes of each case as it is served: float32 [n, d]."""
+    starts = range(0, len(inputs), batch_size)
+    with torch.inference_mode():
+        return torch.cat([encoder(inputs.plain(range(i, min(i + batch_size, len(inputs))))) for i in starts]).numpy()
+
+
+def head_of(head: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[n, d] -> logits [n, k]."""
+    with torch.inference_mode():
+        return head(torch.from_numpy(features)).numpy()
 
 
 def _pixel_major(batch: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from strategies.protocols import Batches, Examples
+from strategies.protocols import Batches, Lesson
 from strategies.training import Shuffled
 
 
@@ -24,21 +24,20 @@ class Rehearsal:
     def __init__(self, size: int = 400, least: int = 16) -> None:
         self.size, self.least = size, least
 
-    def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Batches:
-        if len(memory) == 0:
-            return NewCases().batches(new, memory, batch, seed)
+    def batches(self, lesson: Lesson, batch: int, seed: int) -> Batches:
+        if lesson.remembered == 0:
+            return NewCases().batches(lesson, batch, seed)
         from avalanche.benchmarks.utils.data_loader import ReplayDataLoader
 
         from strategies.data.patient_buffer import PatientBuffer, as_dataset
 
-        remembered = range(len(new), len(new) + len(memory))
+        new, remembered = range(lesson.new), range(lesson.new, lesson.new + lesson.remembered)
         buffer = PatientBuffer(self.size, seed)
-        buffer.add(as_dataset(remembered, memory.domain.tolist(), memory.label.tolist(), memory.patient.tolist()))
+        buffer.add(as_dataset(remembered, *_facts(lesson, remembered)))
         half = max(1, batch // 2)
         passes = math.ceil(self.least * half / len(new))
-        facts = (new.domain.tolist(), new.label.tolist(), new.patient.tolist())
         return ReplayDataLoader(
-            as_dataset(list(range(len(new))) * passes, *(fact * passes for fact in facts)),
+            as_dataset(list(new) * passes, *(fact * passes for fact in _facts(lesson, new))),
             buffer.buffer,
             oversample_small_tasks=True,
             batch_size=half,
@@ -55,5 +54,10 @@ class NewCases:
     name = "new_cases"
     remembers = False
 
-    def batches(self, new: Examples, memory: Examples, batch: int, seed: int) -> Batches:
-        return Shuffled(len(new), batch, torch.Generator().manual_seed(seed))
+    def batches(self, lesson: Lesson, batch: int, seed: int) -> Batches:
+        return Shuffled(lesson.new, batch, torch.Generator().manual_seed(seed))
+
+
+def _facts(lesson: Lesson, rows: range) -> tuple[list, list, list]:
+    some = slice(rows.start, rows.stop)
+    return lesson.domain[some].tolist(), lesson.label[some].tolist(), lesson.patient[some].tolist()

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from strategies.protocols import Learner, Lesson, Loss, Step
+
 
 class CrossEntropy:
     """Class-balanced cross-entropy; the weights are per domain, as the class balance itself is what differs of sites.
@@ -17,6 +19,7 @@ class CrossEntropy:
     """
 
     name = "cross_entropy"
+    labelled = True
 
     def __init__(self, at_most: float = 5.0) -> None:
         self.at_most = at_most
@@ -35,7 +38,14 @@ class CrossEntropy:
             weight[here] /= weight[here].mean()
         return weight.astype(np.float32)
 
-    def __call__(self, logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        """logits [b, k], target [b], weight [b] -> the weighted mean loss, a scalar."""
-        losses = functional.cross_entropy(logits, target, reduction="none")
-        return torch.dot(losses, weight) / weight.sum()
+    def prepare(self, lesson: Lesson, learner: Learner) -> Loss:
+        """The weighted mean over a batch. Raises ValueError on a new or remembered case without a label."""
+        known = lesson.new + lesson.remembered
+        target = torch.from_numpy(np.asarray(lesson.label, dtype=np.int64))
+        weight = torch.from_numpy(self.weights(lesson.label[:known], lesson.domain[:known]))
+
+        def loss(step: Step) -> Tensor:
+            losses = functional.cross_entropy(step.logits, target[step.rows], reduction="none")
+            return torch.dot(losses, weight[step.rows]) / weight[step.rows].sum()
+
+        return loss

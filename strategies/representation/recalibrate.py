@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from strategies.domains import domain_shares
 from strategies.model import Recalibrator
+from strategies.protocols import Lesson
 
 
 class Recalibrate:
@@ -27,18 +28,13 @@ class Recalibrate:
         self.spread = spread
         self.bias = bias
 
-    def fit(
-        self, logits: NDArray[np.floating], target: NDArray[np.integer], domain: NDArray[np.str_], folder: Path
-    ) -> dict[str, str]:
-        """logits [n, k], target [n], domain [n]; writes recalibrator.json.
-
-        Cases without a label (-1) are left out. Raises ValueError when a logit is not finite.
-        """
-        self.mode(logits, target, domain).write(folder / "recalibrator.json")
+    def fit(self, held: Lesson, folder: Path) -> dict[str, str]:
+        """Writes recalibrator.json, from labelled cases. Raises ValueError for a logit that is not finite."""
+        self.mode(held.logits(), held.label, held.domain).write(folder / "recalibrator.json")
         return {"recalibrator": "recalibrator.json"}
 
     def mode(self, logits: NDArray[np.floating], target: NDArray[np.integer], domain: NDArray[np.str_]) -> Recalibrator:
-        """The most likely temperature and bias (of mean 0) under the priors; arguments as of `fit`."""
+        """The most likely temperature and bias (of mean 0) under the priors; logits [n, k], target [n], domain [n]."""
         if not np.isfinite(logits).all():
             raise ValueError("the model's scores hold NaN or infinity: they can't be recalibrated")
         known = target >= 0

@@ -87,10 +87,10 @@ def test_training_on_latents_is_training_on_images() -> None:
         examples = Slopes(12)
         pixels, held = Pixels(examples, PLAIN), Pixels(Chosen(examples, np.arange(4)), PLAIN)
         prefix, suffix = origin.split(int(0.6 * origin.depth))
-        moved = nn.Sequential(suffix, model.head) if cached else model
+        encoder = suffix if cached else model.backbone
         inputs = Latents(prefix, pixels, mirrored=True) if cached else Images(pixels, mirror)
         shown = Latents(prefix, held, mirrored=False) if cached else Images(held, mirror)
-        made = train(moved, weights, inputs, examples.label, develop=(shown, examples.label[:4]),
+        made = train(encoder, model.head, weights, inputs, examples.label, develop=(shown, examples.label[:4]),
                      measure=lambda *_: 0.0, epochs=2, learning_rate=1e-3, seed=0, patience=2, batch_size=6,
                      mode=mechanism.training)  # fmt: skip
         learnt.append((made.loss, [weight.detach().clone() for weight in weights]))

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+from lessons import lesson
 
 from strategies.data import NewCases, Rehearsal
 
@@ -36,7 +37,9 @@ def epochs(batches, n: int = 2) -> list[list[list[int]]]:
 
 def test_rehearsal_mixes_new_and_remembered_by_halves() -> None:
     """An epoch shows every new case once, beside remembered ones in each batch."""
-    first, second = epochs(Rehearsal(20, least=3).batches(Listed.of(24, "new"), Listed.of(60, "home"), 16, seed=0))
+    first, second = epochs(
+        Rehearsal(20, least=3).batches(lesson(Listed.of(24, "new"), Listed.of(60, "home")), 16, seed=0)
+    )
     for epoch in (first, second):
         assert sorted(i for batch in epoch for i in batch if i < 24) == list(range(24))
         assert all(4 <= sum(i >= 24 for i in batch) <= 8 for batch in epoch)
@@ -45,7 +48,7 @@ def test_rehearsal_mixes_new_and_remembered_by_halves() -> None:
 
 def test_few_new_cases_come_often_enough_to_be_learnt() -> None:
     """Ten cases are no two steps an epoch: they come again until there are sixteen, beside all that is remembered."""
-    for epoch in epochs(Rehearsal().batches(Listed.of(10, "new"), Listed.of(60, "home"), 16, seed=0)):
+    for epoch in epochs(Rehearsal().batches(lesson(Listed.of(10, "new"), Listed.of(60, "home")), 16, seed=0)):
         assert len(epoch) >= 16
         assert set(Counter(i for batch in epoch for i in batch if i < 10).values()) == {13}
         assert len({i for batch in epoch for i in batch if i >= 10}) == 60
@@ -56,7 +59,7 @@ def test_rehearsal_is_bounded_and_keeps_patients_whole() -> None:
     memory = Listed.of(60, "home", per_patient=3)
     seen = {
         i - 8
-        for epoch in epochs(Rehearsal(20).batches(Listed.of(8, "new"), memory, 16, 0), 9)
+        for epoch in epochs(Rehearsal(20).batches(lesson(Listed.of(8, "new"), memory), 16, 0), 9)
         for b in epoch
         for i in b
     }
@@ -69,18 +72,20 @@ def test_same_seed_same_batches() -> None:
     """A training that is repeated sees the same cases in the same order; another seed another order."""
     new, memory = Listed.of(10, "new"), Listed.of(30, "home")
     for mechanism in (Rehearsal(12), NewCases()):
-        twins = [epochs(mechanism.batches(new, memory, 4, seed)) for seed in (5, 5, 6)]
+        twins = [epochs(mechanism.batches(lesson(new, memory), 4, seed)) for seed in (5, 5, 6)]
         assert twins[0] == twins[1] != twins[2]
 
 
 def test_without_a_memory_rehearsal_is_the_new_cases() -> None:
     """An empty memory is no error: the first update of a foreign base has nothing to rehearse."""
     new, nothing = Listed.of(10, "new"), Listed.of(0, "home")
-    assert epochs(Rehearsal().batches(new, nothing, 4, 1)) == epochs(NewCases().batches(new, nothing, 4, 1))
+    assert epochs(Rehearsal().batches(lesson(new, nothing), 4, 1)) == epochs(
+        NewCases().batches(lesson(new, nothing), 4, 1)
+    )
 
 
 def test_new_cases_come_once_an_epoch_in_even_batches() -> None:
     """Nine cases in batches of four make three batches of three: none of one, which batch norm could not take."""
-    for epoch in epochs(NewCases().batches(Listed.of(9, "new"), Listed.of(0, "home"), 4, 0)):
+    for epoch in epochs(NewCases().batches(lesson(Listed.of(9, "new"), Listed.of(0, "home")), 4, 0)):
         assert [len(batch) for batch in epoch] == [3, 3, 3]
         assert sorted(i for batch in epoch for i in batch) == list(range(9))

@@ -11,6 +11,7 @@ import torch
 from strategies.domains import domain_shares
 from strategies.model import Recalibrator
 from strategies.objective import CrossEntropy
+from strategies.protocols import Lesson
 from strategies.representation import Recalibrate
 
 
@@ -85,7 +86,11 @@ def test_a_large_domain_does_not_outvote_a_small_one() -> None:
 def test_recalibrator_file_is_the_one_the_predictor_reads(tmp_path: Path) -> None:
     """What is fitted is what is served: the part reads back as the same temperature and biases."""
     logits, target = drawn(50)
-    parts = Recalibrate().fit(logits, target, np.full(50, "home"), tmp_path)
+    home, patient = np.full(50, "home"), np.arange(50).astype(str)
+    held = Lesson(
+        label=target, domain=home, patient=patient, new=50, remembered=0, logits=lambda: logits, features=lambda: logits
+    )
+    parts = Recalibrate().fit(held, tmp_path)
     read = Recalibrator.read(tmp_path / parts["recalibrator"], classes=3)
     assert read == Recalibrate().mode(logits, target, np.full(50, "home"))
 

@@ -110,7 +110,8 @@ def test_training_learns_stops_early_and_keeps_the_best_epoch() -> None:
         return next(told)
 
     made = train(
-        model,
+        model[:-1],
+        model[-1],
         model.parameters(),
         images,
         examples.label,
@@ -124,7 +125,8 @@ def test_training_learns_stops_early_and_keeps_the_best_epoch() -> None:
     assert (made.epochs, made.best_epoch) == (7, 1), "three after the first half"
     assert torch.equal(model[4].weight, states[0])  # type: ignore[index]
     made = train(
-        model,
+        model[:-1],
+        model[-1],
         model.parameters(),
         images,
         examples.label,
@@ -136,8 +138,8 @@ def test_training_learns_stops_early_and_keeps_the_best_epoch() -> None:
         patience=12,
     )
     assert max(made.develop) == 1.0
+    assert not any(layer.training for layer in model)
     assert _recall(probabilities(model, images), examples.label) == 1.0
-    assert not model.training
 
 
 def test_a_training_that_diverges_says_so() -> None:
@@ -146,7 +148,8 @@ def test_a_training_that_diverges_says_so() -> None:
     images = Images(Pixels(examples, PLAIN), mirror)
     with pytest.raises(ValueError, match="diverged"):
         train(
-            model,
+            model[:-1],
+            model[-1],
             model.parameters(),
             images,
             examples.label,
