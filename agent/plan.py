@@ -88,6 +88,25 @@ class Labels(Section):
     )
 
 
+class Portfolio(Section):
+    """Which of the recipes that fit a shift are tried, cheapest first, and when enough have been."""
+
+    stop: Literal["all", "first"] = Field(
+        "all", description="all: the best on develop is judged; first: no deeper recipe once one suffices there"
+    )
+    least: dict[str, int] = Field(
+        default_factory=dict, description="per recipe: labelled patients below which it is not tried"
+    )
+
+    @field_validator("least")
+    @classmethod
+    def _known(cls, given: dict[str, int]) -> dict[str, int]:
+        for name in given:
+            if name not in RECIPES:
+                raise ValueError(f"'{name}' is no recipe; there are {', '.join(RECIPES)}")
+        return given
+
+
 class Probation(Section):
     """The watch over a promoted version."""
 
@@ -101,6 +120,9 @@ class Limits(Section):
     minutes: float = Field(30, gt=0, description="time limit of one training job")
     memory_gib: float = Field(8, gt=0, description="limit of a job's resident memory")
     threads: int = Field(1, ge=1, description="threads of a job")
+    change: float = Field(
+        1.0, gt=0, le=1, description="largest change of what the encoder's last block gives, 1 - CKA on develop"
+    )
 
 
 class Plan(Section):
@@ -121,6 +143,7 @@ class Plan(Section):
     )
     power: float = Field(0.8, gt=0, lt=1, description="power at which 'init' says what this n can decide")
     min_group: int = Field(20, ge=1, description="patients below which a subgroup is pooled and only informs")
+    portfolio: Portfolio = Field(default_factory=Portfolio, description="which recipes are tried, and for how long")
     labels: Labels = Field(default_factory=Labels, description="how many labels an update takes")
     harm_shown: Literal["caution", "suspended"] = Field(
         "suspended",

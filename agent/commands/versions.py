@@ -11,6 +11,7 @@ from agent.answer import Answer, table
 from agent.clock import parse_time, rfc3339
 from agent.errors import HomeostatError
 from agent.store import Connection
+from agent.updates.axes import sentences
 from agent.versions import bundle, registry
 from agent.workspace import Workspace
 
@@ -37,7 +38,7 @@ def show(args: argparse.Namespace) -> Answer:
     value = {
         **_row(version),
         "verdicts": verdicts,
-        "axes": _axes(version, made),
+        "axes": made.get("axes", {}),
         "measures": json.loads(version["measures"] or "{}"),
         "lineage": lineage,
         "made": made.get("made", {}),
@@ -140,20 +141,11 @@ def _lineage(connection: Connection, version: dict[str, Any]) -> list[str]:
     return line
 
 
-def _axes(version: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """The trade-offs of a version, as far as its making tells them: depth, label efficiency and cost."""
-    made = facts.get("made", {})
-    return {
-        "depth": made.get("trainable_parameters"),
-        "labelled_patients": facts.get("data", {}).get("labelled_patients"),
-        "seconds": made.get("seconds"),
-    }
-
-
 def _shown(value: dict[str, Any]) -> str:
     lines = [f"{name.ljust(12)} {value[name]}" for name in ROW if value[name] is not None]
     lines += [f"{'descent'.ljust(12)} {' <- '.join(value['lineage'])}"]
-    lines += [f"{name.ljust(12)} {figure}" for name, figure in value["axes"].items() if figure is not None]
+    if axes := [{"axis": name, "says": says} for name, says in sentences(value["axes"])]:
+        lines += ["", table(axes, ["axis", "says"])]
     if value["verdicts"]:
         columns = ["gate", "role", "verdict", "n", "before", "after", "interval", "margin"]
         rows = [{**row, "interval": _interval(row["interval"])} for row in value["verdicts"]]

@@ -11,6 +11,7 @@ from agent.plan import Plan
 
 FEW = 30  # cases of develop below which a fall by half a margin is noise
 NOISE = 0.5  # over the root of n: the error at 95 % of a paired difference of which a tenth of the cases changes
+FLOOR, RECALIBRATE = "linear_probe", "recalibrate"
 TIE = 0.01  # develop is small: recipes within a point of the best are equal, and the cheaper one is taken
 
 
@@ -56,7 +57,17 @@ def decide(plan: Plan, situation: Situation) -> Decision:
         need = max(need, int(situation.tried_with * plan.labels.more) + 1)
     if situation.labelled < need:
         return Decision((), f"{need - situation.labelled} more labelled patients are needed for the next update")
-    return Decision(response.recipes, f"{situation.labelled} labelled patients since the change")
+    least = plan.portfolio.least
+    recipes = tuple(name for name in with_floor(response.recipes) if situation.labelled >= least.get(name, 0))
+    return Decision(recipes, f"{situation.labelled} labelled patients since the change")
+
+
+def with_floor(recipes: tuple[str, ...]) -> tuple[str, ...]:
+    """The recipes, the linear probe among them where a deeper one is: what can't beat it is not worth its risk."""
+    deeper = [place for place, name in enumerate(recipes) if name not in (RECALIBRATE, FLOOR)]
+    if not deeper or FLOOR in recipes:
+        return recipes
+    return (*recipes[: deeper[0]], FLOOR, *recipes[deeper[0] :])
 
 
 Measures = Mapping[str, Mapping[str, float]]  # of one version on *develop*: {domain: {measure: value}}
@@ -69,7 +80,7 @@ def choose(table: Mapping[str, Measures], before: Measures, margin: float, shown
     each by the root of its number of cases as in training, and within a point of the best the cheapest. Only the
     finalist is shown to the anchors.
     """
-    means = {name: _mean(measures) for name, measures in table.items()}
+    means = {name: mean(measures) for name, measures in table.items()}
     eligible = [name for name in table if not _harms(table[name], before, margin, shown)] or list(table)
     best = max(means[name] for name in eligible)
     return next(name for name in eligible if means[name] >= best - TIE)
@@ -78,7 +89,15 @@ def choose(table: Mapping[str, Measures], before: Measures, margin: float, shown
 def worth_judging(after: Measures, before: Measures, margin: float, shown: bool) -> bool:
     """Whether a finalist is better than the live version on *develop* at all, and harms no domain there: each look at
     the anchors costs alpha."""
-    return _mean(after) > _mean(before) + TIE and not _harms(after, before, margin, shown)
+    return mean(after) > mean(before) + TIE and not _harms(after, before, margin, shown)
+
+
+def suffices(after: Measures, before: Measures, margin: float, shown: bool) -> bool:
+    """Whether nothing deeper need be tried: it is worth judging, and on *develop* no domain with FEW cases is served
+    worse than home was, by more than the plan's margin of forgetting."""
+    home = before.get(HOME, {}).get("balanced_accuracy", math.inf)
+    enough = [m["balanced_accuracy"] >= home - margin for m in after.values() if m["n"] >= FEW]
+    return worth_judging(after, before, margin, shown) and bool(enough) and all(enough)
 
 
 def _harms(after: Measures, before: Measures, margin: float, shown: bool) -> bool:
@@ -97,6 +116,7 @@ def _harms(after: Measures, before: Measures, margin: float, shown: bool) -> boo
     )
 
 
-def _mean(measures: Measures) -> float:
+def mean(measures: Measures) -> float:
+    """Balanced accuracy over domains, each by the root of its number of cases."""
     found = [(math.sqrt(m["n"]), m["balanced_accuracy"]) for m in measures.values()]
     return sum(weight * value for weight, value in found) / sum(weight for weight, _ in found)

@@ -10,7 +10,6 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from agent.observe import record
 from agent.store import Connection
 from agent.trust import suspended_for
 from agent.updates import anchors, jobs, material, records
+from agent.updates.axes import of_record
 from agent.updates.clear import below
 from agent.updates.judge import Anchored, age_band, as_dict, judge, outcome, unharmed_at
 from agent.versions import bundle, registry
@@ -83,6 +83,8 @@ def begin(
         "seed": config.plan.seed,
         "batch": config.model.batch,
         "margin": rule.margin,
+        "stop": config.plan.portfolio.stop,
+        "change": config.plan.limits.change,
         "shown": (rule.elsewhere or rule.burden) == "no_harm_found",
     }
     job = jobs.start(workspace, "train", spec, config.plan.limits, at=at)
@@ -311,7 +313,16 @@ def _facts(workspace: Workspace, making: Making, live: str) -> dict[str, Any]:
     with workspace.store.read() as connection:
         base = registry.get(connection, "v0")["base_digest"]
     assert making.parts is not None
-    spec = (making.parts.parents[1] / "job.json").read_bytes()
+    trained, job = making.trained, making.parts.parents[1]
+    record = of_record(
+        workspace.config.plan,
+        trained["finalist"],
+        trained["made"],
+        job,
+        making.parts,
+        making.labelled,
+        trained["gained"],
+    )
     return {
         "parent": live,
         "recipe": making.trained["finalist"],
@@ -321,8 +332,9 @@ def _facts(workspace: Workspace, making: Making, live: str) -> dict[str, Any]:
         "plan_digest": workspace.config.plan_digest,
         "made": making.trained["made"],
         "develop": making.trained["develop"],
+        "axes": {**record, **trained.get("axes", {})},
         "data": {
-            "job_spec": sha256(spec).hexdigest(),
+            "job_spec": record["auditability"]["spec"],
             "labelled_patients": making.labelled,
             "domains": list(making.learnt),
             "anchors": [one.name for one in making.anchored],

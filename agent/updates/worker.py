@@ -6,13 +6,15 @@ Run as `python -m agent.updates.worker FOLDER`.
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.updates.decide import choose, worth_judging
+from agent.updates import axes
+from agent.updates.decide import choose, mean, suffices, worth_judging
 from agent.workspace import write_atomically
 
 Spec = Mapping[str, Any]
@@ -81,7 +83,10 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
         except (ValueError, MemoryError) as error:
             failed[name] = str(error) or "it ran out of memory"
             continue
-        made[name] = dict(candidate.made)
+        if (change := _change(base, live_parts, out, develop, spec["change"])) > spec["change"]:
+            failed[name] = f"it changes what the encoder sees by {change:.2f}; plan.limits.change is {spec['change']:g}"
+            continue
+        made[name] = {**candidate.made, "peak_mib": _peak_mib()}
         table[name] = measured(out)
         before = before or measured(live_parts)
         finalist = choose(table, before, *bounds)
@@ -93,12 +98,27 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
             "before": before,
             "failed": failed,
             "made": made[finalist],
+            "gained": mean(table[finalist]) - mean(before),
             "seconds": sum(one["seconds"] for one in made.values()),
         }
         write_atomically(folder / "result.json", json.dumps(result).encode())
+        if spec["stop"] == "first" and suffices(table[name], before, *bounds):
+            break
     if not result:
         raise ValueError("; ".join(f"{name}: {says}" for name, says in failed.items()))
-    return result
+    finalist = result["finalist"]
+    out = folder / "recipes" / finalist
+    return result | {"axes": axes.of_network(base, live_parts, out, develop, table[finalist])}
+
+
+def _change(base: Path, live: Path | None, parts: Path, develop: ListedExamples, most: float) -> float:
+    """1 - CKA of the encoder's last block; not asked where the plan sets no bound."""
+    return 0.0 if most >= 1 else axes.deep(base, live, parts, develop).change[-1]
+
+
+def _peak_mib() -> float:
+    """Of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def infer(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:

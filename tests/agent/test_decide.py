@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.plan import LADDER, RESPONSES, Plan
-from agent.updates.decide import Situation, choose, decide, worth_judging
+from agent.plan import LADDER, RESPONSES, Plan, Response
+from agent.updates.decide import Situation, choose, decide, suffices, with_floor, worth_judging
 
 READY = Situation(shift="acquisition", labelled=30, tried_with=None, waiting=False)
 
@@ -138,3 +138,29 @@ def test_a_handful_of_old_cases_does_not_refuse_by_chance():
     assert not worth_judging(after, before, 0.05, False)
     assert not worth_judging({**after, **measured(n=40, old=0.80)}, before, 0.05, True)
     assert not worth_judging({**after, **measured(home=0.87)}, before, 0.05, True)
+
+
+def test_the_linear_probe_is_the_floor_of_every_deeper_recipe():
+    """A plan that names fine-tuning alone is shown what the head alone would have given; one without weights is not."""
+    deep = Plan(responses={"acquisition": Response(recipes=("recalibrate", "full_rehearsal"))})
+    assert decide(deep, READY).recipes == ("recalibrate", "linear_probe", "full_rehearsal")
+    assert with_floor(("recalibrate",)) == ("recalibrate",)
+    assert with_floor(LADDER) == LADDER
+
+
+def test_a_deep_recipe_waits_for_its_labels():
+    """The plan says from how many labelled patients on a recipe is worth its time."""
+    plan = Plan(portfolio={"least": {"full_rehearsal": 60, "lora_rehearsal": 40}})
+    assert decide(plan, with_(labelled=39)).recipes == ("recalibrate", "linear_probe")
+    assert decide(plan, with_(labelled=40)).recipes == ("recalibrate", "linear_probe", "lora_rehearsal")
+    assert decide(plan, with_(labelled=60)).recipes == LADDER
+    with pytest.raises(ValueError, match="'lara' is no recipe"):
+        Plan(portfolio={"least": {"lara": 1}})
+
+
+def test_a_recipe_suffices_where_every_domain_is_served_as_home_was():
+    """Better than live is not enough to look no deeper: the new site has to be up to the old one."""
+    assert suffices(measured(home=0.90, new=0.87), BEFORE, 0.05, True)
+    assert not suffices(measured(home=0.90, new=0.80), BEFORE, 0.05, True)
+    assert not suffices(measured(home=0.85, new=0.87), BEFORE, 0.05, True)
+    assert not suffices(measured(n=10, home=0.90, new=0.87), measured(n=10, home=0.9, new=0.4), 0.05, True)

@@ -24,7 +24,8 @@ from agent.versions import registry
 from agent.workspace import put_setting
 
 SPEC = {"base": "base", "live": None, "recipes": ["recalibrate"], "new": [], "memory": [], "develop": [],
-        "classes": ["a", "b"], "seed": 0, "batch": 16, "margin": 0.05, "shown": True}  # fmt: skip
+        "classes": ["a", "b"], "seed": 0, "batch": 16, "margin": 0.05, "shown": True,
+        "stop": "all", "change": 1.0}  # fmt: skip
 
 
 @pytest.fixture
@@ -120,8 +121,9 @@ def test_a_recipe_that_fails_costs_nothing_of_the_others(tmp_path, home, base, m
     import shutil
 
     from agent.updates.worker import main
+    from strategies.data import NewCases
     from strategies.objective import CrossEntropy
-    from strategies.parameter import LinearProbe
+    from strategies.parameter import Full, LinearProbe
     from strategies.protocols import Recipe, Stage
     from strategies.recipes import RECIPES
 
@@ -144,8 +146,8 @@ def test_a_recipe_that_fails_costs_nothing_of_the_others(tmp_path, home, base, m
     folder = tmp_path / "jobs" / "job1"
     folder.mkdir(parents=True)
 
-    def result(*recipes: str) -> dict:
-        job = {**spec, "recipes": recipes, "kind": "train", "threads": 1}
+    def result(*recipes: str, **plan: float) -> dict:
+        job = {**spec, "recipes": recipes, "kind": "train", "threads": 1, **plan}
         folder.joinpath("job.json").write_text(json.dumps(job))
         main(folder)
         return json.loads(folder.joinpath("result.json").read_text())
@@ -154,8 +156,13 @@ def test_a_recipe_that_fails_costs_nothing_of_the_others(tmp_path, home, base, m
     assert found["finalist"] == "recalibrate" and [*found["develop"]] == ["recalibrate"]
     assert "diverged" in found["failed"]["wild"] and "memory" in found["failed"]["greedy"]
     assert (folder / "recipes" / "recalibrate" / "recalibrator.json").is_file()
+    assert found["axes"]["depth"]["earliest_block"] is None and found["axes"]["robustness"]["n"] == 30
     with pytest.raises(ValueError, match="wild: The training diverged"):
         result("wild")
+    moving = Stage(parameter=Full(learning_rate=1e-2), objective=CrossEntropy(), data=NewCases(), epochs=1)
+    monkeypatch.setitem(RECIPES, "moving", Recipe(name="moving", risk=9, stages=(moving,)))
+    found = result("recalibrate", "moving", change=1e-6)
+    assert found["finalist"] == "recalibrate" and "plan.limits.change is 1e-06" in found["failed"]["moving"]
 
 
 def test_what_a_dead_agent_left_is_ended_and_closed_at_start_up(workspace):
