@@ -8,10 +8,8 @@ from typing import NoReturn
 from agent.errors import HomeostatError
 
 LATER = {
-    "anchors": "the ledger of looks and alpha",
     "plan": "asking the plan what it would do",
     "diff": "comparing two versions",
-    "report": "the model card of a version as a page (an alarm's is there: --alarm ID)",
     "export": "the change record in PCCP order",
     "erase": "removing a patient",
     "--task segmentation": "segmentation",

@@ -116,9 +116,9 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                 "performance:performance", (
             arg("--last", type=int, default=1000, metavar="N", help="of its latest N answers"),
         ), '{"version", "cases", "labelled", "coverage", "arms", "measured", "weighted"}'),
-        Command("report", "a page about an alarm: how it came, and what the sensor saw", "report:report", (
-            arg("version", nargs="?", metavar="VERSION", help="the card of a version; of a later release"),
-            arg("--alarm", type=int, metavar="ID", help="the alarm's number"),
+        Command("report", "a page: the card and change record of a version, or how an alarm came", "report:report", (
+            arg("version", nargs="?", metavar="VERSION", help="default: the live one"),
+            arg("--alarm", type=int, metavar="ID", help="the alarm's number, for its page"),
             arg("--out", required=True, metavar="FILE.html", help="the page"),
         ), '{"out"}'),
         Command("journal", "the events, oldest first", "status:journal", (
@@ -142,6 +142,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("history", "what was live when, put there by whom and why", "versions:history", (
             arg("--at", metavar="TIME", help="what was live then; RFC 3339"),
         ), '[{"version", "from", "to", "by", "reason"}]'),
+        Command("anchors", "patients, looks taken and alpha left, per domain and generation", "anchors:anchors", (),
+                '[{"domain", "generation", "patients", "looks", "alpha_left", "decisions_left"}]'),
         Command("predict", "answers of the live, or the named, version", "predict:predict", (
             arg("files", nargs="+", metavar="FILE", help="images"),
             arg("--version", metavar="V", help="default: the live one"),
@@ -174,7 +176,6 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         ), '{"shell", "script"}'),
     ),
     "Brought by later parts": (
-        later("anchors", "looks taken and alpha left, per anchor set"),
         later("plan", "what the plan would do"),
         later("diff", "what differs between two versions"),
         later("export", "the change record of a version"),

@@ -10,7 +10,6 @@ from typing import Any
 from agent.answer import Answer, table
 from agent.clock import parse_time, rfc3339
 from agent.errors import HomeostatError
-from agent.store import Connection
 from agent.updates.axes import sentences
 from agent.versions import bundle, registry
 from agent.workspace import Workspace
@@ -33,7 +32,7 @@ def show(args: argparse.Namespace) -> Answer:
         connection.execute("BEGIN")
         version = registry.get(connection, registry.resolve(connection, args.version))
         verdicts = [as_answer(row) for row in registry.verdicts(connection, version["id"])]
-        lineage = _lineage(connection, version)
+        lineage = registry.lineage(connection, version["id"])
     made = bundle.facts(workspace.path("versions", version["id"])) if version["digest"] else {}
     value = {
         **_row(version),
@@ -130,15 +129,6 @@ def as_answer(row: dict[str, Any]) -> dict[str, Any]:
     """A row of `verdicts` as the contract shows it."""
     interval = None if row["low"] is None else [row["low"], row["high"]]
     return {name: interval if name == "interval" else row[name] for name in VERDICT}
-
-
-def _lineage(connection: Connection, version: dict[str, Any]) -> list[str]:
-    """The ancestors, from the version itself to v0."""
-    line = [version["id"]]
-    while version["parent"] is not None:
-        version = registry.get(connection, version["parent"])
-        line.append(version["id"])
-    return line
 
 
 def _shown(value: dict[str, Any]) -> str:

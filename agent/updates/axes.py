@@ -10,9 +10,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.plan import Plan
-
 if TYPE_CHECKING:
+    from agent.plan import Plan
     from strategies.axes import Depth
     from strategies.preprocessing import Pixels
     from strategies.protocols import Examples

@@ -110,6 +110,14 @@ def verdicts(connection: Connection, version: str) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
+def lineage(connection: Connection, version: str) -> list[str]:
+    """The version and its ancestors, to v0."""
+    line = [version]
+    while (parent := get(connection, line[-1])["parent"]) is not None:
+        line.append(parent)
+    return line
+
+
 def activations(connection: Connection) -> list[dict[str, Any]]:
     """What became live, oldest first."""
     return [dict(row) for row in connection.execute("SELECT * FROM activations WHERE scope = '*' ORDER BY generation")]

@@ -14,6 +14,7 @@ import pytest
 from deployed import FAILED, approved, candidate, deploy, held, live, promoted, state
 
 from agent.cli import main
+from agent.store import insert
 from agent.versions import registry, verify
 from agent.workspace import Workspace
 
@@ -256,3 +257,32 @@ def test_a_read_only_disk_is_told_in_one_sentence(workspace):
     assert "permissions" in done.stderr
     assert live(workspace) == version
     assert verify.problems(workspace) == []
+
+
+def test_the_report_of_a_version_is_its_card_and_change_record(workspace, told, tmp_path):
+    """One file that needs nothing else: verdicts as intervals, who let it go live, what happened to it; and no case."""
+    version = promoted(workspace)
+    out = tmp_path / "card.html"
+    code, value, _ = told("report", version, "--out", str(out))
+    page = out.read_text()
+
+    assert (code, value) == (0, {"out": str(out)})
+    assert all(word in page for word in (f"Version {version}", "gain:new", "Approved by ana", "version_promoted"))
+    assert page.count('stroke-linecap="round"') >= 2
+    assert "<script" not in page and "http" not in page
+    assert told("report", "--out", str(out))[0] == 0 and f"Version {version}" in out.read_text()
+    code, _, said = told("report", version, "--alarm", "1", "--out", str(out))
+    assert code != 0 and "leave out VERSION or --alarm" in said
+
+
+def test_anchors_tell_what_is_left_to_decide(workspace, told):
+    """Per domain and generation; a generation that was followed decides nothing more."""
+    with workspace.store.transaction() as connection:
+        for generation, spent in ((1, 0.025), (2, 0.0375)):
+            insert(connection, "anchor_sets", domain="home", generation=generation, digest="d", alpha=0.05, spent=spent,
+                   n_patients=40 * generation, opened_at="2026-01-01T00:00:00Z")  # fmt: skip
+    code, rows, _ = told("anchors")
+
+    assert code == 0
+    assert [(row["patients"], row["alpha_left"]) for row in rows] == [(40, 0.025), (80, 0.0125)]
+    assert [row["decisions_left"] for row in rows] == [0, 3]
