@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from monitors.protocols import Float
 
 # Labelled cases of a domain since the change at which is looked, and of them the latest so many that a look takes: what
-# came and went is not held against today.
+# came and went is not held against today. After the last of them every 128th, or every 32nd, goes on.
 HARM_LOOKS, HARM_LATEST = (8, 16, 32, 64, 128, 192, 256, 384, 512), 128
 LOOKS, LATEST = tuple(range(32, 513, 32)), 192
 SHARES = 12  # of alpha, one for each look; simulated: sixteen looks that overlap so much err no more often than that
@@ -102,9 +102,10 @@ def judged(connection: Connection, plan: Plan, onset: int, stream: str = KNOWN) 
     against the approval and home as it was in use until its first alarm: labels tell of images that are weeks old, so
     what they say is moved to today's cases by the confidence of these.
 
-    Harm and its absence are two claims, each at the plan's alpha over all looks. Harm: theorem, up to the normal
-    approximation; each look has its part. Its absence: simulated (`homeostat bench clearing`), where the labelled are a
-    fair sample of their time and confidence shows what has changed since.
+    Harm and its absence are two claims, each at the plan's alpha over the looks of 512 labelled cases. A longer alarm
+    has it anew with the next 512: without further looks a domain that was mended would stay suspended. Harm: theorem,
+    up to the normal approximation; each look has its part. Its absence: simulated (`homeostat bench clearing`), where
+    the labelled are a fair sample of their time and confidence shows what has changed since.
     """
     from monitors import Verdict, unharmed
 
@@ -115,7 +116,7 @@ def judged(connection: Connection, plan: Plan, onset: int, stream: str = KNOWN) 
     home = _hits(approved)
     for domain in common:
         answers = since[domain]
-        for_harm, for_none = (max((n for n in looks if n <= len(answers)), default=0) for looks in (HARM_LOOKS, LOOKS))
+        for_harm, for_none = (_look(looks, len(answers)) for looks in (HARM_LOOKS, LOOKS))
         if not for_harm:
             continue
         own = stream == KNOWN and domain in learnt and rule.elsewhere == "no_harm_found"
@@ -133,6 +134,12 @@ def judged(connection: Connection, plan: Plan, onset: int, stream: str = KNOWN) 
             judgement = none if shown else judgement
         found[domain] = judgement, shown
     return found
+
+
+def _look(looks: Sequence[int], n: int) -> int:
+    """The number of labelled cases at the last look that `n` of them have reached; 0 before the first."""
+    last, step = looks[-1], looks[-1] - looks[-2]
+    return n // step * step if n > last else max((look for look in looks if look <= n), default=0)
 
 
 def served_so_far(connection: Connection, plan: Plan) -> set[str]:

@@ -302,6 +302,15 @@ def test_a_suspended_domain_is_answered_again_once_it_is_served_well(workspace):
     assert alarm(workspace)["state"] == "closed"
 
 
+def test_a_domain_that_was_harmed_for_long_is_answered_again_too(workspace):
+    """However many labels had come before it was mended."""
+    see(workspace, 520, wrong_every=2)
+    assert look(workspace) and suspended(workspace) == ["home"]
+    see(workspace, 248, wrong_every=1000)
+    assert look(workspace) and suspended(workspace) == []
+    assert alarm(workspace)["state"] == "closed"
+
+
 def test_a_plan_may_ask_for_caution_only(workspace):
     """Some sites want every answer, with a warning."""
     file = workspace.path("homeostat.yaml")
