@@ -13,6 +13,7 @@ from agent.cases.datafolder import read_folder, sharing_bytes
 from agent.cases.examples import FolderExamples, StoredExamples
 from agent.cases.intake import Intake
 from agent.cases.split import Split
+from agent.clock import Clock, utc_now
 from agent.config import Config, read_config, render
 from agent.drift.domains import key_of
 from agent.drift.reference import open_epoch
@@ -115,15 +116,17 @@ def init(
     config: Path | None,
     progress: Progress,
     key: bytes | None = None,
+    clock: Clock = utc_now,
 ) -> dict[str, Any]:
     """Makes a workspace in `root`; a call that dies leaves a folder without live.json, which `init` asks to be removed.
+    `clock` tells when v0 was made and its labels were there: what comes later is news to it.
 
     Raises HomeostatError where the base is none, the reference can't be read, or no unseen patient is in it.
     """
     resolved = read_config(config) if config else Config()
     classes, task = _of_base(base)
     read_folder(reference, where)  # a wrong folder is refused before anything is written
-    workspace = Workspace.create(root, key=key)
+    workspace = Workspace.create(root, clock, key=key)
     write_atomically(workspace.path("homeostat.yaml"), render(resolved).encode())
     shutil.copytree(base, workspace.base)
     known_split = (workspace.base / "split.json").exists()

@@ -17,7 +17,7 @@ from monitors.evidence import EDetector, family
 from monitors.facts import FactStream
 from monitors.far_out import FarOut
 from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips, WorstSubgroup
-from monitors.harm import PairedHarm, collapse, unharmed
+from monitors.harm import PairedHarm, by_confidence, collapse, unharmed
 from monitors.intervals import wilson
 from monitors.kernel import KernelMean
 from monitors.measures import (
@@ -136,6 +136,7 @@ __all__ = [
     "Onset",
     "EDetector",
     "PairedHarm",
+    "by_confidence",
     "collapse",
     "unharmed",
     "decidable",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,12 +57,49 @@ class PairedHarm:
         self.n = int(state["n"])
 
 
-def unharmed(approved: tuple[float, int], since: tuple[float, int], margin: float, alpha: float) -> Judgement:
+@dataclass(frozen=True)
+class Correction:
+    """What the confidence of all patients of today adds to the accuracy of the labelled ones: `shift`, the difference
+    that it foretells between the two, `error`, its standard error, and `unexplained`, the variance that is left among
+    the labelled ones, as a share of that of right and wrong (1: all of it)."""
+
+    shift: float = 0.0
+    error: float = 0.0
+    unexplained: float = 1.0
+
+
+def by_confidence(approved: tuple[Float, Float], labelled: tuple[Float, Float], today: Float) -> Correction:
+    """The correction of the labelled patients' accuracy to those of today, most of whom have no label yet.
+
+    approved [m], labelled [n]: (the share of right answers, the mean confidence) of each patient, 0..1; today [q]: mean
+    confidence. The difference of the mean confidences, times the slope of accuracy on confidence, is added: a control
+    variate, or prediction-powered inference (Angelopoulos and others 2023, arXiv 2301.09633 and 2311.01453). Labels are
+    weeks old: where the images have become worse since, confidence has mostly fallen meanwhile, and says so. The slope
+    is learnt at the approval and not from the labels that are judged, so that the estimate has no bias whatever the
+    slope is: theorem, where the labelled patients are a fair sample of today's. A wrong slope costs power only.
+    """
+    (was_right, was_sure), (right, sure) = approved, labelled
+    spread = float(np.var(was_sure)) if len(was_sure) else 0.0
+    slope = float(np.cov(was_right, was_sure, bias=True)[0, 1]) / spread if spread > 1e-9 else 0.0
+    accuracy = float(np.mean(right))
+    left = float(np.var(right - slope * sure)) / (accuracy * (1 - accuracy)) if 0 < accuracy < 1 else 1.0
+    error = abs(slope) * float(np.std(today)) / np.sqrt(len(today))
+    return Correction(slope * float(np.mean(today) - np.mean(sure)), error, left)
+
+
+def unharmed(
+    approved: tuple[float, int],
+    since: tuple[float, int],
+    margin: float,
+    alpha: float,
+    correction: Correction = Correction(),
+) -> Judgement:
     """Is the accuracy since a change at most `margin` below the approved one? PASS where that is shown at level alpha.
 
     Each: (the patients' shares of right answers, 0..1, added up; patients), two samples of different patients. The
     interval of the difference adds a right and a wrong patient to each sample (Agresti and Caffo 2000), which keeps its
-    level from some ten patients on; a patient with several cases counts as one.
+    level from some ten patients on; a patient with several cases counts as one. `correction` moves the second sample
+    to the patients of today.
     """
     n, m = since[1], approved[1]
     if not n or not m:
@@ -69,11 +107,12 @@ def unharmed(approved: tuple[float, int], since: tuple[float, int], margin: floa
         return Judgement(gate="unharmed", verdict=Verdict.INSUFFICIENT, n=n, before=None, after=None, interval=None,
                          margin=margin, says=says, needed=None)  # fmt: skip
     shares = [(right + 1) / (size + 2) for right, size in (approved, since)]
-    error = np.sqrt(sum(p * (1 - p) / (size + 2) for p, size in zip(shares, (m, n), strict=True)))
-    change, reach = float(shares[1] - shares[0]), float(quantile(1 - alpha) * error)
+    was, now = (p * (1 - p) / (size + 2) for p, size in zip(shares, (m, n), strict=True))
+    error = np.sqrt(was + correction.unexplained * now + correction.error**2)
+    change, reach = float(shares[1] - shares[0] + correction.shift), float(quantile(1 - alpha) * error)
     low, high = change - reach, change + reach
     verdict = Verdict.PASS if low > -margin else Verdict.FAIL if high < -margin else Verdict.INSUFFICIENT
-    before, after = approved[0] / m, since[0] / n
+    before, after = approved[0] / m, since[0] / n + correction.shift
     says = (
         f"accuracy {before:.3f} on the {m} patients of the approval, {after:.3f} on {n} since the change; change "
         f"between {low:+.3f} and {high:+.3f}, margin {margin:.3f}"

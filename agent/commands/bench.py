@@ -59,6 +59,9 @@ BENCHMARKS = {
     "outcomes": Benchmark(
         module="benchmarks.outcomes", shows="what late labels add: answers that became wrong while no image changed"
     ),
+    "clearing": Benchmark(
+        module="benchmarks.clearing", shows="how soon labels end an alarm that does no harm, and how seldom another"
+    ),
     "soak": Benchmark(module="benchmarks.soak", shows="the daemon's memory while it works off ten thousand cases"),
 }
 

@@ -7,10 +7,10 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.drift import episodes
-from agent.drift.domains import HOME, KNOWN, SERVED, common_since, is_episode, place_of
+from agent.drift.domains import EPISODE, HOME, KNOWN, SERVED, common_since, is_episode, place_of
 from agent.drift.labelled import UNTAUGHT
 from agent.drift.reference import open_epoch
 from agent.plan import Plan
@@ -22,10 +22,24 @@ from agent.workspace import Workspace, get_setting, put_setting
 
 if TYPE_CHECKING:
     from monitors import Judgement
+    from monitors.harm import Correction
+    from monitors.protocols import Float
 
-LOOKS = (8, 16, 32, 64, 128, 192, 256, 384, 512)  # labelled cases of a domain since the change
-LATEST = 128  # of them a look takes the latest so many: what came and went is not held against today
-ENOUGH = 32  # and no alarm ends before so many
+# Labelled cases of a domain since the change at which is looked, and of them the latest so many that a look takes: what
+# came and went is not held against today. After the last of them every 128th, or every 32nd, goes on.
+HARM_LOOKS, HARM_LATEST = (8, 16, 32, 64, 128, 192, 256, 384, 512), 128
+LOOKS, LATEST = tuple(range(32, 513, 32)), 192
+SHARES = 12  # of alpha, one for each look; simulated: sixteen looks that overlap so much err no more often than that
+TODAY = 256  # the latest so many cases, labelled or not, are what it is like now
+
+
+class Answer(NamedTuple):
+    """Of a labelled case: confidence 0..1; `at`, from when on both the answer and its label were there."""
+
+    patient: str
+    right: bool
+    confidence: float
+    at: str
 
 
 class Clearing:
@@ -83,27 +97,49 @@ def judged(connection: Connection, plan: Plan, onset: int, stream: str = KNOWN) 
     """Per common domain of a stream since the onset with labels enough for a look: (is the live version as good there
     as was approved, is that shown).
 
-    A look comes at so many cases in order of their labels: looked at twice, it is the same test. What counts of them is
-    each patient's share of right answers. Harm and its absence are two claims; the looks for each share the plan's
-    alpha.
-    """
-    from monitors import unharmed
+    A look comes at so many cases in order of their labels, and knows what was there then: looked at twice, it is the
+    same test. What counts is each patient's share of right answers. That there is no harm has to be shown of today,
+    against the approval and home as it was in use until its first alarm: labels tell of images that are weeks old, so
+    what they say is moved to today's cases by the confidence of these.
 
-    common, since = common_since(connection, onset, stream), _since(connection, onset)
-    rule = plan.gates["forgetting"]
-    for_harm, for_none = plan.alpha / len(LOOKS), plan.alpha / sum(look >= ENOUGH for look in LOOKS)
-    approved, learnt, found = _approved(connection), _learnt(connection), {}
+    Harm and its absence are two claims, each at the plan's alpha over the looks of 512 labelled cases. A longer alarm
+    has it anew with the next 512: without further looks a domain that was mended would stay suspended. Harm: theorem,
+    up to the normal approximation; each look has its part. Its absence: simulated (`homeostat bench clearing`), where
+    the labelled are a fair sample of their time and confidence shows what has changed since.
+    """
+    from monitors import Verdict, unharmed
+
+    common = common_since(connection, onset, stream)
+    since = _labelled(connection, registry.live(connection)["version"], onset)
+    rule, found = plan.gates["forgetting"], {}
+    approved, before, learnt = _approved(connection), _before(connection), _learnt(connection)
+    home = _hits(approved)
     for domain in common:
-        n = max((look for look in LOOKS if look <= len(since[domain])), default=0)
-        if not n:
+        answers = since[domain]
+        for_harm, for_none = (_look(looks, len(answers)) for looks in (HARM_LOOKS, LOOKS))
+        if not for_harm:
             continue
-        latest = _shares(since[domain][:n][-LATEST:])
         own = stream == KNOWN and domain in learnt and rule.elsewhere == "no_harm_found"
-        level, now = learnt[domain] if own else approved, (sum(latest), len(latest))
-        harm, none = (unharmed(level, now, rule.margin, alpha) for alpha in (for_harm, for_none))
-        shown = harm.verdict != "FAIL" if own else none.verdict == "PASS"
-        found[domain] = (none if shown else harm), shown and n >= ENOUGH
+        level = learnt[domain] if own else home
+        now = _hits(answers[:for_harm][-HARM_LATEST:])
+        judgement = unharmed(level, now, rule.margin, plan.alpha / len(HARM_LOOKS))
+        shown = judgement.verdict is not Verdict.FAIL and for_none > 0
+        if shown and not own:
+            latest = answers[:for_none][-LATEST:]
+            at = max(one.at for one in answers[:for_none])
+            correction = _to_today(connection, onset, domain, approved, latest, at)
+            level = _hits([*approved, *(one for one in before if one.at <= at)])
+            none = unharmed(level, _hits(latest), rule.margin, plan.alpha / SHARES, correction)
+            shown = none.verdict is Verdict.PASS
+            judgement = none if shown else judgement
+        found[domain] = judgement, shown
     return found
+
+
+def _look(looks: Sequence[int], n: int) -> int:
+    """The number of labelled cases at the last look that `n` of them have reached; 0 before the first."""
+    last, step = looks[-1], looks[-1] - looks[-2]
+    return n // step * step if n > last else max((look for look in looks if look <= n), default=0)
 
 
 def served_so_far(connection: Connection, plan: Plan) -> set[str]:
@@ -120,7 +156,7 @@ def served_so_far(connection: Connection, plan: Plan) -> set[str]:
             since = alarm["since_case"] or alarm["opened_at_case"]
             for domain, (judgement, _) in judged(connection, plan, since, alarm["stream"]).items():
                 before, after = judgement.before or 0.0, judgement.after or 0.0
-                if judgement.n >= LOOKS[1] and after >= before - rule.margin / 2:
+                if judgement.n >= HARM_LOOKS[1] and after >= before - rule.margin / 2:
                     found.add(domain)
     return found
 
@@ -133,7 +169,7 @@ def below(connection: Connection, plan: Plan, right: Mapping[str, tuple[float, i
     could show neither: in doubt the alarm goes on, and a suspension stands, until later labels clear it or a better
     version is learnt.
     """
-    hits, patients = _approved(connection)
+    hits, patients = _hits(_approved(connection))
     least = hits / max(1, patients) - plan.gates["forgetting"].margin
     return sorted(domain for domain, (hit, n) in right.items() if domain != HOME and hit < least * n)
 
@@ -145,32 +181,44 @@ def _learnt(connection: Connection) -> dict[str, tuple[float, int]]:
     return {domain: (right, n) for domain, (right, n) in shown.items() if domain != HOME and not is_episode(domain)}
 
 
-def _since(connection: Connection, onset: int) -> dict[str, list[tuple[str, bool]]]:
-    """Per domain, home's episodes being home: (patient, whether the live version was right) of the labelled cases since
-    the onset in order of their labels, without patients whom it may have learnt from; and without those that were asked
-    for because the answer was unsure, which is no fair sample."""
-    classes, live = get_setting(connection, "classes"), registry.live(connection)["version"]
+def _labelled(connection: Connection, version: str, first: int, last: int = 2**62) -> dict[str, list[Answer]]:
+    """Per domain, home's episodes being home: the answers of a version, while it was live, to the labelled cases of
+    these observations in order of their labels, without patients whom it may have learnt from; and without those that
+    were asked for because the answer was unsure, which is no fair sample."""
+    classes = get_setting(connection, "classes")
     rows = connection.execute(
-        """SELECT c.domain, c.patient_key AS patient, o.scores, l.id AS label, l.value FROM observations o
+        """SELECT c.domain, c.patient_key AS patient, o.scores, l.value, max(o.at, l.received_at) AS at
+           FROM observations o
            JOIN cases c ON c.case_id = o.case_id
            JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
-           WHERE o.role = 'live' AND o.version = :live AND o.number >= :onset AND o.abstained = 0
+           WHERE o.role = 'live' AND o.version = :version AND o.number BETWEEN :first AND :last AND o.abstained = 0
              AND l.arm != 'active' AND """
         + UNTAUGHT
         + " ORDER BY l.id",
-        {"live": live, "onset": onset},
+        {"version": version, "first": first, "last": last},
     )
-    right: dict[str, list[tuple[str, bool]]] = defaultdict(list)
+    answers: dict[str, list[Answer]] = defaultdict(list)
     for row in rows:
-        right[place_of(row["domain"])].append((row["patient"], _is_right(row, classes)))
-    return right
+        answers[place_of(row["domain"])].append(_answer(row, classes))
+    return answers
 
 
-def _approved(connection: Connection) -> tuple[float, int]:
-    """(right patients, patients) of the deployed model's first reference, without those who taught it."""
+def _before(connection: Connection) -> list[Answer]:
+    """The deployed model's at home before any change of it was alarmed: how good it is in use. What came after the
+    first change is no standard: every change could then take a margin more."""
+    row = connection.execute(
+        """SELECT min(coalesce(since_case, opened_at_case)) AS first FROM alarms
+           WHERE shift IS NOT NULL AND shift != 'far-out' AND stream != 'new'"""
+    ).fetchone()
+    last = 2**62 if row["first"] is None else row["first"] - 1
+    return _labelled(connection, "v0", 0, last)[HOME]
+
+
+def _approved(connection: Connection) -> list[Answer]:
+    """The deployed model's on its first reference, without the patients who taught it."""
     classes = get_setting(connection, "classes")
     rows = connection.execute(
-        """SELECT c.patient_key AS patient, o.scores, l.value
+        """SELECT c.patient_key AS patient, o.scores, l.value, o.at
            FROM (SELECT min(epoch) AS first FROM reference_epochs WHERE version = 'v0')
            JOIN reference_members m ON m.epoch = first
            JOIN observations o ON o.case_id = m.case_id AND o.version = 'v0'
@@ -178,22 +226,59 @@ def _approved(connection: Connection) -> tuple[float, int]:
            JOIN labels l ON l.case_id = m.case_id AND l.kind = 'class'
            WHERE m.part = 'calibrate' ORDER BY l.id""",
     )
-    shares = _shares([(row["patient"], _is_right(row, classes)) for row in rows])
-    return sum(shares), len(shares)
+    return [_answer(row, classes) for row in rows]
 
 
-def _is_right(row: Mapping[str, Any], classes: list[str]) -> bool:
+def _to_today(
+    connection: Connection, onset: int, domain: str, approved: Sequence[Answer], latest: Sequence[Answer], at: str
+) -> Correction:
+    """From the latest labelled cases of a domain to its latest cases at that time, of patients who taught nothing."""
+    from monitors import by_confidence
+
+    classes = get_setting(connection, "classes")
+    rows = connection.execute(
+        """SELECT c.patient_key AS patient, o.scores, NULL AS value, o.at FROM observations o
+           JOIN cases c ON c.case_id = o.case_id
+           WHERE o.role = 'live' AND o.version = :live AND o.number >= :onset AND o.abstained = 0 AND o.at <= :at
+             AND (c.domain = :domain OR (:domain = :home AND c.domain LIKE :episode)) AND """
+        + UNTAUGHT
+        + " ORDER BY o.number DESC LIMIT :n",
+        {
+            "live": registry.live(connection)["version"],
+            "onset": onset,
+            "at": at,
+            "domain": domain,
+            "home": HOME,
+            "episode": f"{EPISODE}%",
+            "n": TODAY,
+        },
+    )
+    today = [_answer(row, classes) for row in rows]
+    return by_confidence(_rates(approved), _rates(latest), _rates(today)[1])
+
+
+def _answer(row: Mapping[str, Any], classes: Sequence[str]) -> Answer:
     import numpy as np
 
-    return bool(classes[int(np.frombuffer(row["scores"], "<f4").argmax())] == row["value"])
+    scores = np.frombuffer(row["scores"], "<f4")
+    place = int(scores.argmax())
+    return Answer(row["patient"], row["value"] == classes[place], float(scores[place]), row["at"])
 
 
-def _shares(answers: Sequence[tuple[str, bool]]) -> list[float]:
-    """Of right answers, per patient."""
-    right: dict[str, list[bool]] = defaultdict(list)
-    for patient, is_right in answers:
-        right[patient].append(is_right)
-    return [sum(some) / len(some) for some in right.values()]
+def _hits(answers: Sequence[Answer]) -> tuple[float, int]:
+    """(the patients' shares of right answers added up, patients)."""
+    right, _ = _rates(answers)
+    return float(right.sum()), len(right)
+
+
+def _rates(answers: Sequence[Answer]) -> tuple[Float, Float]:
+    """Per patient [n]: share of right answers, mean confidence."""
+    import numpy as np
+
+    _, patient = np.unique(np.array([one.patient for one in answers], np.str_), return_inverse=True)
+    cases = np.bincount(patient)
+    right, confidence = ([float(one[column]) for one in answers] for column in (1, 2))
+    return np.bincount(patient, right) / cases, np.bincount(patient, confidence) / cases
 
 
 def _end(connection: Connection, alarm: Mapping[str, Any], domains: Sequence[str], because: str, now: datetime) -> None:

@@ -18,7 +18,7 @@ from agent.cases.split import Split
 from agent.observe import Reading
 from benchmarks.stream import write_folder
 from benchmarks.year.pictures import SIDE, Cast, Pictures, Sites, cast, place_of
-from benchmarks.year.play import Known, Tell, Trace, play
+from benchmarks.year.play import START, Known, Tell, Trace, play
 from benchmarks.year.policies import NEVER, ORACLE, Policy
 from benchmarks.year.schedule import (
     CONDITIONS,
@@ -97,7 +97,8 @@ def prepare(trial: Trial, backbone: str, progress: Progress) -> tuple[Trace, Acc
     )
     split.write(folder / "base")
     key = sha256(f"year {trial.seed}".encode()).digest()
-    init(folder / "site", folder / "base", folder / "home", where=(), config=None, progress=progress, key=key)
+    init(folder / "site", folder / "base", folder / "home", where=(), config=None, progress=progress, key=key,
+         clock=lambda: START)  # fmt: skip
     with Workspace(folder / "site").store.read() as connection:
         digest = connection.execute("SELECT digest FROM versions WHERE id = 'v0'").fetchone()["digest"]
     files = [pictures.file(*one) for one in _shown(trial)]

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from agent.cases.datafolder import Row
+from agent.clock import rfc3339
 from agent.errors import HomeostatError
 from agent.store import database
 from benchmarks.year import _sites, as_if_removed, bench, figure, intervals, play_all, ratios, scored, summary
 from benchmarks.year.pictures import Sites, cast, generated_sites
-from benchmarks.year.play import Trace
+from benchmarks.year.play import START, Trace
 from benchmarks.year.policies import AGENT, MORE, NEVER, ORACLE, POLICIES
 from benchmarks.year.schedule import CONDITIONS, DAYS, FAR_OUT, HOME, KINDS, SCANNER, THIRD, Change, Shown, Year, draw
 from benchmarks.year.score import score
@@ -256,12 +257,14 @@ def test_two_months_pass_in_this_order(trial: Trial) -> None:
     told = []
     for trace in traces:
         with database.Store.open(trace.folder / "homeostat.db").read() as connection:
-            events = connection.execute("SELECT at, event FROM journal WHERE at < '2026-06' ORDER BY seq").fetchall()
+            made = connection.execute("SELECT created_at FROM versions WHERE id = 'v0'").fetchone()["created_at"]
+            events = connection.execute("SELECT at, event FROM journal WHERE at > ? ORDER BY seq", (made,)).fetchall()
             asked = connection.execute(
                 "SELECT role FROM verdicts WHERE gate = 'forgetting:main/B:live' ORDER BY version"
             ).fetchall()
         told.append([(row["at"], row["event"]) for row in events if row["event"] not in QUIET])
         assert len(trace.rows) == len(trial.year.cases)
+        assert made == rfc3339(START), "no label of the year came before the model, which would have learnt from it"
     assert [row["role"] for row in asked] == ["require"], "the new scanner's own cases are judged, too"
     assert told[0] == told[1] and traces[0].rows == traces[1].rows, "the same months again"
     assert [event for _, event in told[0]] == EXPECTED

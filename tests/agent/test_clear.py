@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 import deployed
+import numpy as np
 import pytest
+from scipy.stats import norm
 from stocked import CLASSES, add_case, add_label, answered
 
 from agent.cycle import Cycle, situation
@@ -14,11 +16,13 @@ from agent.drift.reference import epoch_of, open_epoch
 from agent.plan import GATE_RULES
 from agent.trust import set_trust, suspended_domains, trust_now
 from agent.updates import material, update
-from agent.updates.clear import ENOUGH, LATEST, LOOKS, Clearing, below, served_so_far
+from agent.updates.clear import HARM_LOOKS, LATEST, LOOKS, SHARES, Clearing, below, served_so_far
 from agent.versions import registry
 from agent.workspace import put_setting
+from monitors import Verdict, by_confidence, unharmed
 
-RIGHT, WRONG = (0.8, 0.2), (0.3, 0.7)  # of a case that is labelled "a"
+RIGHT, WRONG = (0.8, 0.2), (0.2, 0.8)  # of a case that is labelled "a"; equally sure
+UNSURE = (0.55, 0.45)
 
 
 @pytest.fixture
@@ -110,7 +114,7 @@ def test_a_short_alarm_adds_to_the_reference(workspace):
 @pytest.mark.parametrize(
     ("n", "changes"),
     [
-        (ENOUGH - 1, {}),  # before an alarm may end
+        (LOOKS[0] - 1, {}),  # before an alarm may end
         (LOOKS[-1], {"wrong_every": 6}),  # neither shown
         (LOOKS[-1], {"label": None}),  # nobody knows
     ],
@@ -182,9 +186,9 @@ def test_a_learnt_domain_is_held_to_what_it_showed_when_it_was_learnt(workspace,
 def test_a_look_comes_at_so_many_labels(workspace):
     """Between two looks more labels are no further test: the 127th patient changes nothing, the 128th does."""
     see(workspace, 32, wrong_every=6)
-    see(workspace, LOOKS[4] - 33, wrong_every=1000)
-    assert not look(workspace)
+    see(workspace, LOOKS[3] - 33, wrong_every=1000)
     clearing = Clearing(workspace)
+    assert not clearing.step(workspace.now())
     assert not clearing.step(workspace.now())
     see(workspace, 1, wrong_every=1000)
     assert clearing.step(workspace.now())
@@ -192,15 +196,81 @@ def test_a_look_comes_at_so_many_labels(workspace):
 
 def test_what_came_and_went_is_not_held_against_today(workspace):
     """A stain that was bad for weeks and was mended: the alarm ends once the latest labels say so."""
-    see(workspace, LOOKS[4], wrong_every=3)
+    see(workspace, LATEST, wrong_every=3)
     look(workspace)
     assert alarm(workspace)["state"] == "open"
-    see(workspace, LOOKS[5] - LOOKS[4], wrong_every=1000)
+    see(workspace, LATEST // 2, wrong_every=1000)
     look(workspace)
     assert alarm(workspace)["state"] == "open"  # half of the latest are of before
-    see(workspace, LOOKS[6] - LOOKS[5], wrong_every=1000)
+    see(workspace, LATEST // 2, wrong_every=1000)
     look(workspace)
     assert alarm(workspace)["state"] == "closed"
+
+
+@pytest.mark.parametrize(("scores", "ends"), [(RIGHT, True), (UNSURE, False)])
+def test_labels_of_weeks_ago_do_not_speak_for_a_stain_that_creeps_on(workspace, scores, ends):
+    """What has a label was answered well; what came since has none yet, and is answered with doubt."""
+    doubt_where_it_was_wrong(workspace)
+    see(workspace, 256)
+    with workspace.store.transaction() as connection:
+        for i in range(257, 457):
+            add_case(connection, workspace, f"c{i}", label=None, domain="since-alarm-1", number=i, answer=scores)
+    see(workspace, 32)
+    look(workspace)
+    assert (alarm(workspace)["state"] == "closed") == ends
+
+
+def test_a_look_knows_what_was_there_then(workspace):
+    """Cases that came after its last label can't make it another test."""
+    doubt_where_it_was_wrong(workspace)
+    see(workspace, 288, wrong_every=12)
+    assert not look(workspace)
+    with workspace.store.transaction() as connection:
+        for i in range(289, 489):
+            add_case(connection, workspace, f"c{i}", label=None, domain="since-alarm-1", number=i, answer=(1.0, 0.0))
+    assert not look(workspace)
+
+
+def doubt_where_it_was_wrong(workspace):
+    """At the approval the answers that were wrong were less sure."""
+    with workspace.store.transaction() as connection:
+        for i in range(0, 240, 24):
+            connection.execute("DELETE FROM observations WHERE case_id = ?", (f"r{i}",))
+            answered(connection, workspace, f"r{i}", "v0", "replay", UNSURE[::-1])
+
+
+@pytest.mark.parametrize(("was", "ends"), [(1000, False), (8, True)])
+def test_home_in_use_before_its_first_alarm_is_part_of_the_standard(workspace, was, ends):
+    """A reference that was lucky holds no alarm for ever: what the site lived with until then counts as well."""
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE alarms SET since_case = 241")
+    see(workspace, 240, wrong_every=was, domain="home")
+    see(workspace, 160, wrong_every=12)
+    look(workspace)
+    assert (alarm(workspace)["state"] == "closed") == ends
+
+
+def test_at_the_margin_no_harm_is_seldom_shown():
+    """Of 300 alarms of sites that lost exactly the margin few end within all looks, though they overlap."""
+    rng, ended = np.random.default_rng(0), 0
+    for _ in range(300):
+        approved, since = (told(rng, n, accuracy) for n, accuracy in ((240, 0.95), (LOOKS[-1], 0.87)))
+        today = told(rng, LOOKS[-1], 0.87)[1]
+        for look in LOOKS:
+            right, sure = (values[:look][-LATEST:] for values in since)
+            correction = by_confidence(approved, (right, sure), today[:look])
+            at_home, now = ((float(some.sum()), len(some)) for some in (approved[0], right))
+            if unharmed(at_home, now, 0.08, 0.05 / SHARES, correction).verdict is Verdict.PASS:
+                ended += 1
+                break
+    assert ended / 300 <= 0.08
+
+
+def told(rng, n, accuracy):
+    """(right or not, confidence) of n patients: it tells as much of accuracy as the real one in the year on trial."""
+    doubt = rng.standard_normal(n)
+    right = doubt + rng.standard_normal(n) < norm.ppf(accuracy) * np.sqrt(2)
+    return right.astype(float), norm.cdf(1.5 - doubt)
 
 
 def suspended(workspace) -> list[str]:
@@ -228,6 +298,15 @@ def test_a_suspended_domain_is_answered_again_once_it_is_served_well(workspace):
     see(workspace, 64, wrong_every=2)
     assert look(workspace) and suspended(workspace) == ["home"]
     see(workspace, 200, wrong_every=1000)
+    assert look(workspace) and suspended(workspace) == []
+    assert alarm(workspace)["state"] == "closed"
+
+
+def test_a_domain_that_was_harmed_for_long_is_answered_again_too(workspace):
+    """However many labels had come before it was mended."""
+    see(workspace, 520, wrong_every=2)
+    assert look(workspace) and suspended(workspace) == ["home"]
+    see(workspace, 248, wrong_every=1000)
     assert look(workspace) and suspended(workspace) == []
     assert alarm(workspace)["state"] == "closed"
 
@@ -324,7 +403,7 @@ def test_the_cycle_asks_the_labels_before_it_tries(workspace, monkeypatch, wrong
 
 def test_where_labels_show_no_fall_so_far_no_update_is_tried(workspace):
     """None could be shown to gain, and each try costs alpha; a fall, or too few labels, is a reason to try."""
-    see(workspace, LOOKS[1] - 1, wrong_every=1000)
+    see(workspace, HARM_LOOKS[1] - 1, wrong_every=1000)
     with workspace.store.read() as connection:
         assert served_so_far(connection, workspace.config.plan) == set()
     see(workspace, 1, wrong_every=1000)

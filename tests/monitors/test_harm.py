@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monitors import PairedHarm, Verdict, collapse, unharmed
+from monitors import PairedHarm, Verdict, by_confidence, collapse, unharmed
 
 
 def test_harm_is_shown_soon_and_stays_shown() -> None:
@@ -61,6 +61,20 @@ def test_what_is_as_good_is_called_so_once_there_are_labels() -> None:
     assert unharmed(approved, (100.0, 200), 0.08, 0.0125).verdict is Verdict.FAIL
     for empty in ((approved, (0.0, 0)), ((0.0, 0), approved)):
         assert unharmed(*empty, 0.08, 0.0125).verdict is Verdict.INSUFFICIENT
+
+
+def test_confidence_tells_what_has_come_since_the_labels() -> None:
+    """Answers of today that are less sure than the labelled ones lower the estimate without bias, here by 20 points,
+    and what confidence explains is no error any more; a confidence that never varied adds nothing."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(200):
+        approved, labelled, later = (rng.uniform(low, 1, 150) for low in (0.6, 0.8, 0.4))
+        was, now = (sure > rng.random(150) for sure in (approved, labelled))
+        found.append(by_confidence((was, approved), (now, labelled), later))
+    assert np.mean([one.shift for one in found]) == pytest.approx(-0.2, abs=0.01)
+    assert np.mean([one.unexplained for one in found]) < 1 and max(one.error for one in found) < 0.05
+    flat = np.full(150, 0.8)
+    assert by_confidence((was, flat), (now, flat), flat).shift == 0
 
 
 @pytest.mark.parametrize("value", [2.0, -1.0, float("nan")])
