@@ -91,6 +91,22 @@ def update(args: argparse.Namespace) -> Answer:
     return Answer(value, f"{rows}\n{version} is {state}", exit_code=EXIT.get(state, 1))
 
 
+def replay(args: argparse.Namespace) -> Answer:
+    """Trains a version again from its record; exit 1 where other bytes come out."""
+    from agent.updates.replay import replay as again
+
+    with progress_bar() as progress:
+        found = again(Workspace(args.workspace), args.version, by=args.by, progress=progress)
+    same = not found.differs
+    text = (
+        f"{found.version} was made again from its record, and all {found.files} files are the same"
+        if same
+        else f"{found.version} is not what its record gives here: {', '.join(found.differs)} differ"
+    )
+    value = {"version": found.version, "same": same, "differs": list(found.differs), "files": found.files}
+    return Answer(value, text, exit_code=0 if same else 1)
+
+
 def _dry_run(workspace: Workspace, recipes: tuple[str, ...]) -> Answer:
     from agent.updates.material import develop_cases, new_cases, patients
 

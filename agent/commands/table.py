@@ -132,6 +132,9 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("show", "one version with its verdicts", "versions:show", (VERSION,),
                 VERSION_ROW.removesuffix("}") + ', "verdicts": [{"gate", "verdict", "n", "before", "after", '
                 '"interval", "margin", "says"}], "axes", "measures", "lineage"}'),
+        Command("replay", "train a version again from its record, and compare the bytes", "operate:replay", (
+            VERSION, arg("--by", required=True, metavar="NAME", help="who asks"),
+        ), '{"version", "same", "differs", "files"}'),
         Command("approve", "let a judged candidate be promoted", "versions:approve", (VERSION, *BY),
                 '{"version", "state"}'),
         Command("reject", "refuse a candidate for good", "versions:reject", (VERSION, *BY), '{"version", "state"}'),

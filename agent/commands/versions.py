@@ -10,7 +10,7 @@ from typing import Any
 from agent.answer import Answer, table
 from agent.clock import parse_time, rfc3339
 from agent.errors import HomeostatError
-from agent.updates.axes import sentences
+from agent.updates.axes import sentences, with_replay
 from agent.versions import bundle, registry
 from agent.workspace import Workspace
 
@@ -37,7 +37,7 @@ def show(args: argparse.Namespace) -> Answer:
     value = {
         **_row(version),
         "verdicts": verdicts,
-        "axes": made.get("axes", {}),
+        "axes": with_replay(made.get("axes", {}), json.loads(version["measures"] or "{}")),
         "measures": json.loads(version["measures"] or "{}"),
         "lineage": lineage,
         "made": made.get("made", {}),

@@ -11,7 +11,7 @@ from typing import Any
 from agent.report.drawing import Panel, line, svg, text
 from agent.report.frame import framed
 from agent.store import Connection
-from agent.updates.axes import sentences
+from agent.updates.axes import sentences, with_replay
 from agent.versions import bundle, registry
 from agent.workspace import Workspace
 
@@ -49,11 +49,12 @@ def page(found: VersionRecord) -> str:
     """The whole page, with no patient or case on it."""
     row = found.row
     title = f"Version {row['id']}: {row['state']}"
+    axes = with_replay(found.facts.get("axes", {}), json.loads(row["measures"] or "{}"))
     body = (
         f'<header><p class="eyebrow">Homeostat &middot; model card and change record</p><h1>{escape(title)}</h1>'
         "</header>"
         f'<section class="card">{"".join(f"<p>{escape(one)}</p>" for one in said(found))}</section>'
-        f"{_axes(found.facts.get('axes', {}))}{_verdicts(found.verdicts)}{_happened(found.events)}"
+        f"{_axes(axes)}{_verdicts(found.verdicts)}{_happened(found.events)}"
     )
     return framed(title, body)
 

@@ -84,6 +84,12 @@ def burden(plan: Plan, recipe: str) -> dict[str, Any]:
     return {"clauses": clauses, "how": how}
 
 
+def with_replay(axes: Mapping[str, Any], measures: Mapping[str, Any]) -> dict[str, Any]:
+    """The axes as the version was written with, and whether it has been replayed since (`measures` of the store)."""
+    audit = axes.get("auditability")
+    return {**axes, "auditability": {**audit, "replays": measures.get("replays")}} if audit else dict(axes)
+
+
 def sentences(axes: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """(axis, what there is to say of it), for people; an axis that was not measured is left out."""
     if deep := axes.get("depth"):

@@ -117,7 +117,7 @@ def poll(workspace: Workspace, job: Job, *, at: datetime) -> dict[str, Any] | No
 
 def pause(job: Job, progress: Callable[[str, int, int], None] | None = None) -> None:
     """A breath between two polls; `progress(what, done, of)` is told what the worker says of itself."""
-    if progress is not None and (said := _progress(job)):
+    if progress is not None and (said := progress_of(job.folder)):
         progress(*said)
     time.sleep(0.05)
 
@@ -202,9 +202,10 @@ def _is_ours(pid: int, folder: Path) -> bool:
         return False
 
 
-def _progress(job: Job) -> tuple[str, int, int] | None:
+def progress_of(folder: Path) -> tuple[str, int, int] | None:
+    """(what, done, of) that the worker in a job's folder says of itself."""
     try:
-        said = json.loads((job.folder / "progress.json").read_text())
+        said = json.loads((folder / "progress.json").read_text())
     except (OSError, ValueError):
         return None
     return said["what"], said["done"], said["of"]

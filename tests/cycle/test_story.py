@@ -100,6 +100,27 @@ def test_no_anchor_patient_was_learnt_from(chapters, tmp_path):
         assert {row["verdict"] for row in registry.verdicts(connection, "v1")} == {"PASS"}
 
 
+@pytest.mark.slow
+def test_a_version_is_made_again_from_its_record(chapters, tmp_path, capsys):
+    """Two years later: the same job gives the same bytes, and a record that was changed is not trusted."""
+    workspace = chapters.open("judged", tmp_path / "site")
+    command = ["replay", "v1", "--by", "auditor", "--workspace", str(workspace.root), "--json"]
+    assert cli.main(command) == 0
+    assert json.loads(capsys.readouterr().out)["differs"] == []
+    assert cli.main(["show", "v1", "--workspace", str(workspace.root), "--json"]) == 0
+    axes = json.loads(capsys.readouterr().out)["axes"]
+    assert axes["auditability"]["replays"] is True
+    assert axes["auditability"]["hashed"] == axes["auditability"]["inputs"] > 0
+    assert axes["depth"]["touched"] > 0 and axes["robustness"]["n"] > 0
+    assert axes["burden"]["clauses"] and axes["cost"]["bytes"] > 0
+    assert events(workspace)[-1] == "version_replayed"
+    assert not workspace.path("jobs", ".replay-v1").exists()
+    record = workspace.path("jobs", "job1", "job.json")
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))
+    assert cli.main(command) == 1
+    assert "is not as it was" in capsys.readouterr().err
+
+
 def test_during_probation_both_versions_answer(chapters, tmp_path):
     """Otherwise harm could not be shown pair by pair; afterwards the older one rests."""
     workspace = chapters.open("confirmed", tmp_path / "site")
