@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from strategies.collapse import CollapseGuard, evenly
 from strategies.inputs import Inputs
 from strategies.protocols import Batches, Loss, Progress, Step
 
@@ -73,7 +74,8 @@ def train(
 
     `batches` defaults to all inputs shuffled, `loss` to plain cross-entropy, and `mode` puts the two into the state
     they are trained in, before every epoch. In the second half it stops after `patience` epochs with no better measure
-    on `develop`. Raises ValueError where the loss is not finite, or has left all bounds.
+    on `develop`. Raises ValueError where the loss is not finite or has left all bounds, and where the features of the
+    develop cases collapse.
     """
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential(encoder, head)
@@ -95,6 +97,9 @@ def train(
     losses: list[float] = []
     best, kept = -math.inf, copy.deepcopy(model.state_dict())
     best_epoch = 0
+    watched = evenly(len(develop[0]))
+    with torch.inference_mode():
+        guard = CollapseGuard(encoder.eval()(develop[0].plain(watched)).numpy())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model.to(memory_format=torch.channels_last)
@@ -118,7 +123,9 @@ def train(
                     f"The training diverged: in epoch {epoch} the mean loss is {losses[-1]:.3g}; "
                     "a smaller learning rate is needed, or other data."
                 )
-            measures.append(measure(probabilities(model, develop[0]), develop[1]))
+            embedded, said = served(encoder, head, develop[0])
+            guard.check(embedded[watched], epoch)
+            measures.append(measure(said, develop[1]))
             # Of equals the later: develop is coarse, and the learning rate has come further down.
             if measures[-1] >= best:
                 best, best_epoch, kept = measures[-1], epoch, copy.deepcopy(model.state_dict())
@@ -132,17 +139,18 @@ def train(
     return Trained(len(losses), best_epoch, measures, losses)
 
 
-def probabilities(model: nn.Module, inputs: Inputs, batch_size: int = 64) -> NDArray[np.float32]:
-    """softmax of the model's logits in eval mode, float32 [n, k]."""
-    training = model.training
-    model.eval()
+def served(
+    encoder: nn.Module, head: nn.Module, inputs: Inputs, batch_size: int = 64
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Features [n, d] and probabilities [n, k] in eval mode; both are left in it."""
+    encoder.eval()
+    head.eval()
+    features, parts = [], []
     with torch.inference_mode():
-        parts = [
-            torch.softmax(model(inputs.plain(range(i, min(i + batch_size, len(inputs))))), dim=1)
-            for i in range(0, len(inputs), batch_size)
-        ]
-    model.train(training)
-    return torch.cat(parts).numpy()
+        for i in range(0, len(inputs), batch_size):
+            features.append(encoder(inputs.plain(range(i, min(i + batch_size, len(inputs))))))
+            parts.append(torch.softmax(head(features[-1]), dim=1))
+    return torch.cat(features).numpy(), torch.cat(parts).numpy()
 
 
 def features_of(encoder: nn.Module, inputs: Inputs, batch_size: int = 64) -> NDArray[np.float32]:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from strategies.augmentation import augment, mirror, turned, upright
+from strategies.collapse import CollapseGuard, effective_rank, mean_cosine
 from strategies.inputs import Images
 from strategies.preprocessing import Pixels, apply, from_record, normalise, to_record
 from strategies.protocols import Preprocessing
-from strategies.training import Shuffled, probabilities, train
+from strategies.training import Shuffled, served, train
 
 PLAIN = Preprocessing(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -139,7 +140,7 @@ def test_training_learns_stops_early_and_keeps_the_best_epoch() -> None:
     )
     assert max(made.develop) == 1.0
     assert not any(layer.training for layer in model)
-    assert _recall(probabilities(model, images), examples.label) == 1.0
+    assert _recall(served(model[:-1], model[-1], images)[1], examples.label) == 1.0
 
 
 def test_a_training_that_diverges_says_so() -> None:
@@ -160,3 +161,52 @@ def test_a_training_that_diverges_says_so() -> None:
             seed=0,
             patience=3,
         )
+
+
+class Noise(Squares):
+    """Images without anything in common."""
+
+    def image(self, i: int) -> NDArray[np.float32]:
+        return np.random.default_rng(i).uniform(0, 255, (8, 8)).astype(np.float32)
+
+
+def test_a_training_that_collapses_says_so() -> None:
+    """A loss that is least where all images look alike ends the job with a reason, though it never diverges."""
+    torch.manual_seed(0)
+    encoder, examples = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 8)), Noise(32)
+    images = Images(Pixels(examples, PLAIN), mirror)
+    with pytest.raises(ValueError, match=r"collapsed: in epoch .* point the same way"):
+        train(
+            encoder,
+            nn.Linear(8, 2),
+            encoder.parameters(),
+            images,
+            examples.label,
+            develop=(images, examples.label),
+            measure=_recall,
+            epochs=40,
+            learning_rate=3e-2,
+            seed=0,
+            patience=40,
+            loss=lambda step: (step.features - 1).square().mean(),
+        )
+
+
+def test_a_line_is_a_collapse_and_two_classes_are_none() -> None:
+    """Of many directions one is left: stopped. Two tight classes, what a good training makes, go through."""
+    draw = np.random.default_rng(0).normal(size=(100, 20))
+    guard = CollapseGuard(draw)
+    with pytest.raises(ValueError, match=r"collapsed: in epoch 3 .* effective rank of 1\."):
+        guard.check(draw * ([1.0] + [1e-3] * 19), epoch=3)
+    guard.check(np.sign(draw[:, :1]) * np.ones(20) + 0.1 * draw, epoch=3)
+
+
+def test_effective_rank_counts_directions() -> None:
+    """Equal directions count whole, a constant counts none, and scale and place don't matter."""
+    draw = np.random.default_rng(0).normal(size=(2000, 5))
+    assert effective_rank(draw) == pytest.approx(5, abs=0.01)
+    flat = 3 + 7 * draw @ np.diag([1, 1, 0, 0, 0])
+    assert effective_rank(flat) == pytest.approx(2, abs=0.01)
+    assert effective_rank(np.ones((6, 4))) == 0.0
+    assert mean_cosine(np.ones((6, 4))) == pytest.approx(1)
+    assert mean_cosine(draw) == pytest.approx(0, abs=0.01)
