@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -20,12 +20,16 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
+from strategies.alignment import ALIGNMENT, STATISTICS, fold, set_statistics
 from strategies.base import load_base
 from strategies.families.weights import load_exactly, read_json, read_weights, same_tensors
 from strategies.model import Classifier, Recalibrator, Thresholds
 from strategies.preprocessing import apply, from_record
 from strategies.protocols import Preprocessing
+from strategies.routing import Router, parts_of
 
+# What changes the encoder, so that the sensor needs a copy of its own.
+ENCODER = ("weights.safetensors", "adapter_config.json", STATISTICS)
 # Rows of every forward pass; fewer are padded. One row takes half the time of eight, eight a third of eight times one.
 ROWS = 8
 
@@ -41,44 +45,54 @@ class Observation(NamedTuple):
     embedding: NDArray[np.float32]
 
 
+class Expert(NamedTuple):
+    """One set of parts over the base: its encoder, its head and the recalibration of its scores."""
+
+    backbone: nn.Module
+    head: nn.Module
+    recalibrator: Recalibrator
+
+
 class Predictor:
-    """Immutable once loaded, so threads may share it."""
+    """Immutable once loaded, so threads may share it.
+
+    `router` sends an image to one of `experts`, or to none: then the version's own parts answer, `served`.
+    """
 
     def __init__(
         self,
-        classifier: Classifier,
-        sensor: nn.Module,
+        base: Classifier,
         preprocessing: Preprocessing,
-        recalibrator: Recalibrator,
+        served: Expert,
         thresholds: Thresholds,
+        router: Router | None = None,
+        experts: Sequence[Expert] = (),
     ) -> None:
-        self.classes = classifier.classes
+        self.classes = base.classes
         self.preprocessing = preprocessing
-        self._sensor_preprocessing = classifier.origin.preprocessing
-        self._classifier = classifier.eval()
-        self._sensor = sensor.eval()
-        self._recalibrator = recalibrator
+        self.served = served
+        self.experts = dict(zip(router.experts() if router else (), experts, strict=True))
+        self._sensor = base.backbone.eval()
+        self._router = router
         self._thresholds = thresholds
 
     @classmethod
     def load(cls, base: Path, parts: Path | None = None) -> Predictor:
         """The base with the version's parts. Raises ValueError where a file is broken or belongs to another model."""
-        classifier = load_base(base)
-        sensor = classifier.backbone
+        model = load_base(base)
+        preprocessing, thresholds, router = model.origin.preprocessing, Thresholds(), None
         if parts is None:
-            return cls(classifier, sensor, classifier.origin.preprocessing, Recalibrator(), Thresholds())
-        if (parts / "weights.safetensors").is_file() or (parts / "adapter_config.json").is_file():
-            sensor = copy.deepcopy(classifier.backbone)
-        apply_parts(classifier, parts)
-        count = len(classifier.classes)
-        preprocessing, recalibrator, thresholds = classifier.origin.preprocessing, Recalibrator(), Thresholds()
+            return cls(model, preprocessing, Expert(model.backbone, model.head, Recalibrator()), thresholds)
         if (parts / "preprocessing.json").is_file():
             preprocessing = from_record(read_json(parts / "preprocessing.json"))
-        if (parts / "recalibrator.json").is_file():
-            recalibrator = Recalibrator.read(parts / "recalibrator.json", count)
         if (parts / "thresholds.json").is_file():
-            thresholds = Thresholds.read(parts / "thresholds.json", count)
-        return cls(classifier, sensor, preprocessing, recalibrator, thresholds)
+            thresholds = Thresholds.read(parts / "thresholds.json", len(model.classes))
+        router = Router.read(parts)
+        experts = []
+        for name in router.experts() if router else ():
+            with parts_of(parts, name) as folder:
+                experts.append(expert_of(model, folder))
+        return cls(model, preprocessing, expert_of(model, parts), thresholds, router, experts)
 
     def prepare(self, image: NDArray[np.float32]) -> torch.Tensor:
         """[h, w] or [h, w, 3] -> float32 [3, size, size]. Raises ValueError on NaN pixels or no pixels."""
@@ -86,23 +100,21 @@ class Predictor:
 
     def answer(self, batch: torch.Tensor) -> NDArray[np.float32]:
         """Prepared images [b, 3, s, s] -> probabilities [b, k], without what the sensor sees."""
-        return self._recalibrator(torch.from_numpy(self.logits(batch))).numpy()
+        return self._said(batch)[0].numpy()
 
     def features(self, batch: torch.Tensor) -> NDArray[np.float32]:
-        """Prepared images [b, 3, s, s] -> what the version's encoder makes of them, [b, d]."""
-        return self._rows(self._classifier.backbone, batch).numpy()
+        """Prepared images [b, 3, s, s] -> what the version's own encoder makes of them, [b, d], unrouted."""
+        return self._rows(self.served.backbone, batch).numpy()
 
     def logits(self, batch: torch.Tensor) -> NDArray[np.float32]:
         """Prepared images [b, 3, s, s] -> logits [b, k], as they are before recalibration."""
-        return self._rows(self._classifier.head, self._rows(self._classifier.backbone, batch)).numpy()
+        return self._said(batch)[1].numpy()
 
     def observe(self, batch: torch.Tensor) -> Observation:
         """Prepared images [b, 3, s, s] -> what the version says of each."""
-        features = self._rows(self._classifier.backbone, batch)
-        logits = self._rows(self._classifier.head, features)
-        shared = self._sensor is self._classifier.backbone
-        embedding = features if shared else self._rows(self._sensor, batch)
-        return Observation(self._recalibrator(logits).numpy(), logits.numpy(), embedding.numpy())
+        embedding = self._rows(self._sensor, batch)
+        probabilities, logits = self._said(batch, embedding)
+        return Observation(probabilities.numpy(), logits.numpy(), embedding.numpy())
 
     def embed(self, batch: torch.Tensor) -> NDArray[np.float32]:
         """Prepared images [b, 3, s, s] -> float32 [b, d] of the pinned sensor, the base's encoder in every version."""
@@ -111,6 +123,36 @@ class Predictor:
     def decide(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
         """[b, k] -> the index of the class that the version decides for, int64 [b]."""
         return self._thresholds(probabilities)
+
+    def route(self, embedding: torch.Tensor) -> NDArray[np.int64]:
+        """What the sensor sees, [b, d] -> the place in `experts` of what answers for each; -1 where it is `served`."""
+        if self._router is None:
+            return np.full(len(embedding), -1)
+        return self._router.choose(self._rows(self._router, embedding).numpy())
+
+    def _said(self, batch: torch.Tensor, embedding: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Probabilities and logits [b, k]; each image is answered by the parts that it is routed to."""
+        if self._router is None:
+            return self._by(self.served, batch, embedding)
+        embedding = self._rows(self._sensor, batch) if embedding is None else embedding
+        chosen = torch.from_numpy(self.route(embedding))
+        said = torch.empty(2, len(batch), len(self.classes))
+        for place, expert in enumerate([*self.experts.values(), self.served]):
+            mine = chosen == (place if place < len(self.experts) else -1)
+            if mine.any():
+                said[:, mine] = torch.stack(self._by(expert, batch[mine], embedding[mine]))
+        return said[0], said[1]
+
+    def _by(
+        self, expert: Expert, batch: torch.Tensor, embedding: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        shared = embedding is not None and expert.backbone is self._sensor
+        logits = self._rows(expert.head, embedding if shared else self._rows(expert.backbone, batch))
+        return expert.recalibrator(logits), logits
+
+    def by_each(self, batch: torch.Tensor) -> dict[str, NDArray[np.float32]]:
+        """{expert: probabilities [b, k]} of each set of parts, whatever is routed to it."""
+        return {name: self._by(expert, batch, None)[0].numpy() for name, expert in self.experts.items()}
 
     @torch.inference_mode()
     def _rows(self, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
@@ -131,8 +173,18 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def expert_of(base: Classifier, parts: Path) -> Expert:
+    """The parts over the base, which stays as it is: its encoder is shared where no part changes it."""
+    moved = any((parts / name).is_file() for name in ENCODER)
+    classifier = copy.deepcopy(base) if moved else Classifier(base.origin, copy.deepcopy(base.head), base.classes)
+    apply_parts(classifier.eval(), parts)
+    file = parts / "recalibrator.json"
+    recalibrator = Recalibrator.read(file, len(base.classes)) if file.is_file() else Recalibrator()
+    return Expert(classifier.backbone.eval(), classifier.head.eval(), recalibrator)
+
+
 def apply_parts(classifier: Classifier, parts: Path) -> None:
-    """Puts a version's weights, adapter (merged) and head into `classifier`, in place.
+    """Puts a version's weights, adapter (merged), statistics, head and alignment (folded in) into `classifier`.
 
     Raises ValueError where a part's tensors are not exactly those that the model has.
     """
@@ -141,8 +193,12 @@ def apply_parts(classifier: Classifier, parts: Path) -> None:
     if (parts / "adapter_config.json").is_file():
         # The adapter is peft's over the ecosystem's own network, so that any tool of theirs can load it.
         classifier.backbone.network = merged(classifier.backbone.network, parts)  # type: ignore[arg-type]
+    if (parts / STATISTICS).is_file():
+        set_statistics(classifier.backbone, parts / STATISTICS)
     if (parts / "head.safetensors").is_file():
         load_exactly(classifier.head, read_weights(parts / "head.safetensors"), "The part head.safetensors")
+    if (parts / ALIGNMENT).is_file():
+        fold(classifier.head, parts / ALIGNMENT)
 
 
 def merged(network: nn.Module, parts: Path) -> nn.Module:
@@ -163,9 +219,12 @@ def merged(network: nn.Module, parts: Path) -> nn.Module:
 
 
 def golden(predictor: Predictor) -> dict[str, NDArray[np.float32]]:
-    """What the predictor says of images drawn from a fixed seed: no patient's, and the same on every machine."""
+    """What the predictor says of images drawn from a fixed seed: no patient's, and the same on every machine.
+
+    Each expert of a bank says it too, wherever those images would be routed.
+    """
     batch = torch.stack([predictor.prepare(image) for image in _synthetic()])
-    return predictor.observe(batch)._asdict()
+    return predictor.observe(batch)._asdict() | predictor.by_each(batch)
 
 
 def write_golden(predictor: Predictor, folder: Path) -> None:

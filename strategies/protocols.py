@@ -172,17 +172,6 @@ class Lesson:
         return len(self.label)
 
 
-@runtime_checkable
-class RepresentationMechanism(Protocol):
-    """Aligns features or scores without moving a weight, on cases that no weight was fitted on."""
-
-    name: str
-
-    def fit(self, held: Lesson, folder: Path) -> dict[str, str]:
-        """`held`: cases to develop on, and cases without a label -> the parts written into `folder`."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Learner:
     """What is trained: `encoder` (or what of it is not frozen), [b, ...] -> features [b, d]; `head`, -> logits [b, k];
@@ -192,6 +181,37 @@ class Learner:
     head: nn.Module
     moving: Sequence[nn.Parameter]
     inputs: Inputs
+
+
+@runtime_checkable
+class RepresentationMechanism(Protocol):
+    """Aligns features or scores without moving a weight, on cases that no weight was fitted on.
+
+    `labelled`: whether it needs labels.
+    """
+
+    name: str
+    labelled: bool
+
+    def fit(self, held: Lesson, served: Learner, folder: Path) -> dict[str, str]:
+        """Writes parts into `folder`. `held` has the held cases of the domains that are learnt as its new ones, those
+        of the others as remembered; `served` is the version so far as it is served. Raises ValueError where it can't
+        serve such a network, or has no case to go by."""
+        ...
+
+
+@runtime_checkable
+class ArchitectureMechanism(Protocol):
+    """What stands beside the network: several sets of parts in one version, and which of them answers for an image."""
+
+    name: str
+
+    def assemble(self, lesson: Lesson, parts: Mapping[str, str], live: Sequence[Path], folder: Path) -> dict[str, str]:
+        """Makes `parts`, what the stages before wrote into `folder`, one set beside the `live` version's files.
+
+        `lesson` has every case, features are the pinned base encoder's. Answers with the parts that are there now.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +276,7 @@ class Stage:
     representation: RepresentationMechanism | None = None
     objective: ObjectiveMechanism | None = None
     data: DataMechanism | None = None
-    architecture: Any = None
+    architecture: ArchitectureMechanism | None = None
     epochs: int = 0
 
 

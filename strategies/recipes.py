@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
-from strategies.augmentation import mirror
-from strategies.base import load_base
+from strategies.alignment import ALIGNMENT, STATISTICS
+from strategies.augmentation import augment, mirror, turned, upright
+from strategies.base import Chosen, load_base
 from strategies.data import NewCases, Rehearsal
 from strategies.domains import domain_shares
 from strategies.inputs import Images, Inputs, Latents
@@ -36,6 +38,7 @@ from strategies.protocols import (
     Stage,
 )
 from strategies.representation import Recalibrate
+from strategies.routing import BANK, PLACES, Router, files_of
 from strategies.training import Measure, Trained, features_of, head_of, train
 
 EPOCHS = 12
@@ -70,6 +73,8 @@ LEARNT = {
     "adapter": "adapter_model.safetensors",
     "adapter_config": "adapter_config.json",
     "head": "head.safetensors",
+    "statistics": STATISTICS,
+    "alignment": ALIGNMENT,
 }
 
 
@@ -94,14 +99,16 @@ def run(
     live version had learnt is learnt again from the memory there, so that adapters don't pile up on each other. Of
     the epochs the one is kept whose `measure(probabilities, labels)` is best: a mean by `domain_shares` over those
     domains of `develop` that the stage is taught (over all, where it has none of them), so that a naive recipe is
-    naive in this too. `unlabelled` are new cases without a label, for objectives that need none. Scores are
-    recalibrated on cases that no weight was fitted on here: `develop`, and `new` too where no weight moved; after a
-    training by a temperature alone, which changes no answer. The same call gives the same bytes on one machine with
-    one thread. `epochs` replaces those of the stages. Raises ValueError where there is nothing to learn from, a label
-    is missing, `out` is taken, or the training diverges.
+    naive in this too. `unlabelled` are new cases without a label, for mechanisms that need none. Scores are
+    recalibrated, and features aligned, on cases that no weight was fitted on here: `develop` and `unlabelled`, and
+    `new` too where no weight moved; after a training by a temperature alone, which changes no answer. A live bank is
+    gone on with by a recipe that has one too; any other goes on from what the bank falls back to. The same call gives
+    the same bytes on one machine with one thread. `epochs` replaces those of the stages. Raises ValueError where there
+    is nothing to learn from, a label is missing, the stages are in no order that can be served, `out` is taken, or the
+    training diverges or collapses.
     """
     started = time.monotonic()
-    _check(new, memory, develop, out)
+    _check(recipe, new, memory, develop, unlabelled, out)
     out.mkdir(parents=True, exist_ok=True)
     moving = [stage.parameter for stage in recipe.stages if stage.parameter is not None]
     continues = live_parts is not None and all(parameter.continues for parameter in moving)
@@ -110,8 +117,8 @@ def run(
     parts: dict[str, str] = {}
     if continues and live_parts is not None:
         apply_parts(model, live_parts)
-        parts |= {} if any(parameter.whole for parameter in moving) else _carry(live_parts, out)
-    held = Joined(develop) if moving else Joined(develop, new)
+        parts |= {} if any(parameter.whole for parameter in moving) else _carry(live_parts, out, model)
+    held = _site_first(Joined(develop) if moving else Joined(develop, new), new, unlabelled)
     held_images = Pixels(held, preprocessing, progress=progress, what="develop images read")
     trained: list[Trained] = []
     trainable = 0
@@ -126,7 +133,11 @@ def run(
             trained.append(_train(stage, model, weights, taught, held, held_images, seed, measure, progress))
             parts |= stage.parameter.write(model, out)
         if stage.representation is not None:
-            parts |= stage.representation.fit(_as_served(base, out, held, held_images), out)
+            aligned, served = _as_served(base, out, held, held_images, new, unlabelled)
+            parts |= stage.representation.fit(aligned, served, out)
+        if stage.architecture is not None:
+            lesson = _as_sensed(base, new, memory, develop, unlabelled)
+            parts = stage.architecture.assemble(lesson, parts, _files_of(live_parts), out)
     (out / "preprocessing.json").write_text(json.dumps(to_record(preprocessing), indent=2) + "\n", encoding="utf-8")
     Thresholds().write(out / "thresholds.json")
     write_golden(Predictor.load(base, out), out)
@@ -138,7 +149,7 @@ def run(
     made = {
         "seed": seed,
         "started_from": "live" if continues else "base",
-        "n": {"new": len(new), "memory": len(memory), "develop": len(develop)},
+        "n": {"new": len(new), "memory": len(memory), "develop": len(develop), "unlabelled": len(unlabelled or ())},
         "trainable_parameters": trainable,
         "epochs": sum(one.epochs for one in trained),
         "losses": [loss for one in trained for loss in one.loss],
@@ -190,9 +201,15 @@ def _train(
         known = {name: value for name, value in found.items() if np.isfinite(value)}
         return sum(shares[name] * value for name, value in known.items()) / sum(shares[name] for name in known)
 
-    cut = int(stage.parameter.frozen * model.origin.depth)
+    def as_good(probabilities: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
+        return 0.0  # no label is learnt, so none says which epoch is best: of equals the last is kept
+
+    # A short adaptation sees mirrored views; without labels, telling views apart is all there is to learn from.
+    cut = int(stage.parameter.frozen * model.origin.depth) if stage.objective.labelled else 0
     images = Pixels(cases, model.origin.preprocessing, progress=progress)
-    inputs: Inputs = Images(images, mirror)
+    some = images[np.unique(np.linspace(0, len(cases) - 1, 128).astype(int)).tolist()]
+    strong = augment if upright(some) else turned
+    inputs: Inputs = Images(images, mirror if stage.objective.labelled else strong)
     shown: Inputs = Images(held_images, mirror)
     encoder: torch.nn.Module = model.backbone
     if cut:
@@ -217,7 +234,7 @@ def _train(
         inputs,
         cases.label,
         develop=(shown, held.label),
-        measure=over_domains,
+        measure=over_domains if stage.objective.labelled else as_good,
         epochs=stage.epochs,
         learning_rate=stage.parameter.learning_rate,
         seed=seed,
@@ -225,13 +242,56 @@ def _train(
         batches=stage.data.batches(lesson, BATCH, seed),
         loss=stage.objective.prepare(lesson, learner),
         mode=stage.parameter.training,
+        defended=True,
         progress=progress,
     )
 
 
-def _as_served(base: Path, parts: Path, held: Joined, images: Pixels, batch_size: int = 64) -> Lesson:
-    """The held cases, and what the version so far says of them as it will be served, its adapter merged."""
+def _site_first(held: Joined, new: Examples, unlabelled: Examples | None) -> Joined:
+    """The held cases, those of the domains that are learnt first."""
+    others = ~np.isin(held.domain, _site(new, unlabelled))
+    return Joined(Chosen(held, np.argsort(others, kind="stable")))
+
+
+def _site(new: Examples, unlabelled: Examples | None) -> list[str]:
+    names = {*new.domain.tolist(), *(() if unlabelled is None else unlabelled.domain.tolist())}
+    return sorted(names)
+
+
+def _as_served(
+    base: Path, parts: Path, held: Joined, images: Pixels, new: Examples, unlabelled: Examples | None
+) -> tuple[Lesson, Learner]:
+    """The held cases and those without a label, and what the version so far says of them as it will be served."""
     predictor = Predictor.load(base, parts)
+    site = int(np.isin(held.domain, _site(new, unlabelled)).sum())
+    known = len(held)
+    if unlabelled is not None and len(unlabelled):
+        held = Joined(held, unlabelled)
+        images = Pixels(held, images.preprocessing)
+    lesson = _lesson(held, images, site, known - site, predictor.features, predictor.logits)
+    encoder, head, _ = predictor.served
+    return lesson, Learner(encoder=encoder, head=head, moving=(), inputs=Images(images, mirror))
+
+
+def _as_sensed(base: Path, new: Examples, memory: Examples, develop: Examples, unlabelled: Examples | None) -> Lesson:
+    """Every case there is, and what the pinned base sees and says of it."""
+    predictor = Predictor.load(base)
+    known = _site_first(Joined(new, memory, develop), new, unlabelled)
+    site = int(np.isin(known.domain, _site(new, unlabelled)).sum())
+    cases = known if unlabelled is None else Joined(known, unlabelled)
+    images = Pixels(cases, predictor.preprocessing)
+    return _lesson(cases, images, site, len(known) - site, predictor.embed, predictor.logits)
+
+
+def _lesson(
+    cases: Joined,
+    images: Pixels,
+    new: int,
+    remembered: int,
+    features: Callable[[torch.Tensor], NDArray[np.float32]],
+    logits: Callable[[torch.Tensor], NDArray[np.float32]],
+    batch_size: int = 64,
+) -> Lesson:
     starts = range(0, len(images), batch_size)
     batches = [range(start, min(start + batch_size, len(images))) for start in starts]
 
@@ -239,28 +299,49 @@ def _as_served(base: Path, parts: Path, held: Joined, images: Pixels, batch_size
         return np.concatenate([answer(normalise(images.preprocessing, images[rows])) for rows in batches])
 
     return Lesson(
-        label=held.label,
-        domain=held.domain,
-        patient=held.patient,
-        new=len(held),
-        remembered=0,
-        features=cache(lambda: each(predictor.features)),
-        logits=cache(lambda: each(predictor.logits)),
+        label=cases.label,
+        domain=cases.domain,
+        patient=cases.patient,
+        new=new,
+        remembered=remembered,
+        features=cache(lambda: each(features)),
+        logits=cache(lambda: each(logits)),
     )
 
 
-def _carry(live_parts: Path, out: Path) -> dict[str, str]:
+def _carry(live_parts: Path, out: Path, model: Classifier) -> dict[str, str]:
+    """Copies what the live version has learnt; an alignment stays folded into the head of `model`, which has both."""
     carried = {kind: name for kind, name in LEARNT.items() if (live_parts / name).is_file()}
     for name in carried.values():
         shutil.copyfile(live_parts / name, out / name)
+    if carried.pop("alignment", None):
+        (out / ALIGNMENT).unlink()
+        save_file(model.head.state_dict(), out / LEARNT["head"])
+        carried["head"] = LEARNT["head"]
     return carried
 
 
-def _check(new: Examples, memory: Examples, develop: Examples, out: Path) -> None:
+def _files_of(live_parts: Path | None) -> list[Path]:
+    """The files of the live version that answers come from: what it learnt, its recalibration, its bank."""
+    if live_parts is None:
+        return []
+    router = Router.read(live_parts)
+    own = [live_parts / name for name in (*LEARNT.values(), "recalibrator.json", BANK, PLACES)]
+    experts = [file for name in (router.experts() if router else ()) for file in files_of(live_parts, name)]
+    return [*(file for file in own if file.is_file()), *experts]
+
+
+def _check(
+    recipe: Recipe, new: Examples, memory: Examples, develop: Examples, unlabelled: Examples | None, out: Path
+) -> None:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} is there already; a candidate is written into a new folder.")
-    if not len(new):
+    _check_order(recipe)
+    learns = [one for stage in recipe.stages for one in (stage.objective, stage.representation) if one is not None]
+    if any(one.labelled for one in learns) and not len(new):
         raise ValueError("There is no new labelled case to learn from.")
+    if not len(new) and not len(unlabelled or ()):
+        raise ValueError("There is no new case to learn from, labelled or not.")
     if not len(develop):
         raise ValueError("There is no labelled develop case to choose the best epoch with.")
     for what, examples in (("new", new), ("remembered", memory), ("develop", develop)):
@@ -269,3 +350,16 @@ def _check(new: Examples, memory: Examples, develop: Examples, out: Path) -> Non
             raise ValueError(
                 f"{unknown} of {len(examples)} {what} cases have no label; only labelled cases are learnt from."
             )
+
+
+def _check_order(recipe: Recipe) -> None:
+    """Weights move before features are aligned, and a bank is the last: each is fitted to what stands before it."""
+    aligned = banked = False
+    for stage in recipe.stages:
+        if banked or (aligned and stage.parameter is not None):
+            raise ValueError(
+                f"The stages of {recipe.name} are in no order that can be served: "
+                "first those that move weights, then alignments, then a bank."
+            )
+        aligned |= stage.representation is not None
+        banked |= stage.architecture is not None

@@ -68,14 +68,16 @@ def train(
     batches: Batches | None = None,
     loss: Loss | None = None,
     mode: Callable[[nn.Module], object] = nn.Module.train,
+    defended: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
     """AdamW under one cycle of the learning rate; leaves encoder and head in eval mode with the best epoch's weights.
 
     `batches` defaults to all inputs shuffled, `loss` to plain cross-entropy, and `mode` puts the two into the state
     they are trained in, before every epoch. In the second half it stops after `patience` epochs with no better measure
-    on `develop`. Raises ValueError where the loss is not finite or has left all bounds, and where the features of the
-    develop cases collapse.
+    on `develop`. Raises ValueError where the loss is not finite or has left all bounds and, if the embedding is
+    `defended`, where the features of the develop cases collapse. Random weights have no embedding to defend: their
+    batch norms lag behind, and the first epochs look like a collapse.
     """
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential(encoder, head)
@@ -124,7 +126,8 @@ def train(
                     "a smaller learning rate is needed, or other data."
                 )
             embedded, said = served(encoder, head, develop[0])
-            guard.check(embedded[watched], epoch)
+            if defended and epoch > epochs // 2:
+                guard.check(embedded[watched], epoch)
             measures.append(measure(said, develop[1]))
             # Of equals the later: develop is coarse, and the learning rate has come further down.
             if measures[-1] >= best:

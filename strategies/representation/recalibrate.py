@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from strategies.domains import domain_shares
 from strategies.model import Recalibrator
-from strategies.protocols import Lesson
+from strategies.protocols import Learner, Lesson
 
 
 class Recalibrate:
@@ -23,12 +23,13 @@ class Recalibrate:
     """
 
     name = "recalibrate"
+    labelled = True
 
     def __init__(self, spread: float = 0.5, bias: bool = True) -> None:
         self.spread = spread
         self.bias = bias
 
-    def fit(self, held: Lesson, folder: Path) -> dict[str, str]:
+    def fit(self, held: Lesson, served: Learner, folder: Path) -> dict[str, str]:
         """Writes recalibrator.json, from labelled cases. Raises ValueError for a logit that is not finite."""
         self.mode(held.logits(), held.label, held.domain).write(folder / "recalibrator.json")
         return {"recalibrator": "recalibrator.json"}

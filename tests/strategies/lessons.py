@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import nn
 
-from strategies.protocols import Examples, Lesson
+from strategies.protocols import Examples, Learner, Lesson
 from strategies.recipes import Joined
 
 
@@ -23,3 +24,17 @@ def lesson(new: Examples, memory: Examples) -> Lesson:
         features=never,
         logits=never,
     )
+
+
+class Unasked:
+    """Inputs that nobody reads."""
+
+    def __len__(self) -> int:
+        return 0
+
+    drawn = plain = lambda *_: never()
+
+
+def unasked() -> Learner:
+    """A model that a mechanism needs no answer of."""
+    return Learner(encoder=nn.Identity(), head=nn.Identity(), moving=(), inputs=Unasked())

@@ -13,6 +13,7 @@ from strategies.model import Recalibrator
 from strategies.objective import CrossEntropy
 from strategies.protocols import Lesson
 from strategies.representation import Recalibrate
+from tests.strategies.lessons import unasked
 
 
 def nll(logits: np.ndarray, target: np.ndarray, fitted: Recalibrator) -> float:
@@ -90,7 +91,7 @@ def test_recalibrator_file_is_the_one_the_predictor_reads(tmp_path: Path) -> Non
     held = Lesson(
         label=target, domain=home, patient=patient, new=50, remembered=0, logits=lambda: logits, features=lambda: logits
     )
-    parts = Recalibrate().fit(held, tmp_path)
+    parts = Recalibrate().fit(held, unasked(), tmp_path)
     read = Recalibrator.read(tmp_path / parts["recalibrator"], classes=3)
     assert read == Recalibrate().mode(logits, target, np.full(50, "home"))
 

@@ -188,6 +188,7 @@ def test_a_training_that_collapses_says_so() -> None:
             learning_rate=3e-2,
             seed=0,
             patience=40,
+            defended=True,
             loss=lambda step: (step.features - 1).square().mean(),
         )
 

@@ -1,0 +1,7 @@
+"""What stands beside the network; `__all__` is the registry of this mechanism, `EXPERIMENTAL` what is on trial."""
+
+from strategies.architecture.adapter_bank import AdapterBank
+
+EXPERIMENTAL = (AdapterBank,)
+
+__all__: list[str] = []

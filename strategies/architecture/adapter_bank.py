@@ -1,0 +1,120 @@
+"""A set of parts for each domain, and a router in front: what is good for one site leaves the others as they are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from strategies.protocols import Lesson
+from strategies.routing import BANK, Router, files_of
+
+FOLDS = 5
+
+
+class AdapterBank:
+    """The recipe's parts answer for the domains that it learnt; for every other image the live version does, or base.
+
+    An image belongs to the domain whose class means are nearest (Mahalanobis distance within classes, Lee and others
+    2018), in features of the pinned base: an update never moves its own router. A domain reaches as far as `covered`
+    of its own cases lie from means that were computed without their patients; beyond that nobody's parts answer.
+    """
+
+    name = "adapter_bank"
+
+    def __init__(self, covered: float = 0.99) -> None:
+        self.covered = covered
+
+    def assemble(self, lesson: Lesson, parts: Mapping[str, str], live: Sequence[Path], folder: Path) -> dict[str, str]:
+        """Renames the parts, copies the live version's, writes bank.json and bank.safetensors.
+
+        Domains of a bank that is live stay where they are, and so does the whitening. Raises ValueError where there
+        is no case of another domain to tell the new one from.
+        """
+        before = next((Router.read(file.parent) for file in live if file.name == BANK), None)
+        known = lesson.new + lesson.remembered
+        learnt = {*lesson.domain[: lesson.new].tolist(), *lesson.domain[known:].tolist()}
+        if not learnt or learnt >= set(lesson.domain.tolist()) | set(before.domains if before else ()):
+            raise ValueError("A bank needs cases of the new domain and of one other at least, to tell them apart.")
+        expert = _name(before, learnt)
+        made = {f"{expert}.{kind}": f"{expert}.{name}" for kind, name in parts.items()}
+        for name in parts.values():
+            (folder / name).rename(folder / f"{expert}.{name}")
+        replaced = {file.name for file in files_of(live[0].parent, expert)} if live else set()
+        for file in live:
+            if file.name not in replaced:
+                shutil.copyfile(file, folder / file.name)
+                made[file.name] = file.name
+        return made | self.router(lesson, learnt, expert, before).write(folder)
+
+    def router(self, lesson: Lesson, learnt: set[str], expert: str, before: Router | None) -> Router:
+        """The router that sends the `learnt` domains to `expert`."""
+        features = lesson.features().astype(np.float64)
+        said = np.where(lesson.label >= 0, lesson.label, lesson.logits().argmax(axis=1))
+        group = np.array([f"{label} {domain}" for label, domain in zip(said, lesson.domain, strict=True)])
+        whitening = _whitening(features, group) if before is None else before.whitening.double().numpy()
+        places = features @ whitening
+        kept = [m for m, name in enumerate(before.domains) if name not in learnt] if before else []
+        own = [name for name in np.unique(lesson.domain).tolist() if before is None or name in learnt]
+        domains: list[str] = [before.domains[m] for m in kept] if before else []
+        experts: list[str | None] = [before.expert[m] for m in kept] if before else []
+        reach: list[float] = [float(before.reach[m]) for m in kept] if before else []
+        centres = [before.centres[before.owner == m].double().numpy() for m in kept] if before else []
+        for name in own:
+            here = lesson.domain == name
+            domains.append(name)
+            experts.append(expert if name in learnt else None)
+            reach.append(float(np.quantile(_apart(places[here], group[here], lesson.patient[here]), self.covered)))
+            centres.append(_means(places[here], group[here]))
+        return Router(
+            domains,
+            experts,
+            reach,
+            torch.from_numpy(whitening.astype(np.float32)),
+            torch.from_numpy(np.concatenate(centres).astype(np.float32)),
+            torch.from_numpy(np.repeat(np.arange(len(domains)), [len(one) for one in centres])),
+        )
+
+
+def _whitening(features: NDArray[np.float64], group: NDArray[np.str_]) -> NDArray[np.float64]:
+    """[d, d], of the covariance within groups, shrunk as Ledoit and Wolf (2004) have it."""
+    from sklearn.covariance import ledoit_wolf
+
+    within = features.copy()
+    for name in np.unique(group):
+        within[group == name] -= within[group == name].mean(axis=0)
+    values, vectors = np.linalg.eigh(ledoit_wolf(within, assume_centered=True)[0])
+    return vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))
+
+
+def _means(places: NDArray[np.float64], group: NDArray[np.str_]) -> NDArray[np.float64]:
+    return np.stack([places[group == name].mean(axis=0) for name in np.unique(group)])
+
+
+def _apart(places: NDArray[np.float64], group: NDArray[np.str_], patient: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Squared distance of each case to the nearest mean of a class, the case's patient left out of the means."""
+    names, of = np.unique(patient, return_inverse=True)
+    folds = min(FOLDS, len(names))
+    if folds < 2:
+        return np.square(places - places.mean(axis=0)).sum(axis=1)
+    apart = np.empty(len(places))
+    for fold in range(folds):
+        held = of % folds == fold
+        means = _means(places[~held], group[~held])
+        apart[held] = np.square(places[held][:, None] - means).sum(axis=2).min(axis=1)
+    return apart
+
+
+def _name(before: Router | None, learnt: set[str]) -> str:
+    """The set of parts that answers for just these domains already, or the next free name."""
+    if before is None:
+        return "expert1"
+    for name in before.experts():
+        if {domain for domain, one in zip(before.domains, before.expert, strict=True) if one == name} <= learnt:
+            return name
+    return f"expert{1 + max((int(re.sub(r'[^0-9]', '', name)) for name in before.experts()), default=0)}"

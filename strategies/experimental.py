@@ -1,0 +1,40 @@
+"""Recipes on trial: benchmarks run them, no plan can name them. Real data has yet to say what they are good for."""
+
+from __future__ import annotations
+
+from strategies.architecture import AdapterBank
+from strategies.data import AllCases, NewCases, Rehearsal
+from strategies.objective import Contrastive, CrossEntropy
+from strategies.parameter import Full, LoRA
+from strategies.protocols import Recipe, Stage
+from strategies.recipes import EPOCHS, SOFTEN
+from strategies.representation import BatchStatistics, Coral, FeatureStatistics, PriorCorrection, Prototypes
+
+# Representation and architecture. Cheapest first: no label and no gradient; then one set of parts for each domain.
+BANKED = Stage(architecture=AdapterBank())
+ALIGNMENTS = {
+    "batch_statistics": (Stage(representation=BatchStatistics()),),
+    "feature_statistics": (Stage(representation=FeatureStatistics()),),
+    "coral": (Stage(representation=Coral()),),
+    "prototypes": (Stage(representation=Prototypes()),),
+    "prior_correction": (Stage(representation=PriorCorrection()),),
+    "batch_statistics_coral": (Stage(representation=BatchStatistics()), Stage(representation=Coral())),
+}
+REHEARSED = Stage(parameter=Full(5e-4), objective=CrossEntropy(), data=Rehearsal(), epochs=EPOCHS)
+
+
+PRETRAINED = Stage(parameter=Full(2e-4), objective=Contrastive(), data=AllCases(), epochs=EPOCHS)
+
+_REPRESENTATION = (
+    *(Recipe(name=name, stages=stages, risk=1) for name, stages in ALIGNMENTS.items()),
+    *(Recipe(name=f"{name}_banked", stages=(*stages, BANKED), risk=1) for name, stages in ALIGNMENTS.items()),
+    Recipe(
+        name="lora_banked",
+        stages=(Stage(parameter=LoRA(), objective=CrossEntropy(), data=NewCases(), epochs=EPOCHS), BANKED),
+        risk=3,
+    ),
+    Recipe(name="full_from_base", stages=(REHEARSED, SOFTEN), risk=4),
+    Recipe(name="contrastive_full_rehearsal", stages=(PRETRAINED, REHEARSED, SOFTEN), risk=5),
+)
+
+EXPERIMENTAL = {recipe.name: recipe for recipe in _REPRESENTATION}
