@@ -18,7 +18,6 @@ ALIGNMENTS = {
     "coral": (Stage(representation=Coral()),),
     "prototypes": (Stage(representation=Prototypes()),),
     "prior_correction": (Stage(representation=PriorCorrection()),),
-    "batch_statistics_coral": (Stage(representation=BatchStatistics()), Stage(representation=Coral())),
 }
 REHEARSED = Stage(parameter=Full(5e-4), objective=CrossEntropy(), data=Rehearsal(), epochs=EPOCHS)
 

@@ -29,6 +29,9 @@ BENCHMARKS = {
         module="benchmarks.loop",
         shows="what each way of updating gains on a new site and forgets on the old one",
     ),
+    "mechanisms": Benchmark(
+        module="benchmarks.mechanisms", shows="what each mechanism on trial moves by itself, switched on and off"
+    ),
     "stream": Benchmark(
         module="benchmarks.stream", shows="how soon a new site is alarmed, and how often an alarm comes in vain"
     ),

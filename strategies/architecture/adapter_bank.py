@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from strategies.protocols import Lesson
-from strategies.routing import BANK, Router, files_of
+from strategies.routing import BANK, PLACES, Router, files_of
 
 FOLDS = 5
 
@@ -34,8 +34,10 @@ class AdapterBank:
         """Renames the parts, copies the live version's, writes bank.json and bank.safetensors.
 
         Domains of a bank that is live stay where they are, and so does the whitening. Raises ValueError where there
-        is no case of another domain to tell the new one from.
+        is no part, and where there is no case of another domain to tell the new one from.
         """
+        if not parts:
+            raise ValueError("A bank needs a stage before it that makes parts for the new domain.")
         before = next((Router.read(file.parent) for file in live if file.name == BANK), None)
         known = lesson.new + lesson.remembered
         learnt = {*lesson.domain[: lesson.new].tolist(), *lesson.domain[known:].tolist()}
@@ -47,7 +49,7 @@ class AdapterBank:
             (folder / name).rename(folder / f"{expert}.{name}")
         replaced = {file.name for file in files_of(live[0].parent, expert)} if live else set()
         for file in live:
-            if file.name not in replaced:
+            if file.name not in replaced | {BANK, PLACES}:
                 shutil.copyfile(file, folder / file.name)
                 made[file.name] = file.name
         return made | self.router(lesson, learnt, expert, before).write(folder)
@@ -58,7 +60,7 @@ class AdapterBank:
         said = np.where(lesson.label >= 0, lesson.label, lesson.logits().argmax(axis=1))
         group = np.array([f"{label} {domain}" for label, domain in zip(said, lesson.domain, strict=True)])
         whitening = _whitening(features, group) if before is None else before.whitening.double().numpy()
-        places = features @ whitening
+        apart = _apart(features, group, lesson.domain, lesson.patient, None if before is None else whitening)
         kept = [m for m, name in enumerate(before.domains) if name not in learnt] if before else []
         own = [name for name in np.unique(lesson.domain).tolist() if before is None or name in learnt]
         domains: list[str] = [before.domains[m] for m in kept] if before else []
@@ -69,8 +71,8 @@ class AdapterBank:
             here = lesson.domain == name
             domains.append(name)
             experts.append(expert if name in learnt else None)
-            reach.append(float(np.quantile(_apart(places[here], group[here], lesson.patient[here]), self.covered)))
-            centres.append(_means(places[here], group[here]))
+            reach.append(float(np.quantile(apart[here], self.covered)))
+            centres.append(_means(features[here], group[here]) @ whitening)
         return Router(
             domains,
             experts,
@@ -92,21 +94,36 @@ def _whitening(features: NDArray[np.float64], group: NDArray[np.str_]) -> NDArra
     return vectors / np.sqrt(np.maximum(values, 1e-12 * values.max()))
 
 
-def _means(places: NDArray[np.float64], group: NDArray[np.str_]) -> NDArray[np.float64]:
-    return np.stack([places[group == name].mean(axis=0) for name in np.unique(group)])
+def _means(features: NDArray[np.float64], group: NDArray[np.str_]) -> NDArray[np.float64]:
+    return np.stack([features[group == name].mean(axis=0) for name in np.unique(group)])
 
 
-def _apart(places: NDArray[np.float64], group: NDArray[np.str_], patient: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Squared distance of each case to the nearest mean of a class, the case's patient left out of the means."""
-    names, of = np.unique(patient, return_inverse=True)
-    folds = min(FOLDS, len(names))
-    if folds < 2:
-        return np.square(places - places.mean(axis=0)).sum(axis=1)
-    apart = np.empty(len(places))
-    for fold in range(folds):
-        held = of % folds == fold
-        means = _means(places[~held], group[~held])
-        apart[held] = np.square(places[held][:, None] - means).sum(axis=2).min(axis=1)
+def _apart(
+    features: NDArray[np.float64],
+    group: NDArray[np.str_],
+    domain: NDArray[np.str_],
+    patient: NDArray[np.str_],
+    whitening: NDArray[np.float64] | None,
+) -> NDArray[np.float64]:
+    """Squared distance of each case to the nearest class mean of its own domain, its patient left out.
+
+    Left out of the whitening too, unless one is given: with fewer cases than features, a covariance knows its own
+    cases, and every other lies far out (the real sites' images were sent to the fallback, all but 6 %).
+    """
+    apart = np.full(len(features), np.inf)
+    of = np.unique(patient, return_inverse=True)[1]
+    for fold in range(FOLDS):
+        held = of % FOLDS == fold
+        within = _whitening(features[~held], group[~held]) if whitening is None else whitening
+        for name in np.unique(domain[held]):
+            rest, here = ~held & (domain == name), held & (domain == name)
+            if rest.any():
+                means = _means(features[rest], group[rest]) @ within
+                apart[here] = np.square((features[here] @ within)[:, None] - means).sum(axis=2).min(axis=1)
+    for name in np.unique(domain[np.isinf(apart)]):
+        here = domain == name
+        known = apart[here & np.isfinite(apart)]
+        apart[here & np.isinf(apart)] = known.max() if len(known) else 0.0  # one patient: nothing else is like it
     return apart
 
 

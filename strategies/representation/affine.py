@@ -1,6 +1,7 @@
 """The new site's pooled features brought to where home's lie, by one affine map that the head takes in.
 
-Features [n, d]. Nothing here costs time when it is served (`strategies.alignment.fold`).
+Features [n, d] are those of the version so far, home's too: so batch statistics of the site don't go before it. Nothing
+here costs time when it is served (`strategies.alignment.fold`).
 """
 
 from __future__ import annotations

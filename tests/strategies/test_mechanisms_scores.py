@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lessons import unasked
 
 from strategies.domains import domain_shares
 from strategies.model import Recalibrator
 from strategies.objective import CrossEntropy
 from strategies.protocols import Lesson
 from strategies.representation import Recalibrate
-from tests.strategies.lessons import unasked
 
 
 def nll(logits: np.ndarray, target: np.ndarray, fitted: Recalibrator) -> float:
