@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter, label
 
 from monitors import QUALITY, quality
+from monitors.quality import detail, letters
 
 
 def picture(seed: int = 0) -> np.ndarray:
@@ -84,3 +85,29 @@ def test_large_images_are_described_as_small_ones_are() -> None:
 
     for name in ("brightness", "contrast", "entropy", "sharpness", "noise", "field_of_view"):
         assert whole[QUALITY.index(name)] == pytest.approx(part[QUALITY.index(name)], abs=0.05)
+
+
+@given(st.integers(0, 10_000), st.integers(3, 90), st.integers(3, 90), st.floats(0, 0.6))
+@settings(max_examples=60, deadline=None)
+def test_letters_are_those_of_the_whole_image(seed: int, height: int, width: int, share: float) -> None:
+    """Dark rows and columns are left out before islands are looked for; islands that these parted stay apart."""
+    rng = np.random.default_rng(seed)
+    image = np.kron(
+        255 * (rng.random((height, width)) < share) * rng.choice([0.82, 1.0], (height, width)), np.ones((3, 3))
+    )
+    image[rng.random(len(image)) < 0.5] = 0
+    image[:, rng.random(image.shape[1]) < 0.5] = 0
+    islands, found = label(image >= 0.8 * 255, np.ones((3, 3)))
+    areas, ink = (np.array([np.sum(which & (islands == i)) for i in range(1, found + 1)])
+                  for which in (islands > 0, image >= 0.95 * 255))  # fmt: skip
+    assert letters(image) == np.sum((areas >= 6) & (areas <= image.size / 100) & (3 * ink >= areas))
+
+
+def test_detail_is_that_of_the_whole_image() -> None:
+    """It is read in bands of rows, and no row between two bands is lost or counted twice."""
+    rng = np.random.default_rng(0)
+    image = np.cumsum(rng.integers(0, 9, (131, 40)), axis=0).astype(float)  # steeper where rows repeat
+    mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]])
+    laplacian = convolve(image, np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]]))[1:-1, 1:-1] / 255
+    noise = np.abs(convolve(image, mask)[1:-1, 1:-1]).mean() * np.sqrt(np.pi / 2) / 6 / 255
+    assert detail(image) == pytest.approx((laplacian.var(), noise), rel=1e-5)
