@@ -103,7 +103,7 @@ class Detector:
         try:
             with self.workspace.store.transaction() as connection:
                 self._commit(connection, tick, heard, rule, free, now)
-                labelled.read_up_to(connection, newest)
+                labelled.read_up_to(connection, live, newest)
         except BaseException:
             self._fitted = None  # the monitors have read a tick that the store has not
             raise
