@@ -133,7 +133,7 @@ def _onset(
 
     begun = connection.execute(
         """SELECT coalesce(min(number), :since) AS number FROM observations WHERE role = 'live' AND version = :version
-           AND at > (SELECT coalesce(max(closed_at), '') FROM alarms)""",
+           AND at > (SELECT coalesce(max(closed_at), '') FROM alarms WHERE shift IS NOT NULL)""",
         {"version": version, "since": since},
     ).fetchone()["number"]
     rows = _rows(connection, version, stream, min(begun, since), most=4 * SETTLED)
