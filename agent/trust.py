@@ -32,6 +32,27 @@ def set_trust(connection: Connection, trust: str, *, by: str, reason: str, at: d
     return True
 
 
+def give_back(connection: Connection, asked: Iterable[str], *, by: str, reason: str, at: datetime) -> bool:
+    """Trust once an alarm has ended: the lowest `asked` for by those that go on, and no higher than what a person or a
+    rollback has left of it. It is never lowered here. Returns whether it changed; then publish the pointer."""
+    trust = max([_left(connection), *asked], key=TRUSTS.index)
+    if TRUSTS.index(trust) >= TRUSTS.index(trust_now(connection)):
+        return False
+    return set_trust(connection, trust, by=by, reason=reason, at=at)
+
+
+def _left(connection: Connection) -> str:
+    """The most that trust may be, whatever alarms there are: what was taken away by hand, or by a rollback that failed,
+    comes back with `resume` or a promotion; after a rollback with `resume` only."""
+    taken = connection.execute(
+        """SELECT 1 FROM journal WHERE event IN ('suspended', 'rollback_failed') AND seq > (
+               SELECT coalesce(max(seq), 0) FROM journal WHERE event = 'trust_changed' AND body ->> 'to' = 'normal')"""
+    ).fetchone()
+    if taken:
+        return SUSPENDED
+    return NORMAL if get_setting(connection, "automatic_promotion", True) else CAUTION
+
+
 def suspended_domains(connection: Connection) -> list[str]:
     """The domains whose answers by the live version are not to be used: labels have shown that it serves them badly."""
     row = connection.execute("SELECT version FROM live WHERE scope = '*'").fetchone()

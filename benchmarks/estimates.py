@@ -1,7 +1,7 @@
 """Estimates of accuracy without labels: beside the true one, and beside the guess that nothing has changed.
 
-Seeded shifts in synthetic worlds (those of `bench drift`), at 500 patients; every other site of real images, and home's
-unseen patients as they are and in another mix, only with `--data`.
+Seeded shifts in synthetic worlds (those of `bench drift`), at 500 patients; home's unseen patients of real images as
+they are and in another mix, and every other site, only with `--data`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ import numpy as np
 
 from agent.errors import HomeostatError
 from benchmarks.drift.worlds import SHIFTS, Stream, World
-from benchmarks.stream import CHANGES, Change, fit_home, hold_back, observed
-from monitors import ESTIMATORS, Scores, accuracy, estimate
+from benchmarks.stream import CHANGES, MIXES, Change, fit_home, hold_back, observed
+from monitors import CBPE, ESTIMATORS, Estimator, Scores, accuracy, estimate
 from monitors.estimates import FEWEST
 
-HOW = {
+HOW: dict[str, tuple[Estimator, bool]] = {
     f"{kind.name}{' by class' if by_class else ''}": (kind(), by_class)
     for kind in ESTIMATORS
     for by_class in (False, True)
 }
+HOW[CBPE(other_mix=True).name] = (CBPE(other_mix=True), False)
 REFERENCE, RISEN, AFTER = 1000, 600, 500  # RISEN: cases after which a ramp has reached its height
 WORLDS, SHORT, STREAMS = 10, 3, 2
 SEEDS = 3  # of a base and of who taught it, in the full form
 REDRAWN = 20  # halves of home's unseen patients, compared with the other half
+LEFT = {"more": 0.25, "mostly": 0.1}  # another mix: of all classes but one, this share is left
 SURE, LESS = 0.9, 0.33  # another population: of the cases that are this sure, this share comes
 
 Progress = Callable[[str, int, int], None]
@@ -46,7 +49,7 @@ def bench(
     tell = progress or _tell
     rows = list(seeded(range(seed, seed + (WORLDS if full else SHORT)), tell))
     if data is not None:
-        homes = {change.folder: change for change in CHANGES}
+        homes = {change.folder: change for change in (*CHANGES, *MIXES)}
         for change in homes.values():
             for at in range(seed, seed + (SEEDS if full else 1)):
                 with tempfile.TemporaryDirectory() as scratch:
@@ -72,9 +75,9 @@ def seeded(worlds: Sequence[int], progress: Progress) -> Iterator[dict[str, Any]
 
 
 def real(data: Path, change: Change, seed: int, scratch: Path, progress: Progress) -> Iterator[dict[str, Any]]:
-    """A base fitted on half of home's patients; a quarter with labels to learn from, and the last quarter with three
-    quarters of all other classes' patients left out; these two quarters drawn anew, where nothing has changed; then
-    every other site that has 20 labelled patients.
+    """A base fitted on half of home's patients. The others are drawn anew REDRAWN times: one half has labels to learn
+    from; of the other come all cases, and then all of each class with a share only (LEFT) of the rest, where these are
+    20 patients. Then every other site that has as many labelled, by what the last half says.
 
     Raises HomeostatError without the data folder.
     """
@@ -89,22 +92,19 @@ def real(data: Path, change: Change, seed: int, scratch: Path, progress: Progres
             sites.setdefault(row.site or "", []).append(row)
     home = sites.pop(change.home)
     taught, unseen = hold_back(home, len(home) // 2, seed)
-    calibrate, quiet = hold_back(unseen, len(unseen) // 2, seed + 1)
     progress(f"{change.folder}: fits on {change.home}, seed {seed}", 0, 1)
     fit_home(data, change, taught, scratch, seed)
     names = sorted({row.label for row in home})
-    known, still, both = (_said(scratch / "base", rows, names) for rows in (calibrate, quiet, unseen))
-    mark = f"{change.folder}: {change.home}"
-    patients = np.unique(both.unit)
+    said = _said(scratch / "base", unseen, names)
+    mark, patients = f"{change.folder}: {change.home}", np.unique(said.unit)
     for i in range(REDRAWN):
-        half = np.random.default_rng((seed, i)).permutation(patients)[: len(patients) // 2]
-        ours = np.isin(both.unit, half)
-        sides = (_taken(both, np.flatnonzero(side)) for side in (ours, ~ours))
-        yield from compared(mark, "unchanged", "unchanged", *sides)
-    for at, more in enumerate(names):
-        drawn = np.random.default_rng((seed, at)).random(len(still)) < 0.25
-        mixed = _taken(still, np.flatnonzero((still.target == at) | drawn))
-        yield from compared(mark, f"more {more}", "mix", known, mixed)
+        rng = np.random.default_rng((seed, i))
+        first = np.isin(said.unit, rng.permutation(patients)[: len(patients) // 2])
+        known, new = (_taken(said, np.flatnonzero(side)) for side in (first, ~first))
+        yield from compared(mark, "unchanged", "unchanged", known, new)
+        for (word, left), at in product(LEFT.items(), range(len(names))):
+            mixed = _taken(new, np.flatnonzero((new.target == at) | (rng.random(len(new)) < left)))
+            yield from compared(mark, f"{word} {names[at]}", "mix", known, mixed)
     for site, rows in sorted(sites.items()):
         if len({row.patient_id for row in rows}) >= FEWEST:
             progress(f"{change.folder}: looks at {site}, seed {seed}", 0, 1)

@@ -13,7 +13,7 @@ from monitors.attribution import Attribution, attribute, without_nan
 from monitors.bootstrap import paired, paired_all, patient_weights
 from monitors.embedding import EmbeddingMean
 from monitors.estimates import ATC, CBPE, DoC, Estimate, Estimator, estimate
-from monitors.evidence import EDetector, family
+from monitors.evidence import EDetector, as_before, family
 from monitors.facts import FactStream
 from monitors.far_out import FarOut
 from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips, WorstSubgroup
@@ -124,6 +124,7 @@ __all__ = [
     *(thing.__name__ for thing in (*GATES, *MEASURES, *ESTIMATORS)),
     "default_monitors",
     "family",
+    "as_before",
     "attribute",
     "without_nan",
     "estimate",

@@ -19,6 +19,7 @@ from monitors.chart import first_of_each
 from monitors.embedding import COMPONENTS, PATIENTS_PER_COMPONENT
 from monitors.far_out import FarOut
 from monitors.hotelling import hotelling
+from monitors.prevalence import LEAST, prevalence
 from monitors.protocols import Batch, Float, Int, Reference, Shift
 from monitors.whitening import Whitener
 
@@ -29,8 +30,6 @@ ENOUGH = 60  # new patients for a change of prevalence only: with few, all else 
 PART = 0.6  # share of changed cases below which they are another group of patients, and not another way of imaging
 MOVED = 0.25  # change of the mean, in standard deviations, below which the spread has changed and not the place
 USUAL = 0.95  # share of the known cases that say where they usually are
-ROUNDS = 200  # of expectation maximisation
-LEAST = 1e-3  # prevalence of a class in the reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +88,7 @@ def attribute(
     known, labels = taken(known, first), labels[first]
     distance = FarOut()
     distance.fit(reference)
-    was, now = _prevalence(known.outputs, labels, new.outputs)
+    was, now = prevalence(known.outputs, labels, new.outputs)
     told: dict[str, Any] = {"n": len(new), "was": tuple(was.tolist()), "prevalence": tuple(now.tolist())}
     told |= {"confidence": (_confidence(known.outputs), _confidence(new.outputs)), "part": None, "facts": {}}
     told |= {"p_before": 1.0, "p_after": 1.0, "p_answers": 1.0, "labelled": int((new_labels >= 0).sum())}
@@ -190,29 +189,6 @@ def changed_part(known: Float, new: Float, weights: Float) -> float | None:
         return None
     more = after - was - 2 * was * np.sqrt(2 / len(new))
     return float(max(moved**2 / (moved**2 + max(more, 0.0)), 1 - stayed / USUAL))
-
-
-def _prevalence(known: Float, labels: Int, new: Float) -> tuple[Float, Float]:
-    """([c], [c]): of the reference and of the new cases, probabilities known [n, c] and new [m, c].
-
-    With labels by black-box shift estimation (Lipton, Wang and Smola 2018): the mix of the classes' mean answers that
-    gives the new mean answer. Without them by expectation maximisation (Saerens, Latinne and Decaestecker 2002).
-    """
-    classes = known.shape[1]
-    counts = np.bincount(labels[labels >= 0], minlength=classes).astype(float)
-    if counts.all():
-        from scipy.optimize import nnls
-
-        of_class = np.stack([known[labels == c].mean(axis=0) for c in range(classes)], axis=1)
-        heavy = 100.0  # the mix sums to 1
-        mix, _ = nnls(np.vstack([of_class, np.full(classes, heavy)]), np.append(new.mean(axis=0), heavy))
-        return counts / counts.sum(), mix / max(mix.sum(), 1e-12)
-    was = np.maximum(known.mean(axis=0), LEAST)
-    was, now = was / was.sum(), was / was.sum()
-    for _ in range(ROUNDS):
-        posterior = new * (now / was)
-        now = (posterior / np.maximum(posterior.sum(axis=1, keepdims=True), 1e-12)).mean(axis=0)
-    return was, now
 
 
 def _weights(known: Float, labels: Int, was: Float, now: Float) -> Float:

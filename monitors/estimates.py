@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from monitors.bootstrap import patient_weights
 from monitors.measures import CLIP
-from monitors.protocols import Float, Scores
+from monitors.prevalence import mixes, under
+from monitors.protocols import Float, Int, Scores
 
 FEWEST = 20  # patients on either side, and labelled ones for a rule of a class's own
 RESAMPLES = 400
@@ -51,12 +52,15 @@ class Estimate:
 class Estimator(Protocol):
     """A rule that reads off a confidence the chance that the answer is right; `assumption` says when it may.
 
+    other_mix: the chances are then taken for those under the new cases' prevalence, see `estimate`.
+
     learn(confidence [n] in 0..1, right [n] of 0 and 1, weights [b, n]) returns, for every row of weights, the rule
     learnt under it: confidences [m] -> chances [b, m], whose weighted mean is the estimate.
     """
 
     name: str
     assumption: str
+    other_mix: bool
 
     def learn(self, confidence: Float, right: Float, weights: Float) -> Callable[[Float], Float]: ...
 
@@ -67,6 +71,9 @@ class CBPE:
     Exact of calibrated probabilities only, so they are calibrated first: a logistic regression of being right on the
     log-odds of the confidence (Platt 1999), with a Gaussian prior of variance 1 around slope 1 and intercept 0, which
     is the confidence as it is. On the reference itself the estimate is the accuracy, but for the prior.
+
+    other_mix: the classes may come in another mix, which is estimated and told apart from other changes by nobody but
+    the caller: where they don't, or images look different too, the estimate is worse for it.
     """
 
     name = "CBPE"
@@ -74,6 +81,15 @@ class CBPE:
         "holds where an answer of the same confidence is right as often as before; blind to diseases that look "
         "different now, to a model that is sure of images it has never seen, and to another prevalence"
     )
+
+    def __init__(self, other_mix: bool = False) -> None:
+        self.other_mix = other_mix
+        if other_mix:
+            self.name = "CBPE, another mix"
+            self.assumption = (
+                "holds where the classes come in another mix and each looks as before; blind to diseases that look "
+                "different now, and to a model that is sure of images it has never seen"
+            )
 
     def learn(self, confidence: Float, right: Float, weights: Float) -> Callable[[Float], Float]:
         odds = _log_odds(confidence)
@@ -100,6 +116,7 @@ class ATC:
         "holds where as many answers are wrong as are unsure, as in the reference; fails under another prevalence and "
         "with a model that is sure of images it has never seen"
     )
+    other_mix = False
 
     def learn(self, confidence: Float, right: Float, weights: Float) -> Callable[[Float], Float]:
         order = np.argsort(confidence, kind="stable")
@@ -121,6 +138,7 @@ class DoC:
         "holds where accuracy falls as much as the mean confidence does; fails under another prevalence and with a "
         "model that is sure of images it has never seen"
     )
+    other_mix = False
 
     def learn(self, confidence: Float, right: Float, weights: Float) -> Callable[[Float], Float]:
         gap = weights @ (right - confidence) / weights.sum(axis=1)
@@ -135,8 +153,9 @@ def estimate(
     known.target [n] is a class, -1 where unknown; or [n, c] of 1, 0 and -1 for findings that don't exclude each other:
     then rows don't sum to 1, a finding is answered with yes from 0.5 on, and the accuracy is the mean over findings.
     by_class: a rule per answered class (Li and others 2022) where it has 20 labelled patients, or per finding and
-    answer; of findings each has a rule of its own anyway. Cases with NaN are left out. Raises ValueError where the two
-    sides have not the same classes.
+    answer; of findings each has a rule of its own anyway. Where `how` asks for another mix, the chances are those under
+    the new prevalence, which is estimated anew under every draw, of findings one by one. Cases with NaN are left out.
+    Raises ValueError where the two sides have not the same classes.
     """
     classes, several = known.probability.shape[1], known.target.ndim == 2
     if len(probability) and probability.shape[1] != classes:
@@ -150,8 +169,8 @@ def estimate(
         if classes == 1:
             says = "no estimate of a model that knows one class only"
         return Estimate(n=patients, by_class=(None,) * classes, says=says)
-    chances = _chances(how, old, new, _drawn(old.unit, 0), by_class)
     weights = _drawn(new.unit, 1)
+    chances = _chances(how, old, new, (_drawn(old.unit, 0), weights), by_class)
     value, low, high = _band(chances, weights, patients)
     taught = np.isfinite(chances[0]).all(axis=0)
     return Estimate(
@@ -167,27 +186,29 @@ def estimate(
 
 class _Asked(NamedTuple):
     """[n, k] of the questions that each case was asked: which class it is (k is 1), or of k findings whether it has
-    them. `right` is 1, 0, or NaN where nobody knows."""
+    them. `right` is 1, 0, or NaN where nobody knows, `truth` then -1; said [n, k, a]: of each possible answer."""
 
     unit: NDArray[np.str_]
-    answer: NDArray[np.integer]
+    answer: Int
     confidence: Float
     right: Float
+    truth: Int
+    said: Float
 
 
 def _asked(probability: Float, unit: NDArray[np.str_], several: bool, target: NDArray | None = None) -> _Asked:
     """Without the cases that have NaN, or no label where there are labels."""
     p = np.asarray(probability, dtype=np.float64)
     if several:
-        answer, confidence = (p >= POINT).astype(np.int64), np.maximum(p, 1 - p)
+        answer, said = (p >= POINT).astype(np.int64), np.stack([1 - p, p], axis=2)
     else:
-        answer, confidence = p.argmax(axis=1)[:, None], p.max(axis=1)[:, None]
-    kept, right = np.isfinite(p).all(axis=1), np.full(answer.shape, np.nan)
+        answer, said = p.argmax(axis=1)[:, None], p[:, None, :]
+    kept, truth = np.isfinite(p).all(axis=1), np.full(answer.shape, -1)
     if target is not None:
         truth = target if several else target[:, None]
-        right = np.where(truth >= 0, answer == truth, np.nan)
         kept &= (truth >= 0).any(axis=1)
-    return _Asked(unit[kept], answer[kept], confidence[kept], right[kept])
+    right = np.where(truth >= 0, answer == truth, np.nan)
+    return _Asked(unit[kept], answer[kept], said.max(axis=2)[kept], right[kept], truth[kept], said[kept])
 
 
 def _drawn(unit: NDArray[np.str_], seed: int) -> Float:
@@ -195,8 +216,10 @@ def _drawn(unit: NDArray[np.str_], seed: int) -> Float:
     return np.vstack([np.ones((1, len(unit))), *patient_weights(unit, RESAMPLES, seed)])
 
 
-def _chances(how: Estimator, old: _Asked, new: _Asked, weights: Float, by_class: bool) -> Float:
-    """[b, m, k] of every new answer, to be right; NaN of a finding with too few labelled patients."""
+def _chances(how: Estimator, old: _Asked, new: _Asked, drawn: tuple[Float, Float], by_class: bool) -> Float:
+    """[b, m, k] of every new answer, to be right; NaN of a finding with too few labelled patients. drawn: the weights
+    [b, n] of the reference's cases and [b, m] of the new ones."""
+    weights = drawn[0]
     found = np.full((len(weights), *new.answer.shape), np.nan)
     for k in range(new.answer.shape[1]):
         known = np.isfinite(old.right[:, k])
@@ -207,6 +230,9 @@ def _chances(how: Estimator, old: _Asked, new: _Asked, weights: Float, by_class:
             if _patients(old, taught) >= FEWEST:
                 rule = how.learn(old.confidence[taught, k], old.right[taught, k], weights[:, taught])
                 found[:, read, k] = rule(new.confidence[read, k])
+        if how.other_mix and _patients(old, known) >= FEWEST:
+            mix = mixes(old.said[:, k], old.truth[:, k], new.said[:, k], *drawn)
+            found[:, :, k] = under(mix, found[:, :, k], new.answer[:, k], new.said[:, k])
     return found
 
 

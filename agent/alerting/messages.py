@@ -103,6 +103,11 @@ NEWS = {
         "Labels show that what changed did no harm beyond the plan's margin; what has come since joins the reference.",
         "read 'homeostat alarms'; 'homeostat suspend' if you know better.",
     ),
+    "feed_restored": News(
+        "alarm {alarm} has ended",
+        "It was about the feed, and cases come as they did before it: four weeks of decisions or more show no change.",
+        "nothing; 'homeostat alarms --all' keeps it.",
+    ),
     "domains_suspended": News(
         "answers for a site or scanner are suspended",
         "Labels show that {version} serves it worse than approved; its cases carry trust 'suspended' from now on.",

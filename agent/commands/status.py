@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from agent.answer import Answer, table
@@ -12,7 +13,7 @@ from agent.drift import episodes
 from agent.errors import HomeostatError, Refused
 from agent.store import Connection
 from agent.store import journal as events
-from agent.trust import CAUTION, NORMAL, SUSPENDED, set_trust, suspend_domains, suspended_domains, trust_now
+from agent.trust import CAUTION, NORMAL, SUSPENDED, give_back, set_trust, suspend_domains, suspended_domains, trust_now
 from agent.versions import registry
 from agent.versions.pointer import publish
 from agent.workspace import Workspace, get_setting, put_setting
@@ -134,11 +135,9 @@ def _acknowledge(workspace: Workspace, alarm: int | None, by: str | None) -> Ans
     if alarm is None or not by:
         raise HomeostatError("who acknowledges which alarm: 'homeostat alarms ack ID --by NAME'")
     with workspace.store.transaction() as connection:
-        found = _alarms(connection, "id = :id", id=alarm)
-        if not found:
-            raise HomeostatError(f"there is no alarm {alarm}: 'homeostat alarms --all' lists them")
-        if found[0]["state"] != "open":
-            raise Refused(f"alarm {alarm} is {found[0]['state']} already; nothing was changed")
+        state = _alarm(connection, alarm)["state"]
+        if state != "open":
+            raise Refused(f"alarm {alarm} is {state} already; nothing was changed")
         connection.execute(
             "UPDATE alarms SET state = 'acknowledged', acknowledged_by = :by WHERE id = :id", {"by": by, "id": alarm}
         )
@@ -150,6 +149,13 @@ def _acknowledge(workspace: Workspace, alarm: int | None, by: str | None) -> Ans
 def _alarms(connection: Connection, where: str, **values: object) -> list[dict[str, Any]]:
     query = f"SELECT {', '.join(ALARM_COLUMNS)} FROM alarms WHERE {where} ORDER BY id"
     return [dict(row) for row in connection.execute(query, values)]
+
+
+def _alarm(connection: Connection, alarm: int) -> Mapping[str, Any]:
+    found = connection.execute("SELECT * FROM alarms WHERE id = :id", {"id": alarm}).fetchone()
+    if found is None:
+        raise HomeostatError(f"there is no alarm {alarm}: 'homeostat alarms --all' lists them")
+    return found
 
 
 def journal(args: argparse.Namespace) -> Answer:
@@ -174,8 +180,26 @@ def suspend(args: argparse.Namespace) -> Answer:
 
 
 def resume(args: argparse.Namespace) -> Answer:
-    """Automatic promotion goes on, and trust is back to normal."""
-    return _stand(args, "resumed", NORMAL)
+    """Automatic promotion goes on, and trust is back to normal; with --alarm that one ends, and nothing else does."""
+    return _stand(args, "resumed", NORMAL) if args.alarm is None else _end(args)
+
+
+def _end(args: argparse.Namespace) -> Answer:
+    """Ends one alarm. Trust is what those that go on ask for, by all names that they have had."""
+    workspace = Workspace(args.workspace)
+    at, responses = workspace.now(), workspace.config.plan.responses
+    with workspace.store.transaction() as connection:
+        alarm = _alarm(connection, args.alarm)
+        if alarm["state"] == "closed":
+            raise Refused(f"alarm {args.alarm} has ended already; nothing was changed")
+        episodes.close_alarm(connection, alarm, because=f"resumed: {args.reason}", by=args.by, at=at)
+        others = episodes.open_alarms(connection)
+        asked = [responses[name].trust for other in others for name in episodes.names(connection, other)]  # type: ignore[index]
+        give_back(connection, asked, by=args.by, reason=args.reason, at=at)
+        value = {"state": deployment_state(connection), "trust": trust_now(connection)}
+    publish(workspace)
+    left = f"{len(others)} others go on" if others else "no other is open"
+    return Answer(value, f"alarm {args.alarm} has ended, {left}; trust is {value['trust']}")
 
 
 def _stand(args: argparse.Namespace, event: str, trust: str) -> Answer:

@@ -98,8 +98,9 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("--dry-run", action="store_true", help="say what would be done"),
         ), '{"candidate", "verdicts", "state"}'),
         Command("suspend", "mark today's answers as not to be trusted", "status:suspend", BY, '{"state", "trust"}'),
-        Command("resume", "automatic promotion goes on, trust back to normal", "status:resume", BY,
-                '{"state", "trust"}'),
+        Command("resume", "automatic promotion goes on, trust back to normal", "status:resume", (
+            *BY, arg("--alarm", type=int, metavar="ID", help="only this alarm ends, and its charts begin anew"),
+        ), '{"state", "trust"}'),
     ),
     "Look": (
         Command("status", "what is live, and what to think of it", "status:status", (),

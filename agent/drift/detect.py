@@ -9,7 +9,7 @@ from datetime import date, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from agent.drift import episodes, labelled, naming
+from agent.drift import episodes, feed, labelled, naming
 from agent.drift.domains import ALL, HOME, KNOWN, NEW, common_since, known, place_of, stream_of
 from agent.drift.reference import approved_epoch, batch_of, epoch_of, observed_rows, read_reference
 from agent.drift.ticks import LIVE, Tick, closed_ticks, day_of
@@ -103,7 +103,7 @@ class Detector:
         try:
             with self.workspace.store.transaction() as connection:
                 self._commit(connection, tick, heard, rule, free, now)
-                labelled.read_up_to(connection, newest)
+                labelled.read_up_to(connection, live, newest)
         except BaseException:
             self._fitted = None  # the monitors have read a tick that the store has not
             raise
@@ -128,7 +128,7 @@ class Detector:
             "SELECT coalesce(max(number), 0) FROM observations WHERE tick = (SELECT max(tick) FROM observations)"
         ).fetchone()[0]
         for stream, signal in [*heard, *([(ALL, rule)] if rule else [])]:
-            self._record(connection, _label(stream, signal.monitor), signal, number, at_case, tick.day)
+            self._record(connection, episodes.chart_of(stream, signal.monitor), signal, number, at_case, tick.day)
         self._save(connection)
         for monitor, says in self._failed:
             body = {"monitor": monitor, "says": says}
@@ -139,6 +139,7 @@ class Detector:
         if rule is not None and rule.log_e >= rule.threshold - ROUNDING:
             self._alarm(connection, free, rule, at_case, now)
         self._name_again(connection, now)
+        feed.end_what_is_over(connection, self._compared()[0], number, now)
 
     def _read(self, monitor: Monitor, batch: Batch) -> Signal | None:
         """A monitor that raises is told of and passed over; the others go on. Cases that hold NaN are left out where
@@ -187,7 +188,7 @@ class Detector:
             answer = naming.name(connection, *self._compared(), stream, driver.since or max(1, at_case - driver.n + 1))
             if answer is not None:
                 shift, said = answer
-        log_e = {_label(at, signal.monitor): round(signal.log_e, 3) for at, signal in signals}
+        log_e = {episodes.chart_of(at, signal.monitor): round(signal.log_e, 3) for at, signal in signals}
         since = common_since(connection, driver.since or at_case, stream)
         evidence = {**driver.evidence, "log_e": log_e, "stream": stream, "domains": sorted(since), **said}
         episodes.open_alarm(
@@ -250,7 +251,7 @@ class Detector:
             stored.setdefault(row["monitor"], {})[row["key"]] = _from_bytes(row["value"])
             self._saved[row["monitor"], row["key"]] = _digest(row["value"])
         for stream, monitor in self._monitors:
-            if (label := _label(stream, monitor.name)) in stored:
+            if (label := episodes.chart_of(stream, monitor.name)) in stored:
                 try:
                     monitor.restore(stored[label])
                 except KeyError:  # of another kind of chart, left by an older program: begun anew
@@ -276,7 +277,7 @@ class Detector:
         """Writes the arrays that changed since the last tick."""
         assert self._fitted is not None
         for stream, monitor in self._monitors:
-            label = _label(stream, monitor.name)
+            label = episodes.chart_of(stream, monitor.name)
             for key, array in monitor.state().items():
                 value = _to_bytes(array)
                 digest = _digest(value)
@@ -311,10 +312,6 @@ def _one_budget(
     streams = [(ALL if isinstance(monitor, CaseVolume | SchemaStream) else KNOWN, monitor) for monitor in known]
     streams += [(KNOWN, EmbeddingMean(whole / SHARE_OF_CREEP, episodes.CREEP))] if creeping else []
     return streams + [(NEW, monitor) for monitor in default_monitors(whole, False, **of_cases)]
-
-
-def _label(stream: str, monitor: str) -> str:
-    return f"{monitor}:{NEW}" if stream == NEW else monitor
 
 
 def _has_times(connection: Connection) -> bool:

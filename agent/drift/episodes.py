@@ -18,7 +18,7 @@ OF_SHIFT = {SHIFT, ARRIVAL}  # of known domains, and of new ones
 
 
 CREEP = "creep"  # the monitor of home's embeddings against what home was approved on, where live has another reference
-BEGUN = "charts_begun"  # setting: how often all charts were begun anew, for whoever has them in memory
+BEGUN = "charts_begun"  # setting: how often charts were begun anew, for whoever has them in memory
 MOSTLY = 0.5  # share of far-out cases in a tick from which on the episode is one of far-out cases
 
 
@@ -95,6 +95,20 @@ def open_alarm(
     return alarm
 
 
+def chart_of(stream: str, monitor: str) -> str:
+    """The name under which a monitor's chart of a stream stands in `monitor_state` and `signals`."""
+    return f"{monitor}:{NEW}" if stream == NEW else monitor
+
+
+def names(connection: Connection, alarm: Mapping[str, Any]) -> set[str]:
+    """Every shift that an alarm was ever said to be about: none for one of the feed."""
+    before = connection.execute(
+        "SELECT body ->> 'was' AS name FROM journal WHERE event = 'alarm_named' AND body ->> 'alarm' = :id",
+        {"id": alarm["id"]},
+    )
+    return {row["name"] for row in before} | ({alarm["shift"]} if alarm["shift"] else set())
+
+
 def close_alarms(connection: Connection, kinds: set[str], *, because: str, by: str, at: datetime) -> list[int]:
     """Closes the open episodes of these kinds and restarts all charts. Returns the ids of those closed."""
     ended = [
@@ -103,11 +117,34 @@ def close_alarms(connection: Connection, kinds: set[str], *, because: str, by: s
         if kind_of(alarm["shift"], alarm["stream"], alarm["monitor"]) in kinds
     ]
     for alarm in ended:
-        connection.execute(
-            "UPDATE alarms SET state = 'closed', closed_at = :at, closed_because = :because WHERE id = :id",
-            {"at": rfc3339(at), "because": because, "id": alarm},
-        )
-        journal.append(connection, "alarm_closed", at=at, by=by, body={"alarm": alarm, "because": because})
+        _close(connection, alarm, because, by, at)
     connection.execute("DELETE FROM monitor_state")
-    put_setting(connection, BEGUN, get_setting(connection, BEGUN, 0) + 1)
+    _begun_anew(connection)
     return ended
+
+
+def close_alarm(connection: Connection, alarm: Mapping[str, Any], *, because: str, by: str, at: datetime) -> None:
+    """Closes this open episode and restarts the charts that could have opened it; all others go on."""
+    _close(connection, alarm["id"], because, by, at)
+    kind, others = kind_of(alarm["shift"], alarm["stream"], alarm["monitor"]), open_alarms(connection)
+    charts = {row["monitor"] for row in connection.execute("SELECT DISTINCT monitor FROM monitor_state")}
+    if kind in OF_SHIFT:
+        of_new = {chart for chart in charts if chart.endswith(f":{NEW}")}
+        charts = of_new if kind == ARRIVAL else charts - of_new - {VOLUME, SCHEMA}
+        charts -= {chart_of(other["stream"], other["monitor"]) for other in others}
+    else:
+        charts = {chart_of(alarm["stream"], alarm["monitor"])}
+    connection.executemany("DELETE FROM monitor_state WHERE monitor = ?", [(chart,) for chart in charts])
+    _begun_anew(connection)
+
+
+def _close(connection: Connection, alarm: int, because: str, by: str, at: datetime) -> None:
+    connection.execute(
+        "UPDATE alarms SET state = 'closed', closed_at = :at, closed_because = :because WHERE id = :id",
+        {"at": rfc3339(at), "because": because, "id": alarm},
+    )
+    journal.append(connection, "alarm_closed", at=at, by=by, body={"alarm": alarm, "because": because})
+
+
+def _begun_anew(connection: Connection) -> None:
+    put_setting(connection, BEGUN, get_setting(connection, BEGUN, 0) + 1)

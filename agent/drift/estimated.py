@@ -9,21 +9,31 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monitors import Batch
+    from monitors import Batch, Estimator
     from monitors.protocols import Int
 
+PREVALENCE = "prevalence"
 
-def estimated(known: Batch, labels: Int, cases: Batch) -> dict[str, Any]:
+
+def estimators(shift: str) -> list[Estimator]:
+    """Those that are asked about a shift. The one for another mix is worse wherever images look different too
+    (docs/results.md), so that it has a say only where the shift is named so."""
+    from monitors import CBPE, ESTIMATORS
+
+    return [*(kind() for kind in ESTIMATORS), *([CBPE(other_mix=True)] if shift == PREVALENCE else [])]
+
+
+def estimated(known: Batch, labels: Int, cases: Batch, shift: str) -> dict[str, Any]:
     """{estimator: {"before", "now", "low", "high", "patients"}}; without those that have too few patients.
 
-    known: the reference's calibration part, labels its classes, -1 where unknown.
+    known: the reference's calibration part, labels its classes, -1 where unknown. shift: what the alarm is called.
     """
-    from monitors import ESTIMATORS, Scores, estimate
+    from monitors import Scores, estimate
 
     approved = Scores(probability=known.outputs, target=labels, unit=known.unit)
     found: dict[str, Any] = {}
-    for how in ESTIMATORS:
-        one = estimate(how(), approved, cases.outputs, cases.unit)
+    for how in estimators(shift):
+        one = estimate(how, approved, cases.outputs, cases.unit)
         numbers = {"before": one.before, "now": one.value, "low": one.low, "high": one.high}
         told = {name: round(number, 4) for name, number in numbers.items() if number is not None}
         if told:

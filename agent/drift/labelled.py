@@ -1,8 +1,9 @@
 """Answers whose labels have come: which of them a decision tick reads, and what they are compared with.
 
 A label comes weeks after its image, and each is read once: at the tick of its case where it came with it, else at the
-next tick after it came. The labels of patients whom the live version may have learnt from say nothing of the others,
-nor do those that were asked for because the answer was unsure.
+next tick after it came. One that comes while another version is live says nothing of that one: it waits for the version
+that gave the answer, and is read at the first tick after a rollback to it. The labels of patients whom the live version
+may have learnt from say nothing of the others, nor do those that were asked for because the answer was unsure.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from agent.workspace import get_setting, put_setting
 if TYPE_CHECKING:
     from monitors import Batch, Reference
 
-READ = "labels_read"  # setting: id of the last label that a tick has read
+READ = "labels_read_of"  # setting: by version, [id of the last label, number of the last case] that its ticks have read
 LEAST = 20  # labelled patients of the reference, in all and of a domain, with which outcomes are compared
 
 UNTAUGHT = """NOT EXISTS (
@@ -62,29 +63,27 @@ def came(
     numbers: Sequence[int],
     domains: Sequence[str],
     facts: Sequence[str],
-) -> tuple[Batch, int]:
+) -> tuple[Batch, list[int]]:
     """(cases of these known domains with labels, in their own order and none of the reference, for the tick of these
-    observations; id of the last label that is read with them)."""
+    observations; up to which label and case that is, for `read_up_to`)."""
     import numpy as np
 
-    newest = connection.execute("SELECT max(id) AS id FROM labels").fetchone()["id"] or 0
+    label, case = get_setting(connection, READ, {}).get(live, (0, 0))
+    newest = [
+        connection.execute("SELECT coalesce(max(id), 0) FROM labels").fetchone()[0],
+        numbers[-1] if numbers else _decided(connection),
+    ]
     rows = connection.execute(
         ROWS.replace("SELECT ", "SELECT l.value AS value, ", 1)
         + f"""JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
-              WHERE o.case_id IN (SELECT case_id FROM observations WHERE number BETWEEN :first AND :last
-                                  UNION SELECT case_id FROM labels WHERE id > :read)
+              WHERE o.case_id IN (SELECT case_id FROM observations WHERE number > :case AND number <= :last
+                                  UNION SELECT case_id FROM labels WHERE id > :label)
                 AND o.role = 'live' AND o.version = :live AND o.abstained = 0 AND l.arm != 'active'
-                AND (o.number BETWEEN :first AND :last OR (l.id > :read AND o.tick IS NOT NULL))
+                AND o.number <= :last AND (o.number > :case OR l.id > :label)
                 AND NOT EXISTS (SELECT 1 FROM reference_members m WHERE m.epoch = :epoch AND m.case_id = o.case_id)
                 AND {UNTAUGHT}
               ORDER BY o.number""",
-        {
-            "live": live,
-            "epoch": epoch,
-            "first": numbers[0] if numbers else 0,
-            "last": numbers[-1] if numbers else -1,
-            "read": get_setting(connection, READ, 0),
-        },
+        {"live": live, "epoch": epoch, "label": label, "case": case, "last": newest[1]},
     ).fetchall()
     is_known = known(connection)
     rows = [row for row in rows if place_of(row["domain"]) in domains and place_of(row["domain"]) in is_known]
@@ -93,10 +92,17 @@ def came(
     return replace(batch_of(rows, facts=facts), target=target, stratum=stratum), newest
 
 
-def read_up_to(connection: Connection, newest: int) -> None:
-    """Keeps what a tick has read, in the tick's transaction."""
-    if newest != get_setting(connection, READ):
-        put_setting(connection, READ, newest)
+def read_up_to(connection: Connection, live: str, newest: Sequence[int]) -> None:
+    """Keeps what a tick of the live version has read, in the tick's transaction."""
+    put_setting(connection, READ, {**get_setting(connection, READ, {}), live: [*newest]})
+
+
+def _decided(connection: Connection) -> int:
+    """The number of the last case that a tick has read."""
+    row = connection.execute(
+        "SELECT number FROM observations WHERE tick IS NOT NULL AND number IS NOT NULL ORDER BY number DESC LIMIT 1"
+    ).fetchone()
+    return int(row["number"]) if row else 0
 
 
 def _targets(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Any:

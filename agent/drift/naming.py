@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.drift.domains import NEW, known, stream_of
 from agent.drift.episodes import CREEP, FAR_OUT, OF_SHIFT, kind_of, open_alarms
-from agent.drift.estimated import estimated
+from agent.drift.estimated import PREVALENCE, estimated
 from agent.drift.reference import ROWS, batch_of, classes_of, read_classes
 from agent.store import Connection, journal
 from agent.workspace import get_setting
@@ -19,7 +19,7 @@ from agent.workspace import get_setting
 if TYPE_CHECKING:
     from monitors import Attribution, Reference
 
-UNDETERMINED, PREVALENCE = "undetermined", "prevalence"
+UNDETERMINED = "undetermined"
 OPEN_QUESTIONS = (UNDETERMINED, PREVALENCE)  # with few cases all that is seen of a new scanner may be another mix
 TOLD = ("manifestation", "annotation", "mixed")  # names that rest on labels of the new cases
 FEWEST_LABELS = 30  # labelled cases that the question is asked again for
@@ -101,7 +101,7 @@ def estimate_again(connection: Connection, reference: Reference, epoch: int, ver
         rows = _rows(connection, version, alarm["stream"], since)
         if rows:
             labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
-            found = estimated(reference.calibrate, labels, batch_of(rows))
+            found = estimated(reference.calibrate, labels, batch_of(rows), alarm["shift"])
             evidence |= {"estimated": found, "estimated_at": observed}
             connection.execute(
                 "UPDATE alarms SET evidence = :evidence WHERE id = :id",
@@ -133,7 +133,7 @@ def _onset(
 
     begun = connection.execute(
         """SELECT coalesce(min(number), :since) AS number FROM observations WHERE role = 'live' AND version = :version
-           AND at > (SELECT coalesce(max(closed_at), '') FROM alarms)""",
+           AND at > (SELECT coalesce(max(closed_at), '') FROM alarms WHERE shift IS NOT NULL)""",
         {"version": version, "since": since},
     ).fetchone()["number"]
     rows = _rows(connection, version, stream, min(begun, since), most=4 * SETTLED)

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from agent.drift.domains import known, stream_of
-from agent.drift.estimated import in_words
+from agent.drift.estimated import PREVALENCE, estimators, in_words
 from agent.drift.reference import ROWS, batch_of, epoch_of, read_reference
 from agent.errors import HomeostatError
 from agent.report.drawing import Panel, band, dots, grid, line, svg, text
@@ -130,9 +130,7 @@ def timeline(found: AlarmRecord) -> str:
 
 def _estimates(estimated: Mapping[str, Mapping[str, Any]]) -> str:
     """What the change may cost, with what each estimate assumes."""
-    from monitors import ESTIMATORS
-
-    assumed = {how.name: how.assumption for how in ESTIMATORS}
+    assumed = {how.name: how.assumption for how in estimators(PREVALENCE)}
     rows = "".join(
         f'<tr><td>{escape(name)}</td><td class="number">{one["before"]:.0%}</td>'
         f'<td class="number">{one["now"]:.0%}</td><td class="number">{one["low"]:.0%} to {one["high"]:.0%}</td>'

@@ -209,6 +209,81 @@ def test_a_suspended_site_is_named_and_resume_lifts_it(workspace, capsys) -> Non
     assert "domains_restored" in [row["event"] for row in call(workspace, capsys, "journal")]
 
 
+def chart(workspace: Workspace, *names: str) -> None:
+    with workspace.store.transaction() as connection:
+        for name in names:
+            insert(connection, "monitor_state", epoch=1, monitor=name, key="mean", value=b"")
+
+
+def charts(workspace: Workspace) -> list[str]:
+    with workspace.store.read() as connection:
+        return [row["monitor"] for row in connection.execute("SELECT monitor FROM monitor_state ORDER BY monitor")]
+
+
+@pytest.mark.parametrize(
+    ("ended", "left"),
+    [
+        ("schema", ["embedding", "embedding:new", "far-out", "volume"]),
+        ("home", ["embedding:new", "far-out", "schema", "volume"]),
+        ("new", ["embedding", "far-out", "schema", "volume"]),
+        ("far", ["embedding", "embedding:new", "schema", "volume"]),
+    ],
+)
+def test_resume_may_end_one_alarm(ended, left, workspace, capsys) -> None:  # type: ignore[no-untyped-def]
+    """Its charts begin anew; the others' alarms and charts go on, and nothing else is resumed. Who and why is kept."""
+    workspace.path("homeostat.yaml").write_text("{}")
+    ids = {
+        "schema": alarm(workspace, shift=None, monitor="schema", stream="all"),
+        "home": alarm(workspace),
+        "new": alarm(workspace, stream="new", shift="acquisition"),
+        "far": alarm(workspace, shift="far-out", monitor="far-out"),
+    }
+    chart(workspace, "embedding", "embedding:new", "far-out", "schema", "volume")
+    with workspace.store.transaction() as connection:
+        put_setting(connection, "automatic_promotion", False)
+        set_trust(connection, "caution", by="homeostat", reason="an alarm", at=AT)
+    who = ("--by", "Ada", "--reason", "the archive is mended")
+    answer = call(workspace, capsys, "resume", "--alarm", str(ids[ended]), *who)
+    assert answer == {"state": "paused", "trust": "caution"}
+    assert [row["id"] for row in call(workspace, capsys, "alarms")] == [i for i in ids.values() if i != ids[ended]]
+    assert charts(workspace) == left
+    last = call(workspace, capsys, "journal")[-1]
+    assert (last["event"], last["by"]) == ("alarm_closed", "Ada")
+    assert last["body"] == {"alarm": ids[ended], "because": "resumed: the archive is mended"}
+    assert call(workspace, capsys, "resume", "--alarm", str(ids[ended]), *who, code=1) is None
+    assert call(workspace, capsys, "resume", "--alarm", "99", *who, code=2) is None
+
+
+def test_trust_after_one_alarm_is_what_the_others_ask_for(workspace, capsys) -> None:  # type: ignore[no-untyped-def]
+    """Suspended for a manifestation, which ends: caution, for a shift that goes on, even if it was named a harmless one
+    since; and normal once that has ended too."""
+    workspace.path("homeostat.yaml").write_text("plan: {responses: {prevalence: {trust: normal}}}")
+    worst, other = alarm(workspace, shift="manifestation"), alarm(workspace, stream="new", shift="prevalence")
+    with workspace.store.transaction() as connection:
+        set_trust(connection, "suspended", by="homeostat", reason="an alarm", at=AT)
+        body = {"alarm": other, "shift": "prevalence", "was": "undetermined", "says": ""}
+        events.append(connection, "alarm_named", at=AT, by="homeostat", body=body)
+    who = ("--by", "Ada", "--reason", "seen")
+    assert call(workspace, capsys, "resume", "--alarm", str(worst), *who)["trust"] == "caution"
+    assert read_pointer(workspace.root / "live.json").trust == "caution"
+    assert call(workspace, capsys, "resume", "--alarm", str(other), *who)["trust"] == "normal"
+
+
+@pytest.mark.parametrize(("resumed", "trust"), [(False, "suspended"), (True, "normal")])
+def test_one_alarm_less_gives_nothing_back_that_a_person_took(resumed, trust, workspace, capsys) -> None:  # type: ignore[no-untyped-def]
+    """`suspend` stands until `resume`, whatever alarms end meanwhile; what was given back is not held against it."""
+    workspace.path("homeostat.yaml").write_text("{}")
+    who = ("--by", "Ada", "--reason", "seen")
+    call(workspace, capsys, "suspend", *who)
+    if resumed:
+        call(workspace, capsys, "resume", *who)
+    number = alarm(workspace)
+    with workspace.store.transaction() as connection:
+        if resumed:
+            set_trust(connection, "caution", by="homeostat", reason="an alarm", at=AT)
+    assert call(workspace, capsys, "resume", "--alarm", str(number), *who)["trust"] == trust
+
+
 def test_people_get_the_same_facts_in_lines(workspace, capsys) -> None:  # type: ignore[no-untyped-def]
     """Without --json: what is live, the drift since which case, and what waits for a person."""
     alarm(workspace)

@@ -18,6 +18,7 @@ from agent.drift.labelled import came, compared, has_come
 from agent.drift.reference import open_epoch, read_reference
 from agent.observe import record
 from agent.store import insert
+from agent.versions import registry
 from agent.workspace import Workspace, get_setting, put_setting
 from benchmarks.drift.worlds import World
 from monitors import Signal
@@ -26,7 +27,16 @@ WORLD = World(seed=3, dim=16)
 TAUGHT, RANKED = 60, 200
 
 
-def see(workspace: Workspace, name: str, n: int, *, live: bool = True, split: str = "judge", labels: bool = False):
+def see(
+    workspace: Workspace,
+    name: str,
+    n: int,
+    *,
+    live: bool = True,
+    split: str = "judge",
+    labels: bool = False,
+    by: str = "v0",
+):
     """n patients of an unchanged world, observed; returns the class that each truly has."""
     stream, now = WORLD.stream(n, (len(name), n), None), workspace.now()
     with workspace.store.transaction() as connection:
@@ -36,7 +46,7 @@ def see(workspace: Workspace, name: str, n: int, *, live: bool = True, split: st
             connection.execute("INSERT OR IGNORE INTO patients VALUES (?, ?, ?)", (case, split, rfc3339(now)))
             insert(connection, "cases", case_id=case, origin="feed" if live else "reference", state="observed",
                    patient_key=case, domain="home", received_at=rfc3339(now), facts="{}")  # fmt: skip
-            record(connection, case_id=case, version="v0", role="live" if live else "replay",
+            record(connection, case_id=case, version=by, role="live" if live else "replay",
                    scores=np.array([1 - score, score], np.float32), embedding=x, sensor="base:x", trust="normal",
                    at=now, number=first + i if live else None)  # fmt: skip
             if labels:
@@ -124,7 +134,39 @@ def test_each_label_is_read_once_whenever_it_comes(workspace):
     assert readings(workspace)["performance"] == len(with_cases) + len(late)
     with workspace.store.read() as connection:
         newest = connection.execute("SELECT max(id) FROM labels").fetchone()[0]
-        assert get_setting(connection, "labels_read") == newest
+        assert get_setting(connection, "labels_read_of") == {"v0": [newest, 60]}
+
+
+def test_labels_of_a_version_wait_until_it_is_live_again(workspace):
+    """v0 answered, v1 went live, then the labels of v0's answers came: they say nothing of v1, and after a rollback
+    v0's charts read each of them once, in the order of the cases; also those of answers on whose day v1 took over."""
+    truth = see(workspace, "old", 25)
+    label(workspace, "old", truth[:5])
+    with workspace.store.transaction() as connection:  # of a case that waits for the rest of its tick
+        add_label(connection, workspace, "old-0024", CLASSES[int(truth[24])])
+    decide(workspace)
+    assert readings(workspace)["performance"] == 5
+    version = deployed.promoted(workspace)
+    see(workspace, "new", 25, by=version)
+    decide(workspace)
+    with workspace.store.transaction() as connection:
+        for i in reversed(range(5, 24)):
+            add_label(connection, workspace, f"old-{i:04}", CLASSES[int(truth[i])])
+    see(workspace, "newer", 10, by=version)
+    decide(workspace)
+    assert readings(workspace)["performance"] == 5, "they are none of v1's"
+
+    registry.rollback(workspace, by="ana", reason="complaints")
+    see(workspace, "back", 10)
+    with workspace.store.read() as connection:
+        batch, _ = came(connection, "v0", 1, range(61, 71), ["home"], ())
+    assert batch.index.tolist() == [*range(6, 26)] and batch.target.tolist() == truth[5:].tolist()
+    decide(workspace)
+    assert readings(workspace)["performance"] == 25
+    label(workspace, "new", [0] * 25)
+    see(workspace, "further", 10)
+    decide(workspace)
+    assert readings(workspace)["performance"] == 25, "each is read once, and none of another version's"
 
 
 def test_who_taught_the_version_says_nothing_of_others(workspace):

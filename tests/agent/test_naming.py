@@ -12,6 +12,7 @@ from stocked import CLASSES, add_label, stock
 from agent.clock import rfc3339
 from agent.drift import episodes, naming
 from agent.drift.domains import KNOWN
+from agent.drift.estimated import estimators
 from agent.drift.reference import open_epoch, read_reference
 from agent.observe import record
 from agent.store import insert
@@ -233,6 +234,21 @@ def test_the_evidence_says_what_the_change_may_cost(workspace: Workspace) -> Non
     assert cost(workspace) == found
     seen(workspace, "enough", 60, "mean", live_from=273)
     assert {one["patients"] for one in cost(workspace).values()} == {332}
+
+
+def test_what_another_mix_costs_is_estimated_as_such(workspace: Workspace) -> None:
+    """Named a change of prevalence, the alarm has an estimate that reckons with it and is nearer to the truth than any
+    other; named otherwise it has not."""
+    opened(workspace)
+    seen(workspace, "mixed", 300, "prevalence", live_from=1)
+    assert asked(workspace)[0] == ["prevalence"]
+    found = cost(workspace)
+    live = WORLD.stream(900, (len("mixed"), 300), "prevalence")
+    true = np.mean(((live.score >= 0.5) == live.label)[600:])
+    error = {name: abs(one["now"] - true) for name, one in found.items()}
+
+    assert min(error, key=error.__getitem__) == "CBPE, another mix"
+    assert {*found} == {how.name for how in estimators("prevalence")} > {how.name for how in ESTIMATORS}
 
 
 def test_without_labels_of_the_reference_no_cost_is_estimated(workspace: Workspace) -> None:

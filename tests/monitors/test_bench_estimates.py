@@ -21,10 +21,10 @@ def rows() -> list[dict]:
 
 
 def test_every_estimator_has_a_row_for_every_shift(rows: list[dict]) -> None:
-    """Six rules, seven kinds of stream, two of each; a row adds up what its streams said."""
+    """Seven rules, seven kinds of stream, two of each; a row adds up what its streams said."""
     found = summary(rows)
 
-    assert len(HOW) == 6 and len(found) == 6 * 7 and len(rows) == 2 * len(found)
+    assert len(HOW) == 7 and len(found) == 7 * 7 and len(rows) == 2 * len(found)
     one = [row for row in rows if (row["shift"], row["estimator"]) == ("mean", "ATC")]
     told = next(row for row in found if (row["shift"], row["estimator"]) == ("mean", "ATC"))
     assert told["error"] == pytest.approx(np.mean([abs(row["estimated"] - row["true"]) for row in one]), abs=1e-3)
@@ -42,6 +42,16 @@ def test_where_labels_given_images_stay_calibrated_estimates_follow(rows: list[d
     """Other patients, of whom the model is less sure: CBPE's error is less than half of that of the guess."""
     of = [row for row in rows if (row["shift"], row["estimator"]) == ("other patients", "CBPE")]
     assert np.mean([row["error"] for row in of]) < 0.5 * np.mean([row["unchanged"] for row in of])
+
+
+def test_another_mix_is_what_its_rule_is_for(rows: list[dict]) -> None:
+    """Where the prevalence rises it halves the plain rule's error; where all cases move it is no nearer."""
+
+    def error(shift: str, name: str) -> float:
+        return float(np.mean([row["error"] for row in rows if (row["shift"], row["estimator"]) == (shift, name)]))
+
+    assert error("prevalence", "CBPE, another mix") < 0.5 * error("prevalence", "CBPE")
+    assert error("mean", "CBPE, another mix") >= error("mean", "CBPE")
 
 
 def test_what_it_cant_read_is_said(tmp_path: Path) -> None:

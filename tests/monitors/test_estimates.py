@@ -47,6 +47,47 @@ def test_another_prevalence_misleads_them_as_their_assumption_says(kind: type) -
     assert "prevalence" in found.says == kind.assumption
 
 
+@pytest.mark.parametrize("sure", [0.7, 1.0, 1.5])
+def test_another_prevalence_is_reckoned_with_where_that_is_asked_for(sure: float) -> None:
+    """The same fall, of a model that is too sure or not sure enough: off by less than half of what the plain rule is,
+    with a band that holds the truth; and the assumption no longer excludes it."""
+    rng = np.random.default_rng(1)
+    known = answers(rng, 1500, prior=RARE, apart=1.2, sure=sure)
+    new = answers(rng, 1500, prior=RARE, apart=1.2, now=(0.4, 0.6), sure=sure, name="new")
+    found, plain, true = of(CBPE(other_mix=True), known, new), of(CBPE(), known, new), accuracy(new)[0]
+
+    assert abs(found.value - true) < (plain.value - true) / 2
+    assert found.low < true < found.high < plain.low
+    assert "prevalence" in CBPE().assumption and "prevalence" not in found.says
+
+
+def test_a_class_that_nobody_labelled_keeps_its_chances() -> None:
+    """Three classes, of which the reference has two: nothing is divided by its prevalence, and what the mix of the
+    others became is still followed."""
+    rng = np.random.default_rng(10)
+    known = answers(rng, 1200, prior=(0.7, 0.28, 0.02), now=(0.7, 0.3, 0.0), apart=1.5, sure=1.0)
+    new = answers(rng, 1200, prior=(0.7, 0.28, 0.02), now=(0.2, 0.8, 0.0), apart=1.5, sure=1.0, name="new")
+    plain, found = of(CBPE(), known, new), of(CBPE(other_mix=True), known, new)
+    true = accuracy(new)[0]
+
+    assert abs(found.value - true) < 0.04 < abs(plain.value - true)
+
+
+def test_each_finding_has_a_prevalence_of_its_own() -> None:
+    """The first comes four times as often, which it is missed more for; the second as often as before."""
+    rng = np.random.default_rng(11)
+    sides = []
+    for first, name in ((0.15, "known"), (0.6, "new")):
+        one, other = (answers(rng, 1500, prior=RARE, apart=1.2, now=(1 - share, share), sure=1.0, name=name)
+                      for share in (first, 0.15))  # fmt: skip
+        p = np.column_stack([one.probability[:, 1], other.probability[:, 1]])
+        sides.append(Scores(probability=p, target=np.column_stack([one.target, other.target]), unit=one.unit))
+    found, right = of(CBPE(other_mix=True), *sides), (sides[1].probability >= 0.5) == sides[1].target
+
+    assert [value for value, _, _ in found.by_class] == pytest.approx(right.mean(axis=0), abs=0.04)
+    assert of(CBPE(), *sides).by_class[0][0] - right[:, 0].mean() > 0.05
+
+
 def test_a_concept_that_changed_is_not_seen() -> None:
     """Labels that mean something else now leave the images, and so the estimate, as they were."""
     rng = np.random.default_rng(2)

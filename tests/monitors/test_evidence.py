@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitors import EDetector, Signal, family
+from monitors import Batch, CaseVolume, EDetector, Reference, Signal, as_before, family
 from monitors.evidence import FINEST, NOTHING
 
 
@@ -94,3 +94,31 @@ def test_what_is_no_p_value_is_refused(p: float) -> None:
     """A p-value of 0 would be infinite evidence."""
     with pytest.raises(ValueError, match="p-value"):
         EDetector().update(p, 1)
+
+
+def days(counts: list[int]) -> list[Batch]:
+    """Days with so many cases, from a Thursday on."""
+    return [
+        Batch(index=np.arange(1, n + 1), unit=np.full(n, "", np.str_), stratum=np.full(n, "", np.str_),
+              time=np.zeros(n), outputs=np.zeros((n, 2)), embedding=np.zeros((n, 2)), version="v", sensor="s",
+              tick_time=t * 86400.0)
+        for t, n in enumerate(counts)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lately", "answer"), [(20, True), (8, False), (0, False)])
+def test_a_feed_is_as_before_or_it_is_not(lately: int, answer: bool) -> None:
+    """Four weeks as usual, at less than half, and silent; without days on either side nothing can be said."""
+    rng = np.random.default_rng(1)
+    before, after = (days(rng.poisson(mean, n).tolist()) for mean, n in ((20, 60), (lately, 28)))
+    empty = days([])[:0]
+    nobody = Batch(index=np.zeros(0, int), unit=np.zeros(0, np.str_), stratum=np.zeros(0, np.str_), time=np.zeros(0),
+                   outputs=np.zeros((0, 2)), embedding=np.zeros((0, 2)), version="v", sensor="s")  # fmt: skip
+
+    def monitor() -> CaseVolume:
+        made = CaseVolume()
+        made.fit(Reference(transform=nobody, calibrate=nobody))
+        return made
+
+    assert as_before(monitor(), before, after) is answer
+    assert not as_before(monitor(), empty, after) and not as_before(monitor(), before, empty)
