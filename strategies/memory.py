@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
+from typing import Any
 
 
 def balanced_by_domain(
@@ -23,6 +24,21 @@ def balanced_by_domain(
     result knows no order of input, and a patient seldom leaves a memory that grows. Returns the kept ids, sorted.
     Raises ValueError on a negative size, unequal lengths or doubled ids.
     """
+    return in_turns(case_ids, domains, labels, patients, size, lambda patient, domain, label: drawn(seed, patient))
+
+
+def in_turns(
+    case_ids: Sequence[str],
+    domains: Sequence[str],
+    labels: Sequence[str | int],
+    patients: Sequence[str],
+    size: int,
+    rank: Callable[[str, str, str], Any],
+) -> list[str]:
+    """As `balanced_by_domain`, in an order of one's own.
+
+    Of the patients with a case of a class of a domain the one is next whose rank(patient, domain, class) is least.
+    """
     if size < 0:
         raise ValueError(f"the memory's size is {size}: it can't be negative")
     if len({len(case_ids), len(domains), len(labels), len(patients)}) != 1:
@@ -36,9 +52,12 @@ def balanced_by_domain(
         cells[patient][domain, str(label)] += 1
 
     waiting: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))  # domain -> class -> patients
-    for patient in sorted(cases, key=lambda patient: _rank(seed, patient), reverse=True):
-        for domain, label in cells[patient]:
-            waiting[domain][label].append(patient)
+    for patient, inside in cells.items():
+        for cell in inside:
+            waiting[cell[0]][cell[1]].append(patient)
+    for in_domain, classes in waiting.items():
+        for of_class, unordered in classes.items():
+            unordered.sort(key=lambda patient: rank(patient, in_domain, of_class), reverse=True)
     of_domain: Counter[str] = Counter()
     of_cell: Counter[tuple[str, str]] = Counter()
     kept: list[str] = []
@@ -66,5 +85,6 @@ def _fewest(names: Iterable[str], counts: Counter[str]) -> str:
     return min(names, key=lambda name: (counts[name], name))
 
 
-def _rank(seed: int, patient: str) -> bytes:
+def drawn(seed: int, patient: str) -> bytes:
+    """A pseudo-random key: patients sorted by it are in an order that only the seed and their names decide."""
     return sha256(f"{seed}\n{patient}".encode()).digest()

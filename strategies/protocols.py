@@ -246,6 +246,13 @@ class ObjectiveMechanism(Protocol):
 
 
 @runtime_checkable
+class Recorded(Protocol):
+    """A loss, or batches, with something to say for the candidate's record once a training is over."""
+
+    def record(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
 class DataMechanism(Protocol):
     """Which rows of a lesson make up a batch; whether it `remembers`, rehearses old cases beside the new ones."""
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from strategies.protocols import (
     ParameterMechanism,
     Progress,
     Recipe,
+    Recorded,
     Stage,
 )
 from strategies.representation import Recalibrate
@@ -121,6 +123,7 @@ def run(
     held = _site_first(Joined(develop) if moving else Joined(develop, new), new, unlabelled)
     held_images = Pixels(held, preprocessing, progress=progress, what="develop images read")
     trained: list[Trained] = []
+    noted: list[dict[str, Any]] = []
     trainable = 0
     for stage in recipe.stages:
         stage = replace(stage, epochs=epochs or stage.epochs)
@@ -130,7 +133,9 @@ def run(
                 weights = stage.parameter.attach(model)
             trainable += sum(weight.numel() for weight in weights)
             taught = (new, memory) if unlabelled is None else (new, memory, unlabelled)
-            trained.append(_train(stage, model, weights, taught, held, held_images, seed, measure, progress))
+            one, note = _train(stage, model, weights, taught, held, held_images, seed, measure, progress)
+            trained.append(one)
+            noted.append(asdict(one) | note)
             parts |= stage.parameter.write(model, out)
         if stage.representation is not None:
             aligned, served = _as_served(base, out, held, held_images, new, unlabelled)
@@ -153,7 +158,7 @@ def run(
         "trainable_parameters": trainable,
         "epochs": sum(one.epochs for one in trained),
         "losses": [loss for one in trained for loss in one.loss],
-        "stages": [asdict(one) for one in trained],
+        "stages": noted,
         "seconds": time.monotonic() - started,
     }
     return Candidate(folder=out, recipe=recipe.name, parts=parts, made=made)
@@ -187,7 +192,8 @@ def _train(
     seed: int,
     measure: Measure,
     progress: Progress | None,
-) -> Trained:
+) -> tuple[Trained, dict[str, Any]]:
+    """What the training came to, and what its loss and its batches have to say of it."""
     if stage.parameter is None or stage.objective is None or stage.data is None:
         raise ValueError("A stage that moves weights needs an objective and a data mechanism.")
     new, memory, *_ = taught_from
@@ -227,7 +233,8 @@ def _train(
         logits=cache(lambda: head_of(model.head, begins())),
     )
     learner = Learner(encoder=encoder, head=model.head, moving=weights, inputs=inputs)
-    return train(
+    batches, loss = stage.data.batches(lesson, BATCH, seed), stage.objective.prepare(lesson, learner)
+    trained = train(
         encoder,
         model.head,
         weights,
@@ -239,12 +246,18 @@ def _train(
         learning_rate=stage.parameter.learning_rate,
         seed=seed,
         patience=stage.epochs,
-        batches=stage.data.batches(lesson, BATCH, seed),
-        loss=stage.objective.prepare(lesson, learner),
+        batches=batches,
+        loss=loss,
         mode=stage.parameter.training,
         defended=True,
         progress=progress,
     )
+    note: dict[str, Any] = {}
+    if isinstance(loss, Recorded):
+        note["objective"] = loss.record()
+    if isinstance(batches, Recorded):
+        note["data"] = batches.record()
+    return trained, note
 
 
 def _site_first(held: Joined, new: Examples, unlabelled: Examples | None) -> Joined:

@@ -38,14 +38,26 @@ class CrossEntropy:
             weight[here] /= weight[here].mean()
         return weight.astype(np.float32)
 
+    def cases(self, lesson: Lesson) -> tuple[Tensor, Tensor]:
+        """(label, weight) of the new and the remembered cases, each [n].
+
+        Raises ValueError on a case among them without a label.
+        """
+        known = lesson.new + lesson.remembered
+        target = torch.from_numpy(np.asarray(lesson.label[:known], dtype=np.int64))
+        return target, torch.from_numpy(self.weights(lesson.label[:known], lesson.domain[:known]))
+
     def prepare(self, lesson: Lesson, learner: Learner) -> Loss:
         """The weighted mean over a batch. Raises ValueError on a new or remembered case without a label."""
-        known = lesson.new + lesson.remembered
-        target = torch.from_numpy(np.asarray(lesson.label, dtype=np.int64))
-        weight = torch.from_numpy(self.weights(lesson.label[:known], lesson.domain[:known]))
+        target, weight = self.cases(lesson)
 
         def loss(step: Step) -> Tensor:
             losses = functional.cross_entropy(step.logits, target[step.rows], reduction="none")
-            return torch.dot(losses, weight[step.rows]) / weight[step.rows].sum()
+            return weighted_mean(losses, weight[step.rows])
 
         return loss
+
+
+def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:
+    """losses [b], weight [b] of zero or more -> scalar; zero where all weights are."""
+    return torch.dot(losses, weight) / weight.sum().clamp(min=1e-6)

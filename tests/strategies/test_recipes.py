@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,10 @@ import pytest
 import torch
 
 from strategies.base import Chosen, fit_base, load_base
+from strategies.data import Curated, Rehearsal, herding
+from strategies.experimental import DATA, OBJECTIVES
+from strategies.objective import EWC, CrossEntropy, WorstGroup
+from strategies.objective.sum import Sum
 from strategies.parameter import Full, LoRA
 from strategies.predictor import Predictor, apply_parts, check_golden
 from strategies.preprocessing import apply
@@ -246,3 +250,46 @@ def test_what_can_not_be_learnt_from_is_refused(base: Path, tmp_path: Path) -> N
         arguments = {"new": new, "memory": nothing, "develop": develop, "out": tmp_path / "out"} | changed
         with pytest.raises(ValueError, match=says):
             run(RECIPES["recalibrate"], base=base, live_parts=None, seed=0, measure=balanced, **arguments)
+
+
+def test_the_record_says_what_each_term_came_to(base: Path, tmp_path: Path) -> None:
+    """Of a loss of several terms each one's mean and weight, and of a curated lesson what was left out."""
+    stage = Stage(
+        parameter=Full(5e-4, continues=True),
+        objective=Sum((CrossEntropy(), 1.0), (WorstGroup(), 0.5), (EWC(cases=4), 100.0)),
+        data=Curated(Rehearsal(6, choose=herding)),
+        epochs=1,
+    )
+    (noted,) = go(base, tmp_path / "out", Recipe(name="all", stages=(stage,), risk=4)).made["stages"]
+    assert set(noted["data"]["left_out"]) == {"copies", "suspicious_labels"}
+    terms = noted["objective"]
+    assert {name: term["weight"] for name, term in terms.items()} == {
+        "cross_entropy": 1.0,
+        "worst_group": 0.5,
+        "ewc": 100.0,
+    }
+    assert sum(term["weight"] * term["mean"] for term in terms.values()) == pytest.approx(noted["loss"][0], rel=0.1)
+    assert set(terms["worst_group"]["group_weights"]) == {"home", "new"}
+    assert json.dumps(noted)
+
+
+def test_a_recipe_on_trial_is_a_public_one_with_one_slot_changed() -> None:
+    """So a row of a benchmark shows what that slot does; the plan knows none of them."""
+    public = RECIPES["full_rehearsal"].stages
+    for slot, recipes in (("objective", OBJECTIVES), ("data", DATA)):
+        assert len(recipes) == 8
+        assert not set(recipes) & set(RECIPES)
+        for name, recipe in recipes.items():
+            first, *others = recipe.stages
+            assert recipe.name == name
+            assert tuple(others) == public[1:]
+            assert replace(first, **{slot: getattr(public[0], slot)}) == public[0]
+            assert first != public[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*OBJECTIVES, *DATA])
+def test_a_recipe_on_trial_runs(base: Path, tmp_path: Path, name: str) -> None:
+    """Whole, and the version that it makes answers as its golden outputs say."""
+    candidate = go(base, tmp_path / "out", (OBJECTIVES | DATA)[name])
+    check_golden(Predictor.load(base, candidate.folder), candidate.folder)

@@ -1,4 +1,4 @@
-"""Recipes on trial: benchmarks run them, no plan can name them. Real data has yet to say what they are good for."""
+"""Alignments, the adapter bank and continued pretraining."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ _REPRESENTATION = (
     Recipe(name="contrastive_full_rehearsal", stages=(PRETRAINED, REHEARSED, SOFTEN), risk=5),
 )
 
-EXPERIMENTAL = {recipe.name: recipe for recipe in _REPRESENTATION}
+REPRESENTATIONS = {recipe.name: recipe for recipe in _REPRESENTATION}

@@ -1,0 +1,8 @@
+"""Recipes on trial: benchmarks run them, no plan can name them. Real data has yet to say what each is good for."""
+
+from strategies.experimental.alignments import BANKED, REPRESENTATIONS
+from strategies.experimental.objectives import DATA, OBJECTIVES
+
+EXPERIMENTAL = REPRESENTATIONS | OBJECTIVES | DATA
+
+__all__ = ["EXPERIMENTAL", "REPRESENTATIONS", "OBJECTIVES", "DATA", "BANKED"]
