@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import platform
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +23,19 @@ from torch import nn
 
 from strategies.base import load_base
 from strategies.families.weights import load_exactly, read_json, read_weights, same_tensors
+from strategies.inserted import insert
 from strategies.model import Classifier, Recalibrator, Thresholds
 from strategies.preprocessing import apply, from_record
 from strategies.protocols import Preprocessing
 
 # Rows of every forward pass; fewer are padded. One row takes half the time of eight, eight a third of eight times one.
 ROWS = 8
+
+# The files of a version that change what its encoder says; the sensor stays the base's.
+OF_ENCODER = ("weights.safetensors", "adapter_config.json", "tuned.safetensors", "inserted.safetensors")
+
+# The forms of peft that merge exactly and are read here.
+FORMS = ("LORA", "IA3", "LN_TUNING")
 
 
 class Observation(NamedTuple):
@@ -67,7 +75,7 @@ class Predictor:
         sensor = classifier.backbone
         if parts is None:
             return cls(classifier, sensor, classifier.origin.preprocessing, Recalibrator(), Thresholds())
-        if (parts / "weights.safetensors").is_file() or (parts / "adapter_config.json").is_file():
+        if any((parts / name).is_file() for name in OF_ENCODER):
             sensor = copy.deepcopy(classifier.backbone)
         apply_parts(classifier, parts)
         count = len(classifier.classes)
@@ -132,15 +140,25 @@ def _one_thread() -> Iterator[None]:
 
 
 def apply_parts(classifier: Classifier, parts: Path) -> None:
-    """Puts a version's weights, adapter (merged) and head into `classifier`, in place.
+    """Puts a version's weights, adapter (merged), tuned weights, inserted modules and head into `classifier`, in place.
 
     Raises ValueError where a part's tensors are not exactly those that the model has.
     """
+    backbone: Any = classifier.backbone
     if (parts / "weights.safetensors").is_file():
-        load_exactly(classifier.backbone, read_weights(parts / "weights.safetensors"), "The part weights.safetensors")
+        weights = read_weights(parts / "weights.safetensors")
+        insert(backbone, {n.removeprefix("inserted."): w for n, w in weights.items() if n.startswith("inserted.")})
+        load_exactly(backbone, weights, "The part weights.safetensors")
     if (parts / "adapter_config.json").is_file():
         # The adapter is peft's over the ecosystem's own network, so that any tool of theirs can load it.
-        classifier.backbone.network = merged(classifier.backbone.network, parts)  # type: ignore[arg-type]
+        backbone.network = merged(backbone.network, parts)
+        classifier.adapter = read_json(parts / "adapter_config.json")
+    if (parts / "tuned.safetensors").is_file():
+        tuned, own = read_weights(parts / "tuned.safetensors"), backbone.network.state_dict()
+        same_tensors({n: w for n, w in own.items() if n in tuned}, tuned, "The part tuned.safetensors")
+        backbone.network.load_state_dict(tuned, strict=False)
+    if (parts / "inserted.safetensors").is_file():
+        insert(backbone, read_weights(parts / "inserted.safetensors"))
     if (parts / "head.safetensors").is_file():
         load_exactly(classifier.head, read_weights(parts / "head.safetensors"), "The part head.safetensors")
 
@@ -148,13 +166,19 @@ def apply_parts(classifier: Classifier, parts: Path) -> None:
 def merged(network: nn.Module, parts: Path) -> nn.Module:
     """`network` with the peft adapter of `parts` merged in.
 
-    peft passes over missing and unknown tensors in silence; here they raise ValueError.
+    peft passes over missing and unknown tensors in silence; here they raise ValueError, as does another form than
+    those of `FORMS`.
     """
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
+    form = read_json(parts / "adapter_config.json").get("peft_type")
+    if form not in FORMS:
+        raise ValueError(f"The adapter is of peft's form {form!r}; those that are merged here: {', '.join(FORMS)}.")
     weights = read_weights(parts / "adapter_model.safetensors")
     try:
-        model = get_peft_model(network, LoraConfig.from_pretrained(str(parts)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Unsupported layer type")  # of a count of features, not used
+            model = get_peft_model(network, PeftConfig.from_pretrained(str(parts)))
     except (ValueError, TypeError) as error:
         raise ValueError(f"The adapter does not fit this base: peft finds no place for it ({error}).") from error
     same_tensors(get_peft_model_state_dict(model), weights, "The adapter")

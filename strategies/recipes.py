@@ -31,6 +31,7 @@ from strategies.protocols import (
     Learner,
     Lesson,
     ParameterMechanism,
+    Placed,
     Progress,
     Recipe,
     Stage,
@@ -69,6 +70,8 @@ LEARNT = {
     "weights": "weights.safetensors",
     "adapter": "adapter_model.safetensors",
     "adapter_config": "adapter_config.json",
+    "tuned": "tuned.safetensors",
+    "inserted": "inserted.safetensors",
     "head": "head.safetensors",
 }
 
@@ -210,6 +213,8 @@ def _train(
         logits=cache(lambda: head_of(model.head, begins())),
     )
     learner = Learner(encoder=encoder, head=model.head, moving=weights, inputs=inputs)
+    if isinstance(stage.parameter, Placed):
+        stage.parameter.place(lesson, learner)
     return train(
         encoder,
         model.head,
