@@ -61,7 +61,8 @@ class OrthogonalLoRA:
         from peft.tuners.lora import LoraLayer
 
         live, names = model.adapter, model.origin.adaptable(int(self.frozen * model.origin.depth))
-        same = {f"network.{name}" for name in live.get("target_modules", ())} == set(names)
+        ends = tuple(f".{end}" for end in live.get("target_modules", ()))  # peft's record may name the ends alone
+        same = [name for name in model.origin.adaptable() if name.endswith(ends)] == names
         if live and not (same and all(live.get(key) in (value, None) for key, value in PLAIN.items())):
             raise ValueError(
                 f"An orthogonal adapter can't be stacked on the live version's ({live.get('peft_type')}): "
