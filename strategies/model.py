@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from strategies.protocols import Backbone
 class Classifier(nn.Module):
     """Images [b, 3, h, w] -> logits [b, k], one per class in the order of `classes`.
 
-    `origin` is the Backbone that the encoder came from: its blocks, adaptable layers and preprocessing.
+    `origin` is the Backbone that the encoder came from: its blocks, adaptable layers and preprocessing. `adapter` is
+    what peft's adapter_config.json says of the adapter that was merged into the encoder, empty where none was.
     """
 
     def __init__(self, origin: Backbone, head: nn.Module, classes: Sequence[str]) -> None:
@@ -27,6 +29,7 @@ class Classifier(nn.Module):
         self.backbone = origin.module
         self.head = head
         self.classes = tuple(classes)
+        self.adapter: Mapping[str, Any] = {}
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """[b, 3, h, w] -> pooled features [b, d]."""

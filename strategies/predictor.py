@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import platform
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,15 +24,20 @@ from torch import nn
 from strategies.alignment import ALIGNMENT, STATISTICS, fold, set_statistics
 from strategies.base import load_base
 from strategies.families.weights import load_exactly, read_json, read_weights, same_tensors
+from strategies.inserted import insert
 from strategies.model import Classifier, Recalibrator, Thresholds
 from strategies.preprocessing import apply, from_record
 from strategies.protocols import Preprocessing
 from strategies.routing import Router, parts_of
 
-# What changes the encoder, so that the sensor needs a copy of its own.
-ENCODER = ("weights.safetensors", "adapter_config.json", STATISTICS)
 # Rows of every forward pass; fewer are padded. One row takes half the time of eight, eight a third of eight times one.
 ROWS = 8
+
+# The files of a version that change what its encoder says; the sensor stays the base's.
+ENCODER = ("weights.safetensors", "adapter_config.json", STATISTICS, "tuned.safetensors", "inserted.safetensors")
+
+# The forms of peft that merge exactly and are read here.
+FORMS = ("LORA", "IA3", "LN_TUNING")
 
 
 class Observation(NamedTuple):
@@ -146,8 +152,9 @@ class Predictor:
     def _by(
         self, expert: Expert, batch: torch.Tensor, embedding: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        shared = embedding is not None and expert.backbone is self._sensor
-        logits = self._rows(expert.head, embedding if shared else self._rows(expert.backbone, batch))
+        shared = embedding if expert.backbone is self._sensor else None
+        features = self._rows(expert.backbone, batch) if shared is None else shared
+        logits = self._rows(expert.head, features)
         return expert.recalibrator(logits), logits
 
     def by_each(self, batch: torch.Tensor) -> dict[str, NDArray[np.float32]]:
@@ -184,17 +191,28 @@ def expert_of(base: Classifier, parts: Path) -> Expert:
 
 
 def apply_parts(classifier: Classifier, parts: Path) -> None:
-    """Puts a version's weights, adapter (merged), statistics, head and alignment (folded in) into `classifier`.
+    """Puts a version's weights, adapter (merged), statistics, tuned weights, inserted modules, head and alignment
+    (folded in) into `classifier`, in place.
 
     Raises ValueError where a part's tensors are not exactly those that the model has.
     """
+    backbone: Any = classifier.backbone
     if (parts / "weights.safetensors").is_file():
-        load_exactly(classifier.backbone, read_weights(parts / "weights.safetensors"), "The part weights.safetensors")
+        weights = read_weights(parts / "weights.safetensors")
+        insert(backbone, {n.removeprefix("inserted."): w for n, w in weights.items() if n.startswith("inserted.")})
+        load_exactly(backbone, weights, "The part weights.safetensors")
     if (parts / "adapter_config.json").is_file():
         # The adapter is peft's over the ecosystem's own network, so that any tool of theirs can load it.
-        classifier.backbone.network = merged(classifier.backbone.network, parts)  # type: ignore[arg-type]
+        backbone.network = merged(backbone.network, parts)
+        classifier.adapter = read_json(parts / "adapter_config.json")
     if (parts / STATISTICS).is_file():
-        set_statistics(classifier.backbone, parts / STATISTICS)
+        set_statistics(backbone, parts / STATISTICS)
+    if (parts / "tuned.safetensors").is_file():
+        tuned, own = read_weights(parts / "tuned.safetensors"), backbone.network.state_dict()
+        same_tensors({n: w for n, w in own.items() if n in tuned}, tuned, "The part tuned.safetensors")
+        backbone.network.load_state_dict(tuned, strict=False)
+    if (parts / "inserted.safetensors").is_file():
+        insert(backbone, read_weights(parts / "inserted.safetensors"))
     if (parts / "head.safetensors").is_file():
         load_exactly(classifier.head, read_weights(parts / "head.safetensors"), "The part head.safetensors")
     if (parts / ALIGNMENT).is_file():
@@ -204,13 +222,19 @@ def apply_parts(classifier: Classifier, parts: Path) -> None:
 def merged(network: nn.Module, parts: Path) -> nn.Module:
     """`network` with the peft adapter of `parts` merged in.
 
-    peft passes over missing and unknown tensors in silence; here they raise ValueError.
+    peft passes over missing and unknown tensors in silence; here they raise ValueError, as does another form than
+    those of `FORMS`.
     """
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
+    form = read_json(parts / "adapter_config.json").get("peft_type")
+    if form not in FORMS:
+        raise ValueError(f"The adapter is of peft's form {form!r}; those that are merged here: {', '.join(FORMS)}.")
     weights = read_weights(parts / "adapter_model.safetensors")
     try:
-        model = get_peft_model(network, LoraConfig.from_pretrained(str(parts)))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Unsupported layer type")  # of a count of features, not used
+            model = get_peft_model(network, PeftConfig.from_pretrained(str(parts)))
     except (ValueError, TypeError) as error:
         raise ValueError(f"The adapter does not fit this base: peft finds no place for it ({error}).") from error
     same_tensors(get_peft_model_state_dict(model), weights, "The adapter")

@@ -119,6 +119,10 @@ class Backbone(Protocol):
         """Names of the linear and pointwise layers after `cut` blocks: those that low-rank adapters may touch."""
         ...
 
+    def after(self, cut: int) -> list[tuple[str, nn.Module]]:
+        """The network's own modules after `cut` blocks, with their names within `module`."""
+        ...
+
     def save(self, folder: Path) -> None:
         """Writes weights (safetensors), architecture and preprocessing in the ecosystem's own form."""
         ...
@@ -211,6 +215,15 @@ class ArchitectureMechanism(Protocol):
 
         `lesson` has every case, features are the pinned base encoder's. Answers with the parts that are there now.
         """
+        ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """A parameter mechanism that looks at the cases before the first step, and places what it attached by them."""
+
+    def place(self, lesson: Lesson, learner: Learner) -> None:
+        """Changes no answer. Raises ValueError where the lesson does not hold what it looks for."""
         ...
 
 

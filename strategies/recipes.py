@@ -34,6 +34,7 @@ from strategies.protocols import (
     Learner,
     Lesson,
     ParameterMechanism,
+    Placed,
     Progress,
     Recipe,
     Recorded,
@@ -74,6 +75,8 @@ LEARNT = {
     "weights": "weights.safetensors",
     "adapter": "adapter_model.safetensors",
     "adapter_config": "adapter_config.json",
+    "tuned": "tuned.safetensors",
+    "inserted": "inserted.safetensors",
     "head": "head.safetensors",
     "statistics": STATISTICS,
     "alignment": ALIGNMENT,
@@ -233,6 +236,8 @@ def _train(
         logits=cache(lambda: head_of(model.head, begins())),
     )
     learner = Learner(encoder=encoder, head=model.head, moving=weights, inputs=inputs)
+    if isinstance(stage.parameter, Placed):
+        stage.parameter.place(lesson, learner)
     batches, loss = stage.data.batches(lesson, BATCH, seed), stage.objective.prepare(lesson, learner)
     trained = train(
         encoder,

@@ -56,6 +56,9 @@ BENCHMARKS = {
         module="benchmarks.estimates",
         shows="accuracy as estimated without labels, beside the true one and the guess that nothing has changed",
     ),
+    "adapters": Benchmark(
+        module="benchmarks.adapters", shows="what each way of moving weights costs at serving, in weights and in bytes"
+    ),
     "monitors": Benchmark(
         module="benchmarks.monitors", shows="what a case costs all monitors, and whether that grows with the stream"
     ),

@@ -2,7 +2,8 @@
 
 from strategies.experimental.alignments import BANKED, REPRESENTATIONS
 from strategies.experimental.objectives import DATA, OBJECTIVES
+from strategies.experimental.parameters import PARAMETERS
 
-EXPERIMENTAL = REPRESENTATIONS | OBJECTIVES | DATA
+EXPERIMENTAL = REPRESENTATIONS | OBJECTIVES | DATA | PARAMETERS
 
-__all__ = ["EXPERIMENTAL", "REPRESENTATIONS", "OBJECTIVES", "DATA", "BANKED"]
+__all__ = ["EXPERIMENTAL", "REPRESENTATIONS", "OBJECTIVES", "DATA", "PARAMETERS", "BANKED"]

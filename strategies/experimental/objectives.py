@@ -70,4 +70,3 @@ _DATA: dict[str, DataMechanism] = {
 
 OBJECTIVES = {name: _learning(name, replace(_PUBLIC.stages[0], objective=one)) for name, one in _OBJECTIVES.items()}
 DATA = {name: _learning(name, replace(_PUBLIC.stages[0], data=one)) for name, one in _DATA.items()}
-

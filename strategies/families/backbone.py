@@ -19,15 +19,21 @@ Chain = Callable[[nn.Module], list[nn.Module]]
 
 
 class Encoder(nn.Module):
-    """[b, 3, h, w] -> pooled features [b, d]: the blocks of `chain(network)`, one after the other."""
+    """[b, 3, h, w] -> pooled features [b, d]: the blocks of `chain(network)`, one after the other.
+
+    `inserted` holds small modules beside the network, by number of the block whose output they run on.
+    """
 
     def __init__(self, network: nn.Module, chain: Chain) -> None:
         super().__init__()
         self.network = network
+        self.inserted = nn.ModuleDict()
         self._chain = chain
 
     def blocks(self) -> list[nn.Module]:
-        return self._chain(self.network)
+        chain = self._chain(self.network)
+        behind = {int(i): module for i, module in self.inserted.items()}
+        return [nn.Sequential(block, behind[i]) if i in behind else block for i, block in enumerate(chain)]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         for block in self.blocks():
@@ -61,8 +67,13 @@ class ChainedBackbone:
 
     def adaptable(self, cut: int = 0) -> list[str]:
         """Names, within `module`, of the linear layers and pointwise convolutions of one group after `cut` blocks."""
+        return [name for name, layer in self.after(cut) if _pointwise(layer)]
+
+    def after(self, cut: int) -> list[tuple[str, nn.Module]]:
+        """The network's own modules after `cut` blocks, with their names within `module`."""
         after = {layer for block in self.module.blocks()[cut:] for layer in block.modules()}
-        return [name for name, layer in self.module.named_modules() if layer in after and _pointwise(layer)]
+        own = self.module.network.named_modules(prefix="network")
+        return [(name, layer) for name, layer in own if layer in after]
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,19 @@
-"""Which weights move; `__all__` is the registry of this mechanism."""
+"""Which weights move; `__all__` is the registry of this mechanism.
 
+`EXPERIMENTAL` keep the same contract; a row on real data has not shown yet what they move, so no plan may name them.
+"""
+
+from strategies.parameter.bitfit import BitFit
+from strategies.parameter.bottleneck import Bottlenecks
+from strategies.parameter.dora import DoRA
 from strategies.parameter.full import Full
+from strategies.parameter.ia3 import IA3
 from strategies.parameter.linear_probe import LinearProbe
 from strategies.parameter.lora import LoRA
+from strategies.parameter.norms import Norms
+from strategies.parameter.orthogonal import OrthogonalLoRA
+from strategies.parameter.prefix import PrefixTokens
 
 __all__ = ["LinearProbe", "LoRA", "Full"]
+
+EXPERIMENTAL = (BitFit, Norms, IA3, DoRA, OrthogonalLoRA, Bottlenecks, PrefixTokens)

@@ -23,7 +23,6 @@ from strategies.data import (
 )
 from strategies.data.choices import Choice
 from strategies.data.curation import copies, suspicious
-from strategies.data.rehearsal import Beside
 from strategies.protocols import Lesson, Recorded
 
 NEW = 5
@@ -268,26 +267,3 @@ def test_a_lesson_of_nothing_but_contradictions_is_refused() -> None:
     lesson = replace(made(20, per_patient=1), features=lambda: features, label=np.arange(25) % 2)
     with pytest.raises(ValueError, match="nothing to learn from"):
         Curated().batches(lesson, 8, 0)
-
-
-def test_batches_are_avalanches() -> None:
-    """New and replayed cases come in just the batches that avalanche's replay loader makes of the same seed."""
-    import torch
-    from avalanche.benchmarks.utils import AvalancheDataset
-    from avalanche.benchmarks.utils.data_loader import ReplayDataLoader
-
-    for new, old, half in ((24, 60, 8), (13, 3, 8), (17, 50, 4), (16, 8, 8)):
-        ours = Beside(range(new), range(new, new + old), half, torch.Generator().manual_seed(3))
-        theirs = ReplayDataLoader(
-            AvalancheDataset([list(range(new))]),
-            AvalancheDataset([list(range(new, new + old))]),
-            oversample_small_tasks=True,
-            batch_size=half,
-            batch_size_mem=min(half, old),
-            shuffle=True,
-            generator=torch.Generator().manual_seed(3),
-            collate_fn=list,
-        )
-        assert len(ours) == len(theirs)
-        for _ in range(3):
-            assert [list(batch) for batch in ours] == [list(batch) for batch in theirs]
