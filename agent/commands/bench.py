@@ -29,6 +29,14 @@ BENCHMARKS = {
         module="benchmarks.loop",
         shows="what each way of updating gains on a new site and forgets on the old one",
     ),
+    "continual": Benchmark(
+        module="benchmarks.continual",
+        shows="what is learnt and what forgotten over three sites in turn, beside avalanche's strategies",
+        draws=True,
+    ),
+    "families": Benchmark(
+        module="benchmarks.families", shows="five ways of coming by a model for three sites, and a bank of adapters"
+    ),
     "stream": Benchmark(
         module="benchmarks.stream", shows="how soon a new site is alarmed, and how often an alarm comes in vain"
     ),
