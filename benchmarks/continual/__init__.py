@@ -152,7 +152,8 @@ def portfolio(runs: Runs) -> Runs:
 def perform(task: Task) -> Run:
     """Runs one task in this process: all arrivals, and after each what the version says of held patients of all sites.
 
-    The versions of its run begin with the first update; those of the base's own task are the base, again and again.
+    The versions of its run begin with the first update; those of the base's own task are the base, again and again, and
+    its seconds are those of the fit.
     """
     import torch
 
