@@ -180,7 +180,7 @@ def perform(task: Task) -> dict[str, float]:
         parts = _update(task, part)
     seconds = time.process_time() - began
     predictor = Predictor.load(task.folder / "base", parts)
-    measured = {"cpu_seconds": seconds, "peak_mib": _peak_mib()}
+    measured = {"cpu_seconds": seconds, "peak_mib": peak_mib()}
     for site in ("home", "new"):
         measured |= {name.format(site): value for name, value in _measures(predictor, part[site, "judge"]).items()}
     return measured
@@ -224,7 +224,7 @@ def _make_base(task: Task, part: Mapping[tuple[str, str], FolderExamples]) -> No
         epochs=15,
         seed=task.seed,
         out=out,
-        measure=_recall,
+        measure=recall,
     )
 
 
@@ -246,12 +246,12 @@ def _update(task: Task, part: Mapping[tuple[str, str], FolderExamples]) -> Path:
         develop=Joined(part["home", "develop"], part["new", "develop"]),
         out=task.folder / task.method,
         seed=task.seed,
-        measure=_recall,
+        measure=recall,
     )
     return candidate.folder
 
 
-def _recall(probability: NDArray[np.floating], target: NDArray[np.integer]) -> float:
+def recall(probability: NDArray[np.floating], target: NDArray[np.integer]) -> float:
     from monitors.measures import balanced_accuracy
     from monitors.protocols import Scores
 
@@ -295,7 +295,7 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole > 0 else float("nan")
 
 
-def _peak_mib() -> float:
+def peak_mib() -> float:
     """The peak of this process's own resident memory; getrusage would pass on the parent's from before the exec."""
     status = Path("/proc/self/status")
     if status.exists():

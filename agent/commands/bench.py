@@ -32,6 +32,14 @@ BENCHMARKS = {
     "mechanisms": Benchmark(
         module="benchmarks.mechanisms", shows="what each mechanism on trial moves by itself, switched on and off"
     ),
+    "continual": Benchmark(
+        module="benchmarks.continual",
+        shows="what is learnt and what forgotten over three sites in turn, beside avalanche's strategies",
+        draws=True,
+    ),
+    "families": Benchmark(
+        module="benchmarks.families", shows="five ways of coming by a model for three sites, and a bank of adapters"
+    ),
     "stream": Benchmark(
         module="benchmarks.stream", shows="how soon a new site is alarmed, and how often an alarm comes in vain"
     ),
