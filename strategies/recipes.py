@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -36,6 +38,7 @@ from strategies.protocols import (
     Stage,
 )
 from strategies.representation import Recalibrate
+from strategies.suffix import lean
 from strategies.training import Measure, Trained, features_of, head_of, train
 
 EPOCHS = 12
@@ -87,6 +90,7 @@ def run(
     unlabelled: Examples | None = None,
     progress: Progress | None = None,
     epochs: int | None = None,
+    latents: Path | None = None,
 ) -> Candidate:
     """Runs the stages on one model and writes the candidate's parts into the new folder `out`.
 
@@ -97,8 +101,9 @@ def run(
     naive in this too. `unlabelled` are new cases without a label, for objectives that need none. Scores are
     recalibrated on cases that no weight was fitted on here: `develop`, and `new` too where no weight moved; after a
     training by a temperature alone, which changes no answer. The same call gives the same bytes on one machine with
-    one thread. `epochs` replaces those of the stages. Raises ValueError where there is nothing to learn from, a label
-    is missing, `out` is taken, or the training diverges.
+    one thread. `epochs` replaces those of the stages. `latents` is a folder for what frozen blocks make of images,
+    which the next recipe can use again and the caller deletes; without it there is one beside `out` meanwhile. Raises
+    ValueError where there is nothing to learn from, a label is missing, `out` is taken, or the training diverges.
     """
     started = time.monotonic()
     _check(new, memory, develop, out)
@@ -115,18 +120,21 @@ def run(
     held_images = Pixels(held, preprocessing, progress=progress, what="develop images read")
     trained: list[Trained] = []
     trainable = 0
-    for stage in recipe.stages:
-        stage = replace(stage, epochs=epochs or stage.epochs)
-        if stage.parameter is not None:
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                weights = stage.parameter.attach(model)
-            trainable += sum(weight.numel() for weight in weights)
-            taught = (new, memory) if unlabelled is None else (new, memory, unlabelled)
-            trained.append(_train(stage, model, weights, taught, held, held_images, seed, measure, progress))
-            parts |= stage.parameter.write(model, out)
-        if stage.representation is not None:
-            parts |= stage.representation.fit(_as_served(base, out, held, held_images), out)
+    with _folder_for(latents, out) as folder:
+        for stage in recipe.stages:
+            stage = replace(stage, epochs=epochs or stage.epochs)
+            if stage.parameter is not None:
+                with torch.random.fork_rng():
+                    torch.manual_seed(seed)
+                    weights = stage.parameter.attach(model)
+                trainable += sum(weight.numel() for weight in weights)
+                taught = (new, memory) if unlabelled is None else (new, memory, unlabelled)
+                trained.append(
+                    _train(stage, model, weights, taught, held, held_images, seed, measure, folder, progress)
+                )
+                parts |= stage.parameter.write(model, out)
+            if stage.representation is not None:
+                parts |= stage.representation.fit(_as_served(base, out, held, held_images), out)
     (out / "preprocessing.json").write_text(json.dumps(to_record(preprocessing), indent=2) + "\n", encoding="utf-8")
     Thresholds().write(out / "thresholds.json")
     write_golden(Predictor.load(base, out), out)
@@ -175,6 +183,7 @@ def _train(
     held_images: Pixels,
     seed: int,
     measure: Measure,
+    latents: Path,
     progress: Progress | None,
 ) -> Trained:
     if stage.parameter is None or stage.objective is None or stage.data is None:
@@ -197,8 +206,9 @@ def _train(
     encoder: torch.nn.Module = model.backbone
     if cut:
         prefix, encoder = model.origin.split(cut)
-        inputs = Latents(prefix, images, mirrored=True, progress=progress)
-        shown = Latents(prefix, held_images, mirrored=False)
+        inputs = Latents(prefix, images, folder=latents, mirrored=True, progress=progress)
+        shown = Latents(prefix, held_images, folder=latents, mirrored=False)
+        encoder = lean(encoder, weights)
     begins = cache(lambda: features_of(encoder.eval(), inputs))
     lesson = Lesson(
         label=cases.label,
@@ -247,6 +257,15 @@ def _as_served(base: Path, parts: Path, held: Joined, images: Pixels, batch_size
         features=cache(lambda: each(predictor.features)),
         logits=cache(lambda: each(predictor.logits)),
     )
+
+
+@contextmanager
+def _folder_for(latents: Path | None, out: Path) -> Iterator[Path]:
+    if latents is not None:
+        yield latents
+        return
+    with tempfile.TemporaryDirectory(prefix=".latents-", dir=out.parent) as folder:
+        yield Path(folder)
 
 
 def _carry(live_parts: Path, out: Path) -> dict[str, str]:

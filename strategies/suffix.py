@@ -74,7 +74,9 @@ class _LowRank(torch.autograd.Function):
     """x [t, i], weight [o, i], bias [o], down [r, i], up [o, r] -> [t, o]; no gradient for weight and bias."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, down: torch.Tensor, up: torch.Tensor) -> Any:
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, down: torch.Tensor, up: torch.Tensor
+    ) -> Any:
         low = x @ down.T
         ctx.save_for_backward(x, weight, down, up, low)
         return functional.linear(x, weight, bias).addmm_(low, up.T)

@@ -55,7 +55,7 @@ class ChainedBackbone:
         """The same encoder behind another preprocessing."""
         return replace(self, preprocessing=preprocessing)
 
-    def split(self, cut: int) -> tuple[nn.Module, nn.Module]:
+    def split(self, cut: int) -> tuple[nn.Sequential, nn.Sequential]:
         """(prefix, suffix), the prefix with the first `cut` blocks. Raises ValueError where there are fewer."""
         blocks = self.module.blocks()
         if not 0 <= cut <= len(blocks):

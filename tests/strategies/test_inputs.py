@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -51,10 +53,10 @@ class Counted(nn.Module):
 
 
 @pytest.mark.parametrize("limit", [2**20, 8 * 4 * 15 * 15 * 4, 0])
-def test_latents_are_what_the_prefix_makes_of_the_same_views(limit: int) -> None:
+def test_latents_are_what_the_prefix_makes_of_the_same_views(limit: int, tmp_path: Path) -> None:
     """Within the limit, beyond it, and across it."""
     pixels, prefix = Pixels(Slopes(6), PLAIN), Counted()
-    images, latents = Images(pixels, mirror), Latents(prefix, pixels, mirrored=True, limit=limit)
+    images, latents = Images(pixels, mirror), Latents(prefix, pixels, folder=tmp_path, mirrored=True, limit=limit)
     rows = [5, 0, 3, 3, 1]
     with torch.no_grad():
         for seed in range(4):
@@ -64,17 +66,17 @@ def test_latents_are_what_the_prefix_makes_of_the_same_views(limit: int) -> None
         torch.testing.assert_close(latents.plain(rows), prefix(images.plain(rows)), rtol=1e-4, atol=1e-5)
 
 
-def test_the_prefix_runs_once_per_view() -> None:
+def test_the_prefix_runs_once_per_view(tmp_path: Path) -> None:
     """Ten epochs cost no more of it than one."""
     pixels, prefix = Pixels(Slopes(6), PLAIN), Counted()
-    latents = Latents(prefix, pixels, mirrored=True)
+    latents = Latents(prefix, pixels, folder=tmp_path, mirrored=True)
     before = prefix.seen
     for seed in range(10):
         latents.drawn(range(6), torch.Generator().manual_seed(seed))
     assert prefix.seen == before == 2 * 6 + 1  # one image first, to know the size
 
 
-def test_training_on_latents_is_training_on_images() -> None:
+def test_training_on_latents_is_training_on_images(tmp_path: Path) -> None:
     """An adapter in the last blocks gets the same weights both ways, up to rounding."""
     learnt = []
     for cached in (False, True):
@@ -88,8 +90,8 @@ def test_training_on_latents_is_training_on_images() -> None:
         pixels, held = Pixels(examples, PLAIN), Pixels(Chosen(examples, np.arange(4)), PLAIN)
         prefix, suffix = origin.split(int(0.6 * origin.depth))
         encoder = suffix if cached else model.backbone
-        inputs = Latents(prefix, pixels, mirrored=True) if cached else Images(pixels, mirror)
-        shown = Latents(prefix, held, mirrored=False) if cached else Images(held, mirror)
+        inputs = Latents(prefix, pixels, folder=tmp_path, mirrored=True) if cached else Images(pixels, mirror)
+        shown = Latents(prefix, held, folder=tmp_path, mirrored=False) if cached else Images(held, mirror)
         made = train(encoder, model.head, weights, inputs, examples.label, develop=(shown, examples.label[:4]),
                      measure=lambda *_: 0.0, epochs=2, learning_rate=1e-3, seed=0, patience=2, batch_size=6,
                      mode=mechanism.training)  # fmt: skip

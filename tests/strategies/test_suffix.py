@@ -96,7 +96,7 @@ def test_what_it_learns_is_what_is_saved(tmp_path: Path, exact: None) -> None:
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "dinov2-tiny"])
 def test_what_it_does_not_know_is_left_as_it_is(name: str) -> None:
     """Convolutions; and a block in which a weight of its own moves beside the adapter."""
-    model, moving, _, suffix = adapted(name)
+    _, moving, _, suffix = adapted(name)
     if name == "dinov2-tiny":
         weight = suffix[0].norm1.weight
         moving = [*moving, weight.requires_grad_(True)]
