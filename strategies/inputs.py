@@ -15,6 +15,7 @@ from strategies.kept import coding_for, digest_of, rows_on_disk
 from strategies.preprocessing import Pixels, normalise, to_record
 from strategies.protocols import Progress
 
+Rows = Sequence[int] | torch.Tensor
 Views = Callable[[torch.Tensor, torch.Generator], torch.Tensor]  # uint8 [b, 3, s, s] -> float32, 0..255
 
 
@@ -23,11 +24,11 @@ class Inputs(Protocol):
 
     def __len__(self) -> int: ...
 
-    def drawn(self, rows: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         """A random view of each case, float32 [b, ...]."""
         ...
 
-    def plain(self, rows: Sequence[int]) -> torch.Tensor:
+    def plain(self, rows: Rows) -> torch.Tensor:
         """Each case as it is served, float32 [b, ...]."""
         ...
 
@@ -41,10 +42,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def drawn(self, rows: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         return normalise(self.pixels.preprocessing, self.views(self.pixels[rows], generator))
 
-    def plain(self, rows: Sequence[int]) -> torch.Tensor:
+    def plain(self, rows: Rows) -> torch.Tensor:
         return normalise(self.pixels.preprocessing, self.pixels[rows])
 
 
@@ -85,24 +86,24 @@ class Latents:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def drawn(self, rows: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         if self.views == 1:
             return self.plain(rows)
         return self._fetch(torch.as_tensor(rows), torch.rand(len(rows), generator=generator) < 0.5)
 
-    def plain(self, rows: Sequence[int]) -> torch.Tensor:
+    def plain(self, rows: Rows) -> torch.Tensor:
         return self._fetch(torch.as_tensor(rows), torch.zeros(len(rows), dtype=torch.bool))
 
     def _fetch(self, rows: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
         inside = rows < self.room
         if not bool(inside.any()):
-            return self._run(rows.tolist(), mirrored)
+            return self._run(rows, mirrored)
         places = rows * self.views + mirrored
         if bool(inside.all()):
             return self._decoded(places)
         found = torch.empty((len(rows), *self.shape))
         found[inside] = self._decoded(places[inside])
-        found[~inside] = self._run(rows[~inside].tolist(), mirrored[~inside])
+        found[~inside] = self._run(rows[~inside], mirrored[~inside])
         return found
 
     def _decoded(self, places: torch.Tensor) -> torch.Tensor:
@@ -125,7 +126,7 @@ class Latents:
         return digest.hexdigest()
 
     @torch.no_grad()
-    def _run(self, rows: Sequence[int], mirrored: torch.Tensor) -> torch.Tensor:
+    def _run(self, rows: Rows, mirrored: torch.Tensor) -> torch.Tensor:
         images = self.pixels[rows]
         seen = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         batch = normalise(self.pixels.preprocessing, seen)

@@ -110,7 +110,7 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
+    def __getitem__(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         """uint8 [len(indices), 3, size, size]."""
         rows = torch.as_tensor(indices)
         if not len(rows) or int(rows.max()) < len(self._cache):
