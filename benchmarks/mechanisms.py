@@ -26,8 +26,8 @@ from benchmarks.loop import (
     _measures,
     _parts,
     _real,
-    _recall,
     _tell,
+    recall,
 )
 
 FEW = 16  # labelled patients of the new site, where labels are few
@@ -100,7 +100,7 @@ def update(task: Task, part: Mapping[tuple[str, str], FolderExamples]) -> None:
         unlabelled=Unlabelled(Chosen(new, np.flatnonzero(~few))),
         out=task.folder / task.method,
         seed=task.seed,
-        measure=_recall,
+        measure=recall,
     )
 
 

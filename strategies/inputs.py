@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import nn
 
-from strategies.preprocessing import Pixels, normalise
+from strategies.kept import coding_for, digest_of, rows_on_disk
+from strategies.preprocessing import Pixels, normalise, to_record
 from strategies.protocols import Progress
 
+Rows = Sequence[int] | torch.Tensor
 Views = Callable[[torch.Tensor, torch.Generator], torch.Tensor]  # uint8 [b, 3, s, s] -> float32, 0..255
 
 
@@ -19,11 +24,11 @@ class Inputs(Protocol):
 
     def __len__(self) -> int: ...
 
-    def drawn(self, rows: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         """A random view of each case, float32 [b, ...]."""
         ...
 
-    def plain(self, rows: Sequence[int]) -> torch.Tensor:
+    def plain(self, rows: Rows) -> torch.Tensor:
         """Each case as it is served, float32 [b, ...]."""
         ...
 
@@ -37,18 +42,20 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def drawn(self, rows: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         return normalise(self.pixels.preprocessing, self.views(self.pixels[rows], generator))
 
-    def plain(self, rows: Sequence[int]) -> torch.Tensor:
+    def plain(self, rows: Rows) -> torch.Tensor:
         return normalise(self.pixels.preprocessing, self.pixels[rows])
 
 
 class Latents:
     """What `prefix` makes of each image and of its mirror image: every other view drawn is mirrored.
 
-    Two views can be kept whole, so a training on them is the training on images, at the cost of the suffix alone. Kept
-    while they fit in `limit` bytes, computed each time beyond that; `prefix` must not change meanwhile.
+    Two views can be kept whole, so a training on them is the training on images, at the cost of the suffix alone. They
+    lie in a file of `folder` (see `strategies/kept.py`), named by the digest of the prefix, the preprocessing and the
+    images, as finely as PER_CASE bytes allow; what would not fit in `limit` bytes is computed each time. The file holds
+    what patients' images can be guessed from: who gives the folder deletes it. `prefix` must not change meanwhile.
     """
 
     def __init__(
@@ -56,39 +63,71 @@ class Latents:
         prefix: nn.Module,
         pixels: Pixels,
         *,
+        folder: Path,
         mirrored: bool,
         limit: int = 2**31,
         batch: int = 64,
         progress: Progress | None = None,
     ) -> None:
-        self.prefix, self.pixels = prefix.eval(), pixels
-        self._kept: list[torch.Tensor] = []
+        self.prefix, self.pixels, self.views = prefix.eval(), pixels, 1 + mirrored
+        self.room, self.case_bytes = 0, 0
         if not len(pixels):
             return
-        room = min(len(pixels), limit // (self._run([0], 0).nbytes * (1 + mirrored)))
-        for view in range(1 + mirrored):
-            parts = []
-            for start in range(0, room, batch):
-                parts.append(self._run(range(start, min(start + batch, room)), view))
-                if progress is not None:
-                    progress("frozen part computed", view * room + start + len(parts[-1]), room * (1 + mirrored))
-            self._kept.append(torch.cat(parts) if parts else torch.empty(0))
+        first = self._run([0], torch.tensor([False]))
+        self.shape = first.shape[1:]
+        self.coding = coding_for(self.shape, self.views)
+        width = self.coding.width(self.shape)
+        self.case_bytes = self.views * width
+        self.room = min(len(pixels), limit // self.case_bytes)
+        if self.room:
+            shape = (self.room * self.views, width)
+            self._kept = rows_on_disk(folder, self._key(batch), shape, self._computed(batch, progress), limit)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def drawn(self, rows: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-        mirrored = (torch.rand(len(rows), generator=generator) < 0.5).tolist()
-        return torch.stack([self._one(int(row), int(view)) for row, view in zip(rows, mirrored, strict=True)])
+    def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
+        if self.views == 1:
+            return self.plain(rows)
+        return self._fetch(torch.as_tensor(rows), torch.rand(len(rows), generator=generator) < 0.5)
 
-    def plain(self, rows: Sequence[int]) -> torch.Tensor:
-        return torch.stack([self._one(int(row), 0) for row in rows])
+    def plain(self, rows: Rows) -> torch.Tensor:
+        return self._fetch(torch.as_tensor(rows), torch.zeros(len(rows), dtype=torch.bool))
 
-    def _one(self, row: int, view: int) -> torch.Tensor:
-        return self._kept[view][row] if row < len(self._kept[view]) else self._run([row], view)[0]
+    def _fetch(self, rows: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+        inside = rows < self.room
+        if not bool(inside.any()):
+            return self._run(rows, mirrored)
+        places = rows * self.views + mirrored
+        if bool(inside.all()):
+            return self._decoded(places)
+        found = torch.empty((len(rows), *self.shape))
+        found[inside] = self._decoded(places[inside])
+        found[~inside] = self._run(rows[~inside], mirrored[~inside])
+        return found
+
+    def _decoded(self, places: torch.Tensor) -> torch.Tensor:
+        return self.coding.decode(self._kept[places], self.shape)
+
+    def _computed(self, batch: int, progress: Progress | None) -> Iterator[torch.Tensor]:
+        """Coded rows, the views of a case one after the other."""
+        for start in range(0, self.room, batch):
+            rows = range(start, min(start + batch, self.room))
+            views = [self._run(rows, torch.full((len(rows),), bool(view))) for view in range(self.views)]
+            yield self.coding.encode(torch.stack(views, dim=1).flatten(0, 1))
+            if progress is not None:
+                progress("frozen part computed", rows[-1] + 1, self.room)
+
+    def _key(self, batch: int) -> str:
+        said = json.dumps([digest_of(self.prefix), to_record(self.pixels.preprocessing), self.views, self.coding.name])
+        digest = hashlib.sha256(said.encode())
+        for start in range(0, self.room, batch):
+            digest.update(self.pixels[range(start, min(start + batch, self.room))].contiguous().numpy())
+        return digest.hexdigest()
 
     @torch.no_grad()
-    def _run(self, rows: Sequence[int], view: int) -> torch.Tensor:
+    def _run(self, rows: Rows, mirrored: torch.Tensor) -> torch.Tensor:
         images = self.pixels[rows]
-        batch = normalise(self.pixels.preprocessing, images.flip(3) if view else images)
+        seen = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+        batch = normalise(self.pixels.preprocessing, seen)
         return self.prefix(batch.contiguous(memory_format=torch.channels_last)).contiguous()

@@ -110,9 +110,12 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
+    def __getitem__(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
         """uint8 [len(indices), 3, size, size]."""
-        return torch.stack([self._one(int(i)) for i in indices])
+        rows = torch.as_tensor(indices)
+        if not len(rows) or int(rows.max()) < len(self._cache):
+            return self._cache[rows.long()]
+        return torch.stack([self._one(i) for i in rows.tolist()])
 
     def _one(self, i: int) -> torch.Tensor:
         return self._cache[i] if i < len(self._cache) else pixels(self.preprocessing, self.examples.image(i))

@@ -106,7 +106,7 @@ class Backbone(Protocol):
         """The same encoder behind another preprocessing."""
         ...
 
-    def split(self, cut: int) -> tuple[nn.Module, nn.Module]:
+    def split(self, cut: int) -> tuple[nn.Sequential, nn.Sequential]:
         """(prefix, suffix) with suffix(prefix(x)) == module(x); the prefix holds the first `cut` blocks."""
         ...
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,7 @@ from strategies.augmentation import augment, mirror, turned, upright
 from strategies.base import Chosen, load_base
 from strategies.data import NewCases, Rehearsal
 from strategies.domains import domain_shares
-from strategies.inputs import Images, Inputs, Latents
+from strategies.inputs import Images, Inputs, Latents, Views
 from strategies.model import Classifier, Thresholds
 from strategies.objective import CrossEntropy
 from strategies.parameter import Full, LinearProbe, LoRA
@@ -42,6 +44,7 @@ from strategies.protocols import (
 )
 from strategies.representation import Recalibrate
 from strategies.routing import BANK, PLACES, Router, files_of
+from strategies.suffix import lean
 from strategies.training import Measure, Trained, features_of, head_of, train
 
 EPOCHS = 12
@@ -97,6 +100,7 @@ def run(
     unlabelled: Examples | None = None,
     progress: Progress | None = None,
     epochs: int | None = None,
+    latents: Path | None = None,
 ) -> Candidate:
     """Runs the stages on one model and writes the candidate's parts into the new folder `out`.
 
@@ -108,9 +112,10 @@ def run(
     recalibrated, and features aligned, on cases that no weight was fitted on here: `develop` and `unlabelled`, and
     `new` too where no weight moved; after a training by a temperature alone, which changes no answer. A live bank is
     gone on with by a recipe that has one too; any other goes on from what the bank falls back to. The same call gives
-    the same bytes on one machine with one thread. `epochs` replaces those of the stages. Raises ValueError where there
-    is nothing to learn from, a label is missing, the stages are in no order that can be served, `out` is taken, or the
-    training diverges or collapses.
+    the same bytes on one machine with one thread. `epochs` replaces those of the stages. `latents` is a folder for what
+    frozen blocks make of images, which the next recipe can use again and the caller deletes; without it there is one
+    beside `out` meanwhile. Raises ValueError where there is nothing to learn from, a label is missing, the stages are
+    in no order that can be served, `out` is taken, or the training diverges or collapses.
     """
     started = time.monotonic()
     _check(recipe, new, memory, develop, unlabelled, out)
@@ -128,24 +133,25 @@ def run(
     trained: list[Trained] = []
     noted: list[dict[str, Any]] = []
     trainable = 0
-    for stage in recipe.stages:
-        stage = replace(stage, epochs=epochs or stage.epochs)
-        if stage.parameter is not None:
-            with torch.random.fork_rng():
-                torch.manual_seed(seed)
-                weights = stage.parameter.attach(model)
-            trainable += sum(weight.numel() for weight in weights)
-            taught = (new, memory) if unlabelled is None else (new, memory, unlabelled)
-            one, note = _train(stage, model, weights, taught, held, held_images, seed, measure, progress)
-            trained.append(one)
-            noted.append(asdict(one) | note)
-            parts |= stage.parameter.write(model, out)
-        if stage.representation is not None:
-            aligned, served = _as_served(base, out, held, held_images, new, unlabelled)
-            parts |= stage.representation.fit(aligned, served, out)
-        if stage.architecture is not None:
-            lesson = _as_sensed(base, new, memory, develop, unlabelled)
-            parts = stage.architecture.assemble(lesson, parts, _files_of(live_parts), out)
+    with _folder_for(latents, out) as folder:
+        for stage in recipe.stages:
+            stage = replace(stage, epochs=epochs or stage.epochs)
+            if stage.parameter is not None:
+                with torch.random.fork_rng():
+                    torch.manual_seed(seed)
+                    weights = stage.parameter.attach(model)
+                trainable += sum(weight.numel() for weight in weights)
+                taught = (new, memory) if unlabelled is None else (new, memory, unlabelled)
+                one, note = _train(stage, model, weights, taught, held, held_images, seed, measure, folder, progress)
+                trained.append(one)
+                noted.append(asdict(one) | note)
+                parts |= stage.parameter.write(model, out)
+            if stage.representation is not None:
+                aligned, served = _as_served(base, out, held, held_images, new, unlabelled)
+                parts |= stage.representation.fit(aligned, served, out)
+            if stage.architecture is not None:
+                lesson = _as_sensed(base, new, memory, develop, unlabelled)
+                parts = stage.architecture.assemble(lesson, parts, _files_of(live_parts), out)
     (out / "preprocessing.json").write_text(json.dumps(to_record(preprocessing), indent=2) + "\n", encoding="utf-8")
     Thresholds().write(out / "thresholds.json")
     write_golden(Predictor.load(base, out), out)
@@ -194,6 +200,7 @@ def _train(
     held_images: Pixels,
     seed: int,
     measure: Measure,
+    latents: Path,
     progress: Progress | None,
 ) -> tuple[Trained, dict[str, Any]]:
     """What the training came to, and what its loss and its batches have to say of it."""
@@ -216,15 +223,14 @@ def _train(
     # A short adaptation sees mirrored views; without labels, telling views apart is all there is to learn from.
     cut = int(stage.parameter.frozen * model.origin.depth) if stage.objective.labelled else 0
     images = Pixels(cases, model.origin.preprocessing, progress=progress)
-    some = images[np.unique(np.linspace(0, len(cases) - 1, 128).astype(int)).tolist()]
-    strong = augment if upright(some) else turned
-    inputs: Inputs = Images(images, mirror if stage.objective.labelled else strong)
+    inputs: Inputs = Images(images, mirror if stage.objective.labelled else _strong(images))
     shown: Inputs = Images(held_images, mirror)
     encoder: torch.nn.Module = model.backbone
     if cut:
         prefix, encoder = model.origin.split(cut)
-        inputs = Latents(prefix, images, mirrored=True, progress=progress)
-        shown = Latents(prefix, held_images, mirrored=False)
+        inputs = Latents(prefix, images, folder=latents, mirrored=True, progress=progress)
+        shown = Latents(prefix, held_images, folder=latents, mirrored=False)
+        encoder = lean(encoder, weights)
     begins = cache(lambda: features_of(encoder.eval(), inputs))
     lesson = Lesson(
         label=cases.label,
@@ -263,6 +269,11 @@ def _train(
     if isinstance(batches, Recorded):
         note["data"] = batches.record()
     return trained, note
+
+
+def _strong(images: Pixels) -> Views:
+    some = np.unique(np.linspace(0, len(images) - 1, 128).astype(int)).tolist()
+    return augment if upright(images[some]) else turned
 
 
 def _site_first(held: Joined, new: Examples, unlabelled: Examples | None) -> Joined:
@@ -325,6 +336,15 @@ def _lesson(
         features=cache(lambda: each(features)),
         logits=cache(lambda: each(logits)),
     )
+
+
+@contextmanager
+def _folder_for(latents: Path | None, out: Path) -> Iterator[Path]:
+    if latents is not None:
+        yield latents
+        return
+    with tempfile.TemporaryDirectory(prefix=".latents-", dir=out.parent) as folder:
+        yield Path(folder)
 
 
 def _carry(live_parts: Path, out: Path, model: Classifier) -> dict[str, str]:

@@ -26,6 +26,9 @@ Measure = Callable[
 ]  # (probabilities [n, k], labels [n]) -> higher is better
 
 
+CLIP = 5.0  # the largest norm of a step's gradient
+
+
 class Shuffled:
     """All of n rows in a new order each epoch, in batches of nearly equal size: BatchNorm needs more than one row."""
 
@@ -48,6 +51,53 @@ class Trained:
     best_epoch: int
     develop: list[float]
     loss: list[float]
+
+
+class Steps:
+    """The steps of one training: AdamW under one cycle of the learning rate, gradients clipped to a norm of CLIP."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: nn.Module,
+        moving: Sequence[nn.Parameter],
+        inputs: Inputs,
+        loss: Loss,
+        *,
+        total: int,
+        learning_rate: float,
+        generator: torch.Generator,
+        weight_decay: float = 0.05,
+    ) -> None:
+        self.encoder, self.head, self.moving = encoder, head, list(moving)
+        self.inputs, self.loss, self.generator = inputs, loss, generator
+        self.optimiser = torch.optim.AdamW(self.moving, lr=learning_rate, weight_decay=weight_decay, fused=True)
+        cycle = torch.optim.lr_scheduler.OneCycleLR
+        self.schedule = cycle(self.optimiser, learning_rate, total_steps=total, pct_start=0.2)
+
+    def __call__(self, rows: torch.Tensor) -> tuple[float, int]:
+        """One step on a batch of rows [b]: its loss, and the number of classes."""
+        features = self._features(rows)
+        logits = self.head(features)
+        value = self.loss(Step(rows=rows, features=features, logits=logits, again=partial(self._features, rows)))
+        self.optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        self._clip()
+        self.optimiser.step()
+        self.schedule.step()
+        return value.item(), logits.shape[1]
+
+    def _clip(self) -> None:
+        """As `torch.nn.utils.clip_grad_norm_`, which takes a third of a small step, mostly to multiply by one."""
+        gradients = [weight.grad for weight in self.moving if weight.grad is not None]
+        norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])
+        norm = torch.linalg.vector_norm(norms).item()
+        if norm > CLIP:
+            for gradient in gradients:
+                gradient.mul_(CLIP / norm)
+
+    def _features(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.encoder(_pixel_major(self.inputs.drawn(rows, self.generator)))
 
 
 def train(
@@ -81,20 +131,24 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential(encoder, head)
-    moving = list(parameters)
-    optimiser = torch.optim.AdamW(moving, lr=learning_rate, weight_decay=weight_decay, fused=True)
     batches = batches or Shuffled(len(inputs), batch_size, generator)
-    steps = len(batches)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * steps, pct_start=0.2)
     target = torch.as_tensor(np.asarray(labels, dtype=np.int64))
     if loss is None:
 
         def loss(step: Step) -> torch.Tensor:
             return functional.cross_entropy(step.logits, target[step.rows])
 
-    def features(rows: Sequence[int]) -> torch.Tensor:
-        return encoder(_pixel_major(inputs.drawn(rows, generator)))
-
+    step = Steps(
+        encoder,
+        head,
+        list(parameters),
+        inputs,
+        loss,
+        total=epochs * len(batches),
+        learning_rate=learning_rate,
+        generator=generator,
+        weight_decay=weight_decay,
+    )
     measures: list[float] = []
     losses: list[float] = []
     best, kept = -math.inf, copy.deepcopy(model.state_dict())
@@ -109,18 +163,10 @@ def train(
             mode(model)
             total, seen = 0.0, 0
             for rows in batches:
-                seen_as = features(rows)
-                logits = head(seen_as)
-                again = partial(features, rows)
-                value = loss(Step(rows=torch.as_tensor(rows), features=seen_as, logits=logits, again=again))
-                optimiser.zero_grad(set_to_none=True)
-                value.backward()
-                torch.nn.utils.clip_grad_norm_(moving, 5.0)
-                optimiser.step()
-                schedule.step()
-                total, seen = total + value.item() * len(rows), seen + len(rows)
+                value, classes = step(torch.as_tensor(rows))
+                total, seen = total + value * len(rows), seen + len(rows)
             losses.append(total / seen)
-            if not losses[-1] <= 10 * math.log(max(2, logits.shape[1])):
+            if not losses[-1] <= 10 * math.log(max(2, classes)):
                 raise ValueError(
                     f"The training diverged: in epoch {epoch} the mean loss is {losses[-1]:.3g}; "
                     "a smaller learning rate is needed, or other data."

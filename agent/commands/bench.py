@@ -76,6 +76,12 @@ BENCHMARKS = {
     "clearing": Benchmark(
         module="benchmarks.clearing", shows="how soon labels end an alarm that does no harm, and how seldom another"
     ),
+    "update": Benchmark(
+        module="benchmarks.update", shows="seconds, memory and bytes of a training step, by what is trained and how"
+    ),
+    "overhead": Benchmark(
+        module="benchmarks.overhead", shows="what the training loop costs a step beside a bare PyTorch loop"
+    ),
     "soak": Benchmark(module="benchmarks.soak", shows="the daemon's memory while it works off ten thousand cases"),
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,8 @@ def _fail(workspace: Workspace, job: Job, says: str, at: datetime) -> NoReturn:
 
 
 def _end(workspace: Workspace, job: str, state: str, says: str, at: datetime) -> None:
+    # Patients' images can be guessed from what a network made of them: it goes with the job, however that ended.
+    shutil.rmtree(workspace.path("jobs", job, "latents"), ignore_errors=True)
     with workspace.store.transaction() as connection:
         ended = connection.execute(
             """UPDATE jobs SET state = :state, ended_at = :at, says = :says, lease_until = NULL

@@ -79,6 +79,7 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
                 seed=spec["seed"],
                 measure=recall,
                 progress=tell,
+                latents=folder / "latents",
             )
         except (ValueError, MemoryError) as error:
             failed[name] = str(error) or "it ran out of memory"

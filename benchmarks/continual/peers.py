@@ -28,11 +28,11 @@ from benchmarks.loop import recall
 from strategies.augmentation import mirror
 from strategies.base import load_base
 from strategies.data import Rehearsal
-from strategies.inputs import Images
+from strategies.inputs import Images, Inputs
 from strategies.preprocessing import Pixels
 from strategies.protocols import Examples, Lesson
 from strategies.recipes import BATCH, EPOCHS
-from strategies.training import probabilities
+from strategies.training import served
 
 if TYPE_CHECKING:
     from benchmarks.continual.streams import Parts
@@ -95,7 +95,7 @@ class Peer:
         self.strategy.train_epochs = self.budget.steps  # more than there are: the budget ends it
         self.strategy.train(self.stream[site], num_workers=0)
         self.strategy.train_epochs = 0
-        return lambda cases: probabilities(self.network, self.pixels(cases))
+        return lambda cases: _answers(self.network, self.pixels(cases))
 
     def steps(self, site: int) -> int:
         """As many as fine-tuning with rehearsal takes at this site; for the upper bound, its epochs over everything."""
@@ -170,9 +170,13 @@ class Budget(SupervisedPlugin):
         self.done += 1
         self.schedule.step()
         if self.done % max(1, self.steps // EPOCHS) == 0 or self.done == self.steps:
-            measure = float(np.mean([recall(probabilities(strategy.model, one), label) for one, label in self.develop]))
+            measure = float(np.mean([recall(_answers(strategy.model, one), label) for one, label in self.develop]))
             if measure >= self.best:
                 self.best, self.kept = measure, copy.deepcopy(strategy.model.state_dict())
         if self.done == self.steps:
             strategy.model.load_state_dict(self.kept)
             strategy.stop_training()
+
+
+def _answers(network: nn.Module, inputs: Inputs) -> NDArray[np.float32]:
+    return served(network, nn.Identity(), inputs)[1]

@@ -18,6 +18,13 @@ from strategies.protocols import Preprocessing
 Chain = Callable[[nn.Module], list[nn.Module]]
 
 
+class ClassToken(nn.Module):
+    """[b, tokens, d] -> [b, d], the first token: a pooling that reads no other."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[:, 0]
+
+
 class Encoder(nn.Module):
     """[b, 3, h, w] -> pooled features [b, d]: the blocks of `chain(network)`, one after the other.
 
@@ -54,7 +61,7 @@ class ChainedBackbone:
         """The same encoder behind another preprocessing."""
         return replace(self, preprocessing=preprocessing)
 
-    def split(self, cut: int) -> tuple[nn.Module, nn.Module]:
+    def split(self, cut: int) -> tuple[nn.Sequential, nn.Sequential]:
         """(prefix, suffix), the prefix with the first `cut` blocks. Raises ValueError where there are fewer."""
         blocks = self.module.blocks()
         if not 0 <= cut <= len(blocks):

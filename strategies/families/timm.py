@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from strategies.families.backbone import ChainedBackbone, Encoder, width_of
+from strategies.families.backbone import ChainedBackbone, ClassToken, Encoder, width_of
 from strategies.families.weights import load_exactly, read_json, read_weights
 from strategies.model import head_from
 from strategies.protocols import Preprocessing
@@ -37,7 +37,10 @@ def _transformer(network: Any) -> list[nn.Module]:
 
     owned = (network.patch_embed, network.patch_drop, network.norm_pre)
     tokens = (network.cls_token, network.reg_token, network.pos_embed)
-    pool = Step(lambda x: network.forward_head(network.norm(x), pre_logits=True), network.norm, network.fc_norm)
+    if network.global_pool == "token" and network.attn_pool is None:
+        pool: nn.Module = nn.Sequential(network.norm, ClassToken(), network.fc_norm, network.head_drop)
+    else:
+        pool = Step(lambda x: network.forward_head(network.norm(x), pre_logits=True), network.norm, network.fc_norm)
     return [Step(embed, *owned, *tokens), *network.blocks, pool]
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from strategies.families.backbone import ChainedBackbone, Encoder, width_of
+from strategies.families.backbone import ChainedBackbone, ClassToken, Encoder, width_of
 from strategies.families.weights import read_json, read_weights
 from strategies.model import head_from
 from strategies.preprocessing import IMAGENET_MEAN, IMAGENET_STD
@@ -38,13 +38,6 @@ DINOV2: dict[str, dict[str, Any]] = {
     "dinov2-small": {"hidden_size": 384, "num_attention_heads": 6, "image_size": 98},
     "dinov2-base": {"hidden_size": 768, "num_attention_heads": 12, "image_size": 98},
 }
-
-
-class ClassToken(nn.Module):
-    """[b, tokens, d] -> [b, d]."""
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return tokens[:, 0]
 
 
 class ClassAndMean(nn.Module):

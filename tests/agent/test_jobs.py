@@ -166,13 +166,15 @@ def test_a_recipe_that_fails_costs_nothing_of_the_others(tmp_path, home, base, m
 
 
 def test_what_a_dead_agent_left_is_ended_and_closed_at_start_up(workspace):
-    """No worker goes on without anybody watching, and no version stays in training for ever."""
+    """No worker goes on without anybody watching, no version stays in training for ever, no case's features stay."""
     job, version = start(workspace), deployed.train(workspace)
+    (job.folder / "latents").mkdir()
     assert job.process.poll() is None
     Cycle(workspace).start(workspace.now())
     assert gone(job.process) and job.process.returncode == -signal.SIGKILL
     assert row(workspace, job.id)["state"] == "abandoned"
     assert deployed.state(workspace, version) == "abandoned"
+    assert job.folder.is_dir() and not (job.folder / "latents").exists()
     Cycle(workspace).start(workspace.now())
     with workspace.store.read() as connection:
         events = [event["event"] for event in connection.execute("SELECT event FROM journal")]
