@@ -30,7 +30,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("made") / "base"
     fit_base(Shapes.of("home", 64), Shapes.of("home", 16, 100), ("round", "square"), backbone="mobilenet_v3_small",
-             size=32, epochs=1, seed=0, out=folder, measure=balanced)  # fmt: skip
+             size=32, epochs=6, seed=0, out=folder, measure=balanced)  # fmt: skip
     return folder
 
 
