@@ -122,7 +122,7 @@ class Latents:
         said = json.dumps([digest_of(self.prefix), to_record(self.pixels.preprocessing), self.views, self.coding.name])
         digest = hashlib.sha256(said.encode())
         for start in range(0, self.room, batch):
-            digest.update(self.pixels[range(start, min(start + batch, self.room))].contiguous().numpy())
+            digest.update(self.pixels[range(start, min(start + batch, self.room))].contiguous().numpy().data)
         return digest.hexdigest()
 
     @torch.no_grad()

@@ -105,8 +105,8 @@ def rows_on_disk(
         partial.touch(mode=0o600)
         with partial.open("wb") as stream:
             for part in computed:
-                stream.write(part.contiguous().numpy())
-                digest.update(part.contiguous().numpy())
+                stream.write(part.contiguous().numpy().data)
+                digest.update(part.contiguous().numpy().data)
         partial.replace(file)
         file.with_suffix(".sha256").write_text(digest.hexdigest(), encoding="ascii")
     return torch.from_file(str(file), shared=False, size=shape[0] * shape[1], dtype=torch.uint8).view(shape)
