@@ -105,6 +105,7 @@ def measure(name: str, batch: int, seed: int, folder: Path, rounds: int) -> list
 
 
 def make(name: str, batch: int, seed: int, folder: Path) -> dict[str, Variant]:
+    """The variants on one network, each with a copy of its own; `folder` takes the caches."""
     import timm
 
     torch.manual_seed(seed)
