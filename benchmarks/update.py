@@ -110,12 +110,13 @@ def make(name: str, batch: int, seed: int, folder: Path) -> dict[str, Variant]:
 
     torch.manual_seed(seed)
     network = timm.create_model(name, num_classes=0)
-    head = nn.Linear(network.num_features, CLASSES)
+    width = int(network.num_features)  # type: ignore[arg-type]
+    head = nn.Linear(width, CLASSES)
     preprocessing = Preprocessing(size=SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
     def fresh() -> Classifier:
         module = Encoder(copy.deepcopy(network), CHAINS["VisionTransformer"])
-        origin = ChainedBackbone(module, network.num_features, preprocessing, lambda *_: None)
+        origin = ChainedBackbone(module, width, preprocessing, lambda *_: None)
         return Classifier(origin, copy.deepcopy(head), [str(i) for i in range(CLASSES)]).eval()
 
     pixels = Pixels(Noise(2 * batch, seed), preprocessing)
@@ -165,7 +166,7 @@ def make(name: str, batch: int, seed: int, folder: Path) -> dict[str, Variant]:
     model = fresh()
     moving = LinearProbe().attach(model)
     started = time.thread_time()
-    kept = Latents(nn.Sequential(*model.backbone.blocks()), pixels, folder=folder, mirrored=True)
+    kept = Latents(model.origin.split(model.origin.depth)[0], pixels, folder=folder, mirrored=True)
     filled = (time.thread_time() - started) / len(pixels)
     made["probe"] = Variant(
         step=steps(nn.Identity(), model, moving, kept), moving=moving, fill_seconds=filled, case_bytes=kept.case_bytes

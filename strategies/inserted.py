@@ -94,7 +94,7 @@ def outputs(origin: Backbone) -> list[torch.Size]:
     """The shape of each block's output for one image: (1, c, h, w), (1, t, d) or, pooled, (1, d)."""
     shapes, passed = [], torch.zeros(1, 3, origin.preprocessing.size, origin.preprocessing.size)
     for cut in range(origin.depth):
-        block = origin.split(cut + 1)[0][cut]  # type: ignore[index]
+        block = origin.split(cut + 1)[0][cut]
         passed = block.eval()(passed)
         shapes.append(passed.shape)
     return shapes

@@ -192,5 +192,5 @@ def _is_plain_lora(layer: nn.Module) -> bool:
 
 def _fast_in_bfloat16() -> bool:
     """Whether the processor has instructions for products of bfloat16; without them it is slower than float32."""
-    has = getattr(torch.cpu, "get_capabilities", dict)()
+    has: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))

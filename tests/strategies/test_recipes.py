@@ -1,7 +1,3 @@
 """Every recipe, run whole on a tiny network and images of two sites: what it writes, keeps, refuses and repeats."""
 
 from __future__ import annotations
-
-import hashlib
-import json
-from dataclasses import replace
