@@ -230,8 +230,9 @@ def _make_base(task: Task, part: Mapping[tuple[str, str], FolderExamples]) -> No
 
 def _update(task: Task, part: Mapping[tuple[str, str], FolderExamples]) -> Path:
     from strategies.base import Chosen
+    from strategies.lessons import Joined
     from strategies.memory import balanced_by_domain
-    from strategies.recipes import COMPARISONS, RECIPES, Joined, run
+    from strategies.recipes import COMPARISONS, RECIPES, run
 
     home, new = part["home", "train"], part["new", "train"]
     ids = [str(i) for i in range(len(home))]

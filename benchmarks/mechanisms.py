@@ -81,8 +81,9 @@ def update(task: Task, part: Mapping[tuple[str, str], FolderExamples]) -> None:
     """The candidate of one method, beside the base; an alignment is given no label of the new site."""
     from strategies.base import Chosen
     from strategies.experimental import EXPERIMENTAL
+    from strategies.lessons import Joined
     from strategies.memory import balanced_by_domain
-    from strategies.recipes import Joined, run
+    from strategies.recipes import run
 
     home, new = part["home", "train"], part["new", "train"]
     trains = task.method in TRAINED

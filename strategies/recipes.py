@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cache
@@ -20,15 +20,16 @@ from safetensors.torch import save_file
 
 from strategies.alignment import ALIGNMENT, STATISTICS
 from strategies.augmentation import augment, mirror, turned, upright
-from strategies.base import Chosen, load_base
+from strategies.base import load_base
 from strategies.data import NewCases, Rehearsal
 from strategies.domains import domain_shares
 from strategies.inputs import Images, Inputs, Latents, Views
+from strategies.lessons import Joined, as_sensed, as_served, site_first
 from strategies.model import Classifier, Thresholds
 from strategies.objective import CrossEntropy
 from strategies.parameter import Full, LinearProbe, LoRA
 from strategies.predictor import Predictor, apply_parts, write_golden
-from strategies.preprocessing import Pixels, normalise, to_record
+from strategies.preprocessing import Pixels, to_record
 from strategies.protocols import (
     Candidate,
     DataMechanism,
@@ -128,7 +129,7 @@ def run(
     if continues and live_parts is not None:
         apply_parts(model, live_parts)
         parts |= {} if any(parameter.whole for parameter in moving) else _carry(live_parts, out, model)
-    held = _site_first(Joined(develop) if moving else Joined(develop, new), new, unlabelled)
+    held = site_first(Joined(develop) if moving else Joined(develop, new), new, unlabelled)
     held_images = Pixels(held, preprocessing, progress=progress, what="develop images read")
     trained: list[Trained] = []
     noted: list[dict[str, Any]] = []
@@ -147,10 +148,10 @@ def run(
                 noted.append(asdict(one) | note)
                 parts |= stage.parameter.write(model, out)
             if stage.representation is not None:
-                aligned, served = _as_served(base, out, held, held_images, new, unlabelled)
+                aligned, served = as_served(base, out, held, held_images, new, unlabelled)
                 parts |= stage.representation.fit(aligned, served, out)
             if stage.architecture is not None:
-                lesson = _as_sensed(base, new, memory, develop, unlabelled)
+                lesson = as_sensed(base, new, memory, develop, unlabelled)
                 parts = stage.architecture.assemble(lesson, parts, _files_of(live_parts), out)
     (out / "preprocessing.json").write_text(json.dumps(to_record(preprocessing), indent=2) + "\n", encoding="utf-8")
     Thresholds().write(out / "thresholds.json")
@@ -171,24 +172,6 @@ def run(
         "seconds": time.monotonic() - started,
     }
     return Candidate(folder=out, recipe=recipe.name, parts=parts, made=made)
-
-
-class Joined:
-    """Several examples as one, in order."""
-
-    def __init__(self, *several: Examples) -> None:
-        self._several = several
-        self._begins = np.cumsum([0, *(len(one) for one in several)])
-        self.label = np.concatenate([np.asarray(one.label, dtype=np.int64) for one in several])
-        self.patient = np.concatenate([np.asarray(one.patient, dtype=str) for one in several])
-        self.domain = np.concatenate([np.asarray(one.domain, dtype=str) for one in several])
-
-    def __len__(self) -> int:
-        return int(self._begins[-1])
-
-    def image(self, i: int) -> NDArray[np.float32]:
-        which = int(np.searchsorted(self._begins, i, side="right")) - 1
-        return self._several[which].image(i - int(self._begins[which]))
 
 
 def _train(
@@ -274,68 +257,6 @@ def _train(
 def _strong(images: Pixels) -> Views:
     some = np.unique(np.linspace(0, len(images) - 1, 128).astype(int)).tolist()
     return augment if upright(images[some]) else turned
-
-
-def _site_first(held: Joined, new: Examples, unlabelled: Examples | None) -> Joined:
-    """The held cases, those of the domains that are learnt first."""
-    others = ~np.isin(held.domain, _site(new, unlabelled))
-    return Joined(Chosen(held, np.argsort(others, kind="stable")))
-
-
-def _site(new: Examples, unlabelled: Examples | None) -> list[str]:
-    names = {*new.domain.tolist(), *(() if unlabelled is None else unlabelled.domain.tolist())}
-    return sorted(names)
-
-
-def _as_served(
-    base: Path, parts: Path, held: Joined, images: Pixels, new: Examples, unlabelled: Examples | None
-) -> tuple[Lesson, Learner]:
-    """The held cases and those without a label, and what the version so far says of them as it will be served."""
-    predictor = Predictor.load(base, parts)
-    site = int(np.isin(held.domain, _site(new, unlabelled)).sum())
-    known = len(held)
-    if unlabelled is not None and len(unlabelled):
-        held = Joined(held, unlabelled)
-        images = Pixels(held, images.preprocessing)
-    lesson = _lesson(held, images, site, known - site, predictor.features, predictor.logits)
-    encoder, head, _ = predictor.served
-    return lesson, Learner(encoder=encoder, head=head, moving=(), inputs=Images(images, mirror))
-
-
-def _as_sensed(base: Path, new: Examples, memory: Examples, develop: Examples, unlabelled: Examples | None) -> Lesson:
-    """Every case there is, and what the pinned base sees and says of it."""
-    predictor = Predictor.load(base)
-    known = _site_first(Joined(new, memory, develop), new, unlabelled)
-    site = int(np.isin(known.domain, _site(new, unlabelled)).sum())
-    cases = known if unlabelled is None else Joined(known, unlabelled)
-    images = Pixels(cases, predictor.preprocessing)
-    return _lesson(cases, images, site, len(known) - site, predictor.embed, predictor.logits)
-
-
-def _lesson(
-    cases: Joined,
-    images: Pixels,
-    new: int,
-    remembered: int,
-    features: Callable[[torch.Tensor], NDArray[np.float32]],
-    logits: Callable[[torch.Tensor], NDArray[np.float32]],
-    batch_size: int = 64,
-) -> Lesson:
-    starts = range(0, len(images), batch_size)
-    batches = [range(start, min(start + batch_size, len(images))) for start in starts]
-
-    def each(answer: Callable[[torch.Tensor], NDArray[np.float32]]) -> NDArray[np.float32]:
-        return np.concatenate([answer(normalise(images.preprocessing, images[rows])) for rows in batches])
-
-    return Lesson(
-        label=cases.label,
-        domain=cases.domain,
-        patient=cases.patient,
-        new=new,
-        remembered=remembered,
-        features=cache(lambda: each(features)),
-        logits=cache(lambda: each(logits)),
-    )
 
 
 @contextmanager

@@ -59,9 +59,9 @@ class Updated:
     def arrive(self, site: int) -> Answers:
         """Learns the site that has come; what the new version answers."""
         from strategies.base import Chosen
+        from strategies.lessons import Joined
         from strategies.memory import balanced_by_domain
-        from strategies.predictor import Predictor
-        from strategies.recipes import Joined, run
+        from strategies.recipes import run
 
         before = Joined(*(part.train for part in self.parts[:site]))
         facts = (before.domain.tolist(), before.label.tolist(), before.patient.tolist())
@@ -89,8 +89,9 @@ class Joint:
 
     def arrive(self, site: int) -> Answers:
         from strategies.base import Chosen
+        from strategies.lessons import Joined
         from strategies.predictor import Predictor
-        from strategies.recipes import RECIPES, Joined, run
+        from strategies.recipes import RECIPES, run
 
         there = self.parts[: site + 1]
         made = run(

@@ -16,10 +16,11 @@ from torch import nn
 from strategies import architecture, representation
 from strategies.base import write_base
 from strategies.families import load_backbone
+from strategies.lessons import Joined
 from strategies.model import Classifier
 from strategies.predictor import Predictor
 from strategies.protocols import ArchitectureMechanism, Recipe, RepresentationMechanism, Stage
-from strategies.recipes import Joined, run
+from strategies.recipes import run
 from strategies.representation import FeatureStatistics
 
 ALIGNMENTS = [*(getattr(representation, name) for name in representation.__all__), *representation.EXPERIMENTAL]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lessons import never, unasked
 from safetensors.torch import load_file, save_file
+from told import never, unasked
 from torch import nn
 
 from strategies.alignment import fold, set_statistics

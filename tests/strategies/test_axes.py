@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_recipes import Shapes
+from shapes import Shapes
 from torch import nn
 
 from strategies.axes import CORRUPTIONS, cka, corrupted, depth

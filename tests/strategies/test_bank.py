@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lessons import lesson
+from told import lesson
 from torch import nn
 
 from agent.versions.bundle import FORMATS
@@ -18,12 +18,13 @@ from strategies.base import write_base
 from strategies.data import NewCases
 from strategies.experimental import BANKED, EXPERIMENTAL
 from strategies.families import load_backbone
+from strategies.lessons import Joined
 from strategies.model import Classifier
 from strategies.objective import CrossEntropy
 from strategies.parameter import LinearProbe
 from strategies.predictor import Predictor, check_golden
 from strategies.protocols import Candidate, Recipe, Stage
-from strategies.recipes import Joined, run
+from strategies.recipes import run
 from strategies.representation import BatchStatistics, Coral, FeatureStatistics, PriorCorrection
 from strategies.routing import Router
 

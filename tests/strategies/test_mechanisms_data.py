@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from lessons import lesson
+from told import lesson
 
 from strategies.data import NewCases, Rehearsal
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lessons import unasked
+from told import unasked
 
 from strategies.domains import domain_shares
 from strategies.model import Recalibrator

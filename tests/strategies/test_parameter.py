@@ -9,20 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lessons import lesson
 from shapes import Shapes, balanced
+from told import lesson
 from torch.nn import functional
 
 from strategies.augmentation import mirror
 from strategies.base import fit_base, load_base
 from strategies.experimental import PARAMETERS
 from strategies.inputs import Images
+from strategies.lessons import Joined
 from strategies.model import Classifier
 from strategies.parameter import EXPERIMENTAL, DoRA, LoRA, OrthogonalLoRA
 from strategies.predictor import Predictor, apply_parts
 from strategies.preprocessing import Pixels, normalise
 from strategies.protocols import Candidate, Learner, ParameterMechanism, Recipe
-from strategies.recipes import RECIPES, Joined, run
+from strategies.recipes import RECIPES, run
 
 
 @pytest.fixture(scope="module")

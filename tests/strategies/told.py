@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
+from strategies.lessons import Joined
 from strategies.protocols import Examples, Learner, Lesson
-from strategies.recipes import Joined
 
 
 def never() -> np.ndarray:
