@@ -61,6 +61,7 @@ class Updated:
         from strategies.base import Chosen
         from strategies.lessons import Joined
         from strategies.memory import balanced_by_domain
+        from strategies.predictor import Predictor
         from strategies.recipes import run
 
         before = Joined(*(part.train for part in self.parts[:site]))

@@ -33,9 +33,9 @@ from strategies.protocols import (
 
 SLOTS = {
     parameter: (ParameterMechanism, 10),
-    representation: (RepresentationMechanism, 1),
-    objective: (ObjectiveMechanism, 8),
-    data: (DataMechanism, 3),
+    representation: (RepresentationMechanism, 6),
+    objective: (ObjectiveMechanism, 9),
+    data: (DataMechanism, 4),
 }
 SIZES = {"mobilenet_v3_small": 32, "dinov2-tiny": 48}  # images' side in tests
 
