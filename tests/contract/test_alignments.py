@@ -62,9 +62,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byte
     root = tmp_path_factory.mktemp("made")
     origin = load_backbone("mobilenet_v3_small")
     origin = origin.fed(replace(origin.preprocessing, size=32))
+    for layer in origin.module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = 1.0  # statistics of these very weights, so that signals don't vanish
     with torch.no_grad():
-        for _ in range(20):
-            origin.module.train()(torch.randn(32, 3, 32, 32))
+        origin.module.train()(torch.randn(64, 3, 32, 32))
     write_base(Classifier(origin, nn.Linear(origin.width, 2), ("a", "b")), root / "base", {"how": "test"})
     before = {file.name: file.read_bytes() for file in (root / "base").iterdir()}
     folders = {}
