@@ -37,16 +37,10 @@ def answers(predictor: Predictor) -> Answers:
 
 def recipes(full: bool) -> Mapping[str, Recipe]:
     """Those that a plan may name; `full` adds the experimental ones."""
+    from strategies.experimental import EXPERIMENTAL
     from strategies.recipes import RECIPES
 
-    found = dict(RECIPES)
-    if full:
-        try:
-            from strategies.experimental import EXPERIMENTAL  # type: ignore[import-not-found,unused-ignore]
-        except ModuleNotFoundError:
-            return found
-        found |= EXPERIMENTAL
-    return found
+    return RECIPES | EXPERIMENTAL if full else RECIPES
 
 
 class Updated:
