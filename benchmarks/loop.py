@@ -253,6 +253,7 @@ def _update(task: Task, part: Mapping[tuple[str, str], FolderExamples]) -> Path:
 
 
 def recall(probability: NDArray[np.floating], target: NDArray[np.integer]) -> float:
+    """Probabilities [n, k], classes [n] -> balanced accuracy."""
     from monitors.measures import balanced_accuracy
     from monitors.protocols import Scores
 

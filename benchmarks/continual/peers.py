@@ -144,6 +144,7 @@ class Views(torch.utils.data.Dataset):
 
 
 def dataset(cases: Examples, preprocessing: Preprocessing) -> Any:
+    """The inputs as a dataset of avalanche's, one image at a time."""
     views = Views(cases, preprocessing)
     return _make_taskaware_classification_dataset(views, task_labels=0, targets=views.targets)
 

@@ -23,6 +23,7 @@ def put_behind(model: Classifier, kind: str, modules: Mapping[int, nn.Module]) -
 
 
 def write_inserted(model: Classifier, folder: Path) -> dict[str, str]:
+    """Writes the inserted modules and the head into `folder`; answers with the parts."""
     encoder: Any = model.backbone
     tensors = {name: tensor.contiguous() for name, tensor in encoder.inserted.state_dict().items()}
     save_file(tensors, folder / "inserted.safetensors")

@@ -50,6 +50,7 @@ def write_adapter(model: Classifier, folder: Path) -> dict[str, str]:
 
 
 def write_config(record: dict[str, Any], folder: Path) -> None:
+    """Writes peft's record of the adapter, in one order of keys and without a path of this machine."""
     record["target_modules"] = sorted(record["target_modules"])  # a set: its order would change from run to run
     text = json.dumps(record, indent=2, sort_keys=True) + "\n"
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")

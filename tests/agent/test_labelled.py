@@ -280,7 +280,8 @@ def test_what_ended_no_alarm_begins_the_charts_anew_in_memory_too(workspace):
     with workspace.store.read() as connection:
         again._fit(connection)
     for _, monitor in again._monitors:
-        assert {key for name, key in before if name == monitor.name} == {*monitor.state()}
+        kept = {key for name, key in before if name == monitor.name}
+        assert {key for key in kept if "levels" not in key} == {key for key in monitor.state() if "levels" not in key}
 
 
 def test_a_lot_of_labels_at_once_is_read_in_the_order_of_the_cases(workspace):
