@@ -50,6 +50,7 @@ class Batch:
     tick_time  start of the tick in seconds since the epoch; NaN for a tick that is a count of cases
     facts      {name: [n]} what is known of each case: text, empty where unknown, or numbers, NaN where unknown
     form       {column: [n]} what came with the case, as text: the type of file, "there" or "" for what may be missing
+    arrivals   {what became of them: how many patients came since the last tick}: "taken", or why they were refused
     quality    [n, q] what the image looks like, in the numbers of monitors.quality; [n, 0] where that is not known
     target     [n] class index, -1 where there is no label; empty where labels were not asked for
     """
@@ -65,6 +66,7 @@ class Batch:
     tick_time: float = float("nan")
     facts: Mapping[str, NDArray] = field(default_factory=dict)
     form: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    arrivals: Mapping[str, int] = field(default_factory=dict)
     quality: Float = field(default_factory=lambda: np.empty((0, 0)))
     target: Int = field(default_factory=lambda: np.zeros(0, np.int64))
 

@@ -48,6 +48,8 @@ def of_alarm(alarm: Mapping[str, Any], *, reminder: bool = False) -> Alert:
     stored = json.loads(alarm["evidence"])
     harm = in_words(stored)
     flow = f"cases come in another form ({stored['column']})" if "column" in stored else "the flow of cases changed"
+    if "intake" in stored:
+        flow = f"more of what comes is '{stored['intake']}' at the intake"
     moved = f"; of their images, {stored['measure']} moved most" if "measure" in stored else ""
     looks = f"{whose} look different from the approved reference ({shift}){moved}"
     if "outcome" in stored:
@@ -128,6 +130,11 @@ NEWS = {
         "an update failed",
         "The job {job} ended without a result; what is live was not touched.",
         "read 'homeostat journal' for the reason, then 'homeostat update' tries again.",
+    ),
+    "class_unknown": News(
+        "labels name classes that the model does not know",
+        "Labels have come with {names} new class names that the model does not have. Such labels are left out.",
+        "'homeostat status' tells the names: correct the labels, or ask for a model that knows these classes.",
     ),
     "monitor_failed": News(
         "the monitor '{monitor}' can't read its input",

@@ -129,6 +129,12 @@ def read_dicom(path: Path) -> Pixels:
     return 255 - shown if header.PhotometricInterpretation == "MONOCHROME1" else shown
 
 
+def pixels_of_dicom(path: Path) -> str:
+    """ "12 bit, MONOCHROME2": the bits stored of each sample, and the photometric interpretation."""
+    header = _header(path, ["BitsStored", "PhotometricInterpretation"])
+    return f"{_text(header, 'BitsStored')} bit, {_text(header, 'PhotometricInterpretation')}"
+
+
 def _header(path: Path, tags: list[str] | None = None) -> Dataset:
     """Everything before the pixels. pydicom's warnings are muted: they quote what the header says of the patient."""
     from pydicom import config, dcmread

@@ -13,7 +13,8 @@ import logging
 import math
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ SIDE = (4, 16_384)  # fewest and most pixels along a side
 MOST_PIXELS = 2**25  # of one slice: 400 MB as float32 in colour
 MOST_FILE_BYTES = 2**31
 STRETCH = (0.5, 99.5)
+LONGEST_KIND = 40  # letters of what a header says of its pixels
 
 
 class Unreadable(HomeostatError):
@@ -103,6 +105,18 @@ def read_image(path: Path, kind: str | None = None) -> NDArray[np.float32]:
     return pixels
 
 
+def pixels_of(path: Path, kind: str) -> str:
+    """Depth and kind of the pixels as the file stores them, by its header: "16 bit, MONOCHROME2", "mode L", "float32".
+
+    What `read_image` makes of them looks the same for all. For a file that could be read; "" where its header doesn't
+    say.
+    """
+    try:
+        return _PIXELS[kind](path)[:LONGEST_KIND]
+    except Exception:  # as for `read_image`; what a header says is no reason to refuse a file
+        return ""
+
+
 def check_size(height: int, width: int) -> None:
     """Raises Unreadable where an image is too small to show anything, or too large to be decoded safely."""
     if min(height, width) < SIDE[0]:
@@ -153,6 +167,20 @@ def _read_jpeg(path: Path) -> Pixels:
     return _read_pillow(JpegImageFile, path)
 
 
+def _pixels_of_png(path: Path) -> str:
+    from PIL.PngImagePlugin import PngImageFile
+
+    with PngImageFile(path) as image:
+        return f"mode {image.mode}"
+
+
+def _pixels_of_jpeg(path: Path) -> str:
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    with JpegImageFile(path) as image:
+        return f"mode {image.mode}"
+
+
 def _read_pillow(opener: Callable[[Any], Any], path: Path) -> Pixels:
     """Opens with the one plugin that the content asks for; Pillow would try all of them."""
     import numpy as np
@@ -165,6 +193,14 @@ def _read_pillow(opener: Callable[[Any], Any], path: Path) -> Pixels:
 
 
 # TIFF ---------------------------------------------------------------------------------------------------------------
+
+
+def _pixels_of_tiff(path: Path) -> str:
+    from tifffile import TiffFile
+
+    with TiffFile(path) as tiff:
+        page = tiff.pages[len(tiff.pages) // 2].aspage()
+        return f"{page.bitspersample} bit, {getattr(page.photometric, 'name', page.photometric)}"
 
 
 def _read_tiff(path: Path) -> Pixels:
@@ -192,6 +228,13 @@ def _read_tiff(path: Path) -> Pixels:
 # NPY ----------------------------------------------------------------------------------------------------------------
 
 
+def _pixels_of_npy(path: Path) -> str:
+    import numpy as np
+
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return f"{array.dtype}{', colour' if array.ndim == 3 and array.shape[2] in (3, 4) else ''}"
+
+
 def _read_npy(path: Path) -> Pixels:
     """[h, w], [h, w, 1], [h, w, 3 or 4] or a volume [d, h, w]; mapped, so that only what is used is read."""
     import numpy as np
@@ -210,9 +253,9 @@ def _read_npy(path: Path) -> Pixels:
 # NIfTI --------------------------------------------------------------------------------------------------------------
 
 
-def _read_nifti(path: Path) -> Pixels:
-    """The middle slice along the third axis (and of every further one), rows along y."""
-    import numpy as np
+@contextmanager
+def _nifti(path: Path) -> Iterator[Any]:
+    """The volume with its pixels still in the file, whose name tells nothing."""
     from nibabel import Nifti1Image, Nifti2Image
 
     with path.open("rb") as raw:
@@ -220,7 +263,19 @@ def _read_nifti(path: Path) -> Pixels:
         raw.seek(0)
         second = file.read(8)[4:8] == b"n+2\0"
         file.seek(0)
-        image = (Nifti2Image if second else Nifti1Image).from_stream(file)
+        yield (Nifti2Image if second else Nifti1Image).from_stream(file)
+
+
+def _pixels_of_nifti(path: Path) -> str:
+    with _nifti(path) as image:
+        return str(image.get_data_dtype())
+
+
+def _read_nifti(path: Path) -> Pixels:
+    """The middle slice along the third axis (and of every further one), rows along y."""
+    import numpy as np
+
+    with _nifti(path) as image:
         shape = image.shape
         if len(shape) < 2 or 0 in shape:
             raise Unreadable(f"the volume has the shape {shape}")
@@ -236,6 +291,12 @@ def _read_dicom(path: Path) -> Pixels:
     return read_dicom(path)
 
 
+def _pixels_of_dicom(path: Path) -> str:
+    from agent.cases.dicom import pixels_of_dicom
+
+    return pixels_of_dicom(path)
+
+
 _READERS: dict[str, Callable[[Path], Pixels]] = {
     "image/png": _read_png,
     "image/jpeg": _read_jpeg,
@@ -243,4 +304,13 @@ _READERS: dict[str, Callable[[Path], Pixels]] = {
     "application/x-npy": _read_npy,
     "image/nifti": _read_nifti,
     "application/dicom": _read_dicom,
+}
+
+_PIXELS: dict[str, Callable[[Path], str]] = {
+    "image/png": _pixels_of_png,
+    "image/jpeg": _pixels_of_jpeg,
+    "image/tiff": _pixels_of_tiff,
+    "application/x-npy": _pixels_of_npy,
+    "image/nifti": _pixels_of_nifti,
+    "application/dicom": _pixels_of_dicom,
 }

@@ -118,7 +118,7 @@ def _refuse(workspace: Workspace, entry: Entry, reason: str) -> int:
     name = f"{quarantine.safe_name(entry.path.name)}-{digest[:8]}"
     with workspace.store.transaction() as connection:
         if quarantine.record(connection, name, reason, digest, workspace.now()):
-            body = {"reason": "the folder can't be read as a data folder"}
+            body = {"reason": "the folder can't be read as a data folder", "patients": {quarantine.Cause.FOLDER: 1}}
             journal.append(connection, "folder_refused", at=workspace.now(), by="intake", body=body)
     if workspace.path("quarantine", name).exists():
         entry.remove()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +21,10 @@ from pathlib import Path
 from agent.cases import quarantine
 from agent.cases.datafolder import LIST, Folder, Row, read_folder
 from agent.cases.images import media_type
-from agent.cases.labels import NAMED_CONFLICTS, case_number, join, unknown_class
+from agent.cases.labels import NAMED_CONFLICTS, case_number, join, keep_unknown, unknown_class
 from agent.cases.probe import Probe
 from agent.cases.pseudonym import patient_key, study_key
+from agent.cases.quarantine import TAKEN, Cause
 from agent.cases.split import Split
 from agent.clock import rfc3339
 from agent.errors import HomeostatError
@@ -41,15 +42,17 @@ Tell = Callable[[str], None]
 class Staged:
     """A case on its way in.
 
-    copy: its bytes in the workspace, None where they are there already or could not be had. reason: why it is refused,
-    if it is. name: what it is called in quarantine.
+    copy: its bytes in the workspace, None where they are there already or could not be had. pixels: their depth and
+    kind. reason: why it is refused, if it is, and cause: the same in a word. name: what it is called in quarantine.
     """
 
     row: Row
     copy: Path | None
     digest: str
     media_type: str = ""
+    pixels: str = ""
     reason: str = ""
+    cause: Cause | None = None
     name: str = ""
 
 
@@ -131,7 +134,8 @@ class Intake:
             source = row.file.open("rb")
         except OSError as error:
             reason = f"{place}the file can't be opened ({error.strerror})"
-            return Staged(row, None, sha256(row.case_id.encode()).hexdigest(), reason=reason)
+            digest = sha256(row.case_id.encode()).hexdigest()
+            return Staged(row, None, digest, reason=reason, cause=Cause.UNOPENED)
         hashed = sha256()
         with source, copy.open("wb") as out:
             while chunk := source.read(CHUNK):
@@ -139,7 +143,7 @@ class Intake:
                 out.write(chunk)
         case = Staged(row, copy, hashed.hexdigest())
         if known.digest_of(row.case_id) not in (None, case.digest):
-            case.reason = f"{place}its case id belongs to another image already"
+            case.reason, case.cause = f"{place}its case id belongs to another image already", Cause.ID_TAKEN
             return case
         case.media_type = known.media_type(case.digest)
         if case.media_type:
@@ -147,8 +151,9 @@ class Intake:
             copy.unlink()
         else:
             case.media_type = media_type(copy)
-            if wrong := probe.why_unreadable(copy, case.media_type):
-                case.reason = f"{place}{wrong}"
+            wrong, case.pixels = probe.look(copy, case.media_type)
+            if wrong:
+                case.reason, case.cause = f"{place}{wrong}", Cause.UNREADABLE
                 return case
         known.add(case)
         return case
@@ -162,6 +167,7 @@ class Intake:
                 copy=None,
                 digest=f"{digest}:{refusal.line}",
                 reason=refusal.reason,
+                cause=Cause.LINE,
                 name=name,
             )
             for refusal in folder.refused
@@ -242,25 +248,34 @@ class _Writer:
         self.classes: list[str] = get_setting(connection, "classes", [])
         self.counts: Counter[str] = Counter()
         self.conflicting: list[int] = []
+        self.patients: dict[str, set[str]] = defaultdict(set)  # by what became of them
+        self.unknown: set[str] = set()  # names of classes
         self.news = False
 
     def refuse(self, case: Staged) -> None:
         self.counts["quarantined"] += 1
-        self.news |= quarantine.record(self.connection, case.name, case.reason, case.digest, self.at)
+        if quarantine.record(self.connection, case.name, case.reason, case.digest, self.at):
+            self.news = True
+            self.patients[str(case.cause)].add(case.row.patient_id or case.digest)
 
     def accept(self, case: Staged, labels: bool) -> None:
         if self._there(case):
             self.counts["duplicates"] += 1
         else:
             self.news = True
-            self.counts["duplicates" if self._add(case) else "accepted"] += 1
+            is_alias = self._add(case)
+            self.counts["duplicates" if is_alias else "accepted"] += 1
+            if not is_alias:
+                self.patients[TAKEN].add(case.row.patient_id)
         if labels and case.row.label:
             self._label(case.row)
 
     def report(self) -> None:
         """One event, unless this batch brought nothing new. Cases are named by number, never by id."""
+        keep_unknown(self.connection, self.unknown, by="intake", at=self.at)
         if self.news or self.counts["conflicts"]:
             body = {"origin": self.origin, **self.counts, "conflicting": self.conflicting[:NAMED_CONFLICTS]}
+            body |= {"patients": {what: len(ids) for what, ids in self.patients.items()}}
             journal.append(self.connection, "cases_taken_in", at=self.at, by="intake", body=body)
 
     def _there(self, case: Staged) -> bool:
@@ -270,6 +285,7 @@ class _Writer:
     def _add(self, case: Staged) -> bool:
         """Adds the case; True where it is an alias, which nobody observes because its bytes were seen already."""
         row = case.row
+        facts = {**({"pixels": case.pixels} if case.pixels else {}), **row.facts}
         original = self.connection.execute(
             "SELECT cases.case_id, cases.patient_key, patients.split FROM inputs "
             "JOIN cases USING (case_id) JOIN patients USING (patient_key) "
@@ -290,7 +306,7 @@ class _Writer:
             scanner=row.scanner,
             acquired_at=row.acquired_at,
             received_at=rfc3339(self.at),
-            facts=json.dumps(dict(row.facts), ensure_ascii=False, sort_keys=True),
+            facts=json.dumps(facts, ensure_ascii=False, sort_keys=True),
         )
         insert(
             self.connection,
@@ -319,6 +335,7 @@ class _Writer:
         assert row.label is not None
         if unknown_class(row.label, self.classes):
             self.counts["unknown_classes"] += 1
+            self.unknown.add(row.label)
             return
         said = join(self.connection, row.case_id, row.label, arm="with_case", at=self.at)
         if said == "joined":

@@ -12,10 +12,12 @@ from agent.cases.wanted import arm_of
 from agent.clock import parse_time, rfc3339
 from agent.errors import HomeostatError
 from agent.store import Connection, insert, journal
-from agent.workspace import Workspace, get_setting
+from agent.workspace import Workspace, get_setting, put_setting
 
 YES_NO = {"": None, "true": 1, "yes": 1, "1": 1, "false": 0, "no": 0, "0": 0}
 NAMED_CONFLICTS = 20  # so many a journal event names; more are only counted
+UNKNOWN = "unknown_classes"  # setting: names of classes that labels had and the model has not
+MOST_UNKNOWN, LONGEST_NAME = 20, 100  # of them are kept, so many letters of each: it may be the wrong column
 
 
 def join(
@@ -78,10 +80,13 @@ def import_labels(workspace: Workspace, file: Path, *, tell: Callable[[str], Non
     counts: Counter[str] = Counter()
     conflicting: list[int] = []
     sentences: list[str] = []
+    strange: set[str] = set()
     with workspace.store.transaction() as connection:
         now = workspace.now()
         classes = get_setting(connection, "classes", [])
         for line, cells in records:
+            if isinstance(cells, dict) and cells["label"] and unknown_class(cells["label"], classes):
+                strange.add(cells["label"])
             try:
                 said = _joined(connection, cells, classes, now)
             except ValueError as error:
@@ -103,6 +108,7 @@ def import_labels(workspace: Workspace, file: Path, *, tell: Callable[[str], Non
             "conflicts": counts["conflict"],
             "refused": counts["refused"],
         }
+        keep_unknown(connection, strange, by="labels import", at=now)
         if any(answer.values()):
             body = {**answer, "conflicting": conflicting[:NAMED_CONFLICTS]}
             journal.append(connection, "labels_imported", at=now, by="labels import", body=body)
@@ -135,6 +141,16 @@ def _joined(connection: Connection, cells: dict[str, str] | str, classes: Collec
         labelled_at=labelled_at,
         model_output_seen=YES_NO[seen],
     )
+
+
+def keep_unknown(connection: Connection, names: Collection[str], *, by: str, at: datetime) -> None:
+    """Keeps the names of classes that nobody has seen before, for `status`, and journals how many they are, inside the
+    caller's transaction: people are told of that once. What a label says may be a patient's: no name is journaled."""
+    kept = get_setting(connection, UNKNOWN, [])
+    new = sorted({name[:LONGEST_NAME] for name in names} - {*kept})[: MOST_UNKNOWN - len(kept)]
+    if new:
+        put_setting(connection, UNKNOWN, [*kept, *new])
+        journal.append(connection, "class_unknown", at=at, by=by, body={"names": len(new)})
 
 
 def unknown_class(value: str, classes: Collection[str]) -> str:

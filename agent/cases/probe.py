@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from agent.cases.images import Unreadable, read_image
+from agent.cases.images import Unreadable, pixels_of, read_image
 from agent.errors import HomeostatError
 
 CPU_SECONDS = 20  # for one file; the largest that are taken need about two
@@ -25,13 +25,13 @@ MEMORY = 4 * 2**30  # bytes of address space; numpy and the decoders take half a
 
 
 class Probe:
-    """Says of one file after the other why it can't be read. Starts its process at the first one; a context manager."""
+    """Looks at one file after the other. Starts its process at the first one; a context manager."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
 
-    def why_unreadable(self, path: Path, kind: str) -> str:
-        """One sentence, or "" where the file is an image.
+    def look(self, path: Path, kind: str) -> tuple[str, str]:
+        """(why it can't be read in one sentence, or "" where the file is an image; depth and kind of its pixels).
 
         Raises HomeostatError where it is not the file that is at fault, but this installation.
         """
@@ -40,13 +40,14 @@ class Probe:
         process.stdin.write(json.dumps([str(path), kind]) + "\n")
         process.stdin.flush()
         if answer := process.stdout.readline():
-            return str(json.loads(answer))
+            reason, pixels = json.loads(answer)
+            return str(reason), str(pixels)
         self.close()
         if process.returncode == INCOMPLETE:
             raise HomeostatError("a library that reads images is missing or broken: 'homeostat doctor' says which")
         if process.returncode == -signal.SIGPROF:
-            return f"the file could not be decoded within {CPU_SECONDS} seconds of computing"
-        return "the file made its decoder fail"
+            return f"the file could not be decoded within {CPU_SECONDS} seconds of computing", ""
+        return "the file made its decoder fail", ""
 
     def close(self) -> None:
         if self._process is not None:
@@ -87,13 +88,13 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         try:
             read_image(Path(path), kind)
-            reason = ""
+            reason, pixels = "", pixels_of(Path(path), kind)
         except Unreadable as error:
-            reason = str(error)
+            reason, pixels = str(error), ""
         except ImportError:
             sys.exit(INCOMPLETE)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps(reason), flush=True)
+        print(json.dumps([reason, pixels]), flush=True)
 
 
 if __name__ == "__main__":

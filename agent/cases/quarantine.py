@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,17 @@ from agent.store import Connection
 from agent.workspace import Workspace, write_atomically
 
 LONGEST_NAME = 100
+TAKEN = "taken"  # what became of a patient who was not refused
+
+
+class Cause(StrEnum):
+    """Why something was not taken in, in so few words that they are counted: reasons are sentences, and differ."""
+
+    UNREADABLE = "unreadable"  # no image, or a broken one
+    UNOPENED = "can't be opened"
+    ID_TAKEN = "id of another image"
+    LINE = "line of the list"
+    FOLDER = "folder"  # as a whole
 
 
 def keep(workspace: Workspace, name: str, reason: str, digest: str, file: Path | None = None) -> str:

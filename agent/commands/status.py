@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agent.answer import Answer, table
+from agent.cases.labels import UNKNOWN
 from agent.clock import rfc3339
 from agent.drift import episodes
 from agent.errors import HomeostatError, Refused
@@ -61,6 +62,7 @@ def overview(connection: Connection) -> dict[str, Any]:
             "quarantined": _count(connection, QUARANTINED),
             "labelled": _count(connection, LABELLED),
         },
+        "unknown_classes": get_setting(connection, UNKNOWN, []),
         "drift": drift(connection),
         "alarms_open": _count(connection, "SELECT count(*) FROM alarms WHERE state = 'open'"),
         "jobs": [dict(job) for job in jobs],
@@ -110,6 +112,8 @@ def _status_text(value: dict[str, Any]) -> str:
         "alarms": f"{value['alarms_open']} open",
         "jobs": ", ".join(f"{job['id']} ({job['kind']})" for job in value["jobs"]) or "none",
     }
+    if value["unknown_classes"]:
+        rows["labels"] = f"left out, of classes that the model does not know: {', '.join(value['unknown_classes'])}"
     if value["state"] == "paused":
         rows["next"] = "automatic promotion waits for 'homeostat resume'"
     return "\n".join(f"{name.ljust(9)} {says}" for name, says in rows.items())

@@ -106,7 +106,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("status", "what is live, and what to think of it", "status:status", (),
                 '{"live", "previous", "state", "trust", "doubted", "suspended", '
                 '"cases": {"seen", "quarantined", "labelled"}, "drift": {"state", "shift", "since_case"}, '
-                '"alarms_open", "jobs"}'),
+                '"unknown_classes", "alarms_open", "jobs"}'),
         Command("alarms", "the alarms, oldest first; or acknowledge one", "status:alarms", (
             arg("action", nargs="?", choices=("ack",), help="acknowledge the alarm ID"),
             arg("id", nargs="?", type=int, metavar="ID", help="its number"),

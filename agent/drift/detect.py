@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from agent.drift import episodes, feed, labelled, naming
+from agent.drift import arrivals, episodes, feed, labelled, naming
 from agent.drift.domains import ALL, HOME, KNOWN, NEW, common_since, known, place_of, stream_of
 from agent.drift.reference import approved_epoch, batch_of, epoch_of, observed_rows, read_reference
 from agent.drift.ticks import LIVE, Tick, closed_ticks, day_of
@@ -48,6 +49,8 @@ class Detector:
         """Decides on every tick that is closed by `now`; returns how many. Each tick is one transaction."""
         with self.workspace.store.read() as connection:
             ticks = list(self._ticks(connection, now))
+            if not ticks and not _feed_is_live(connection) and arrivals.only_refused(connection):
+                ticks = [Tick((), None)]  # nothing else would ever close one
         for tick in ticks:
             self._decide(tick, now)
         return len(ticks)
@@ -84,6 +87,7 @@ class Detector:
             rows, is_known = observed_rows(connection, tick.numbers), known(connection)
             live, epoch = self._fitted[:2]
             outcomes, newest = labelled.came(connection, live, epoch, tick.numbers, self._labelled, watched.subgroups)
+            came, last_event = arrivals.came(connection)
         of = [stream_of(row["domain"], is_known) for row in rows]
         batches = {
             stream: batch_of(
@@ -91,6 +95,7 @@ class Detector:
             )
             for stream in (KNOWN, NEW, ALL)
         }
+        batches[ALL] = replace(batches[ALL], arrivals=came)
         homes = batch_of([row for row in rows if place_of(row["domain"]) == HOME], tick.start, facts)
         own = {kind.name: outcomes for kind in OF_LABELS} | {episodes.CREEP: homes}
         read = [(at, self._read(monitor, own.get(monitor.name, batches[at]))) for at, monitor in self._monitors]
@@ -104,6 +109,7 @@ class Detector:
             with self.workspace.store.transaction() as connection:
                 self._commit(connection, tick, heard, rule, free, now)
                 labelled.read_up_to(connection, live, newest)
+                arrivals.read_up_to(connection, last_event)
         except BaseException:
             self._fitted = None  # the monitors have read a tick that the store has not
             raise

@@ -187,12 +187,13 @@ COLUMNS = ("site", "scanner", "acquired_at")  # of `cases`; age and sex are fact
 
 
 def _form(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What came with each case: the type of its file, and which of the standard columns had a value."""
+    """What came with each case: the type of its file and its pixels, and which of the standard columns had a value."""
     import numpy as np
 
     there = [{**json.loads(row["facts"]), **{column: row[column] for column in COLUMNS}} for row in rows]
     form = {name: ["there" if one.get(name) else "" for one in there] for name in (*COLUMNS, *PATIENTS)}
     form["type of file"] = [row["media_type"] or "" for row in rows]
+    form["pixels"] = [one.get("pixels") or "" for one in there]
     return {name: np.array(values, np.str_) for name, values in form.items()}
 
 

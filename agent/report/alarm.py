@@ -23,6 +23,7 @@ from agent.workspace import Workspace
 COLOURS = ("var(--ours)", "var(--naive)", "var(--frozen)", "var(--warn)", "var(--bad)")
 BEFORE = 0.25  # of the cases from the onset to now that are shown before it, and at least 200
 SHOWN = 400  # points of the map on each side
+DRIVERS = ("fact", "measure", "column", "intake", "outcome")  # in the evidence: what moved most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def sentences(found: AlarmRecord) -> list[str]:
     harm = in_words(evidence)
     if harm:
         said.append(harm)
-    if moved := next((evidence[key] for key in ("fact", "measure", "column", "outcome") if evidence.get(key)), ""):
+    if moved := next((evidence[key] for key in DRIVERS if evidence.get(key)), ""):
         said.append(f"What moved most: {moved}.")
     if evidence.get("guarantee"):
         said.append(f"The budget of false alarms is kept: {evidence['guarantee']}.")

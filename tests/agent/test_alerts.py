@@ -215,7 +215,7 @@ def test_what_asks_for_a_person_is_told_from_the_journal(event: str, receiver: R
     """A rollback, a candidate that waits, a failed update: told once, without the reason that the event carries."""
     site = Site(tmp_path / "w", [receiver.url])
     body = {"version": "v1", "previous": "v0", "job": "j1", "alarm": 3, "monitor": "embedding", "reason": "MUELLER"}
-    body["says"] = "X^Y"
+    body |= {"says": "X^Y", "names": 2}
     if event != "monitor_failed":
         del body["monitor"]
     with site.workspace.store.transaction() as connection:
@@ -305,6 +305,7 @@ def test_alerts_test_without_channels_says_how_to_add_one(tmp_path: Path, capsys
     [
         ("quality", "undetermined", {"measure": "sharpness"}, "of their images, sharpness moved most"),
         ("schema", None, {"column": "age"}, "cases come in another form (age)"),
+        ("schema", None, {"intake": "unreadable"}, "more of what comes is 'unreadable' at the intake"),
         ("volume", None, {}, "the flow of cases changed"),
     ],
 )

@@ -93,6 +93,7 @@ def test_status_of_a_new_deployment_has_exactly_the_fields_of_the_contract(works
         "suspended": [],
         "cases": {"seen": 0, "quarantined": 0, "labelled": 0},
         "drift": {"state": "stable", "shift": None, "since_case": None},
+        "unknown_classes": [],
         "alarms_open": 0,
         "jobs": [],
     }

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from taking import write_dicom, write_png
 
-from agent.cases.images import MOST_PIXELS, SIDE, Unreadable, media_type, read_image
+from agent.cases.images import MOST_PIXELS, SIDE, Unreadable, media_type, pixels_of, read_image
 
 GREY = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20)
 COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], axis=2)
@@ -49,6 +49,29 @@ def test_eight_bit_files_keep_their_values(tmp_path: Path) -> None:
             image = read_image(bare)
             assert image.dtype == np.float32
             np.testing.assert_array_equal(image, array, err_msg=path.name)
+
+
+def test_headers_tell_depth_and_kind_of_the_pixels(tmp_path: Path) -> None:
+    """Of every format, also under a name that tells nothing; a header that doesn't say is no error."""
+    np.save(tmp_path / "deep.npy", DEEP)
+    np.save(tmp_path / "colour.npy", COLOUR)
+    tifffile.imwrite(tmp_path / "white.tif", GREY, photometric="miniswhite")
+    told = {
+        saved(tmp_path / "grey.png", GREY): "mode L",
+        saved(tmp_path / "deep.png", DEEP): "mode I;16",
+        saved(tmp_path / "colour.jpg", COLOUR): "mode RGB",
+        saved(tmp_path / "deep.tif", DEEP): "16 bit, MINISBLACK",
+        tmp_path / "white.tif": "8 bit, MINISWHITE",
+        tmp_path / "deep.npy": "uint16",
+        tmp_path / "colour.npy": "uint8, colour",
+        nifti(tmp_path / "volume.nii.gz", np.zeros((9, 9, 3), np.int16)): "int16",
+        write_dicom(tmp_path / "inverted.dcm", DEEP, PhotometricInterpretation="MONOCHROME1"): "16 bit, MONOCHROME1",
+    }
+    for path, says in told.items():
+        bare = path.rename(path.with_name(f"{path.name}-nosuffix"))
+        assert pixels_of(bare, media_type(bare)) == says
+    (tmp_path / "bare").write_bytes(b"")
+    assert pixels_of(tmp_path / "bare", "image/png") == "" == pixels_of(tmp_path / "bare", "")
 
 
 def test_a_jpeg_is_read(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from taking import make_workspace, rows, write_dicom, write_folder, write_list, write_png
 
 from agent.cases.intake import Intake
+from agent.cases.labels import UNKNOWN, keep_unknown
 from agent.cases.split import Split
 from agent.errors import HomeostatError
 from agent.store import journal
-from agent.workspace import Workspace
+from agent.workspace import Workspace, get_setting
 
 COUNTS = ("accepted", "duplicates", "quarantined", "labels", "unknown_classes", "conflicts")
 
@@ -160,6 +161,64 @@ def test_an_unknown_class_costs_the_label_and_a_conflict_is_journaled(workspace:
     last = events(workspace)[-1]
     assert (last["unknown_classes"], last["conflicts"], last["conflicting"]) == (1, 2, [1, 2])
     assert "case-" not in json.dumps(events(workspace))
+
+
+def test_patients_are_counted_once_by_what_became_of_them(workspace: Workspace, tmp_path: Path) -> None:
+    """Two images of one patient are one arrival; refusals are counted by their kind; the same folder brings none."""
+    root = write_folder(tmp_path / "in", 3)
+    for name in ("broken.png", "worse.png", "other.png"):
+        (root / "images" / name).write_bytes(f"no image: {name}".encode())
+    listed = [("0.png", "ann"), ("1.png", "ann"), ("2.png", "ben"), ("broken.png", "cid"), ("worse.png", "cid"),
+              ("other.png", "dan"), ("gone.png", "eve"), ("gone too.png", "eve")]  # fmt: skip
+    write_list(root, [{"file": f"images/{name}", "patient_id": patient} for name, patient in listed])
+    Intake(workspace).take(root)
+    taken, refused = [event["patients"] for event in events(workspace) if "patients" in event][::-1]
+    assert (taken, refused) == ({"taken": 2, "unreadable": 2}, {"line of the list": 2})
+    before = len(events(workspace))
+    Intake(workspace).take(root)
+    assert len(events(workspace)) == before
+
+
+def test_the_pixels_as_they_were_sent_are_a_fact(workspace: Workspace, tmp_path: Path) -> None:
+    """What is kept of an image's depth and kind; a column of that name is the site's own."""
+    write_png(tmp_path / "in" / "a.png", 1)
+    write_dicom(tmp_path / "in" / "b.dcm", np.full((9, 9), 7, np.uint16), BitsStored=12)
+    write_list(
+        tmp_path / "in", [{"file": "a.png", "sex": "F", "pixels": ""}, {"file": "b.dcm", "sex": "M", "pixels": ""}]
+    )
+    Intake(workspace).take(tmp_path / "in")
+    facts = [json.loads(str(row["facts"])) for row in rows(workspace, "SELECT facts FROM cases ORDER BY seq")]
+    assert facts == [{"pixels": "mode L", "sex": "F"}, {"pixels": "12 bit, MONOCHROME2", "sex": "M"}]
+
+
+def test_a_class_that_nobody_knows_is_told_of_once_and_never_named_in_the_journal(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """Labels with two names that the model has not, then again one of them and a third."""
+    for folder, names in (("a", ["martian", "venusian", "martian"]), ("b", ["martian", "benign", "jovian"])):
+        for i, _ in enumerate(names):
+            write_png(tmp_path / folder / f"{i}.png", len(folder + names[0]) * 10 + i + ord(folder))
+        write_list(
+            tmp_path / folder,
+            [{"file": f"{i}.png", "case_id": f"{folder}{i}", "label": name} for i, name in enumerate(names)],
+        )
+        Intake(workspace).take(tmp_path / folder)
+    told = rows(workspace, "SELECT body FROM journal WHERE event = 'class_unknown'")
+    assert [json.loads(str(row["body"])) for row in told] == [{"names": 2}, {"names": 1}]
+    with workspace.store.read() as connection:
+        assert get_setting(connection, UNKNOWN) == ["martian", "venusian", "jovian"]
+    assert "jovian" not in json.dumps(events(workspace))
+
+
+def test_a_wrong_column_is_told_of_and_not_kept_whole(workspace: Workspace) -> None:
+    """A label that is another one for each patient: twenty names, cut short, are enough for people to see it."""
+    with workspace.store.transaction() as connection:
+        for start in (0, 15, 30):
+            names = {f"{i} " + 200 * "x" for i in range(start, start + 15)}
+            keep_unknown(connection, names, by="intake", at=workspace.now())
+        kept = get_setting(connection, UNKNOWN)
+    assert len(kept) == 20 and max(map(len, kept)) == 100
+    assert len(rows(workspace, "SELECT 1 FROM journal WHERE event = 'class_unknown'")) == 2
 
 
 def test_labels_can_be_left_aside(workspace: Workspace, tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ def test_what_cannot_be_joined_is_counted_and_said_by_line(workspace: Workspace,
     assert rows(workspace, "SELECT value FROM labels WHERE case_id = 'case-0'") == [{"value": "benign"}]
     body = json.loads(str(rows(workspace, "SELECT body FROM journal ORDER BY seq DESC LIMIT 1")[0]["body"]))
     assert body == {**answer, "conflicting": [4]}
+    told = rows(workspace, "SELECT body FROM journal WHERE event = 'class_unknown'")
+    assert [json.loads(str(row["body"])) for row in told] == [{"names": 1}], "an empty cell is no class"
 
 
 def test_the_same_file_twice_changes_nothing(workspace: Workspace, tmp_path: Path) -> None:

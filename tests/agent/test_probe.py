@@ -19,10 +19,10 @@ def test_it_answers_for_one_file_after_the_other(tmp_path: Path) -> None:
     """With the reader's own sentence, or nothing where the file is an image."""
     good = write_png(tmp_path / "good.png", 1)
     with Probe() as asked:
-        assert asked.why_unreadable(good, "image/png") == ""
-        assert "decoded" in asked.why_unreadable(good, "image/jpeg")
-        assert asked.why_unreadable(good, "") == "the file is none of DICOM, NIfTI, PNG, JPEG, TIFF, NPY"
-        assert asked.why_unreadable(good, "image/png") == ""
+        assert asked.look(good, "image/png")[0] == ""
+        assert "decoded" in asked.look(good, "image/jpeg")[0]
+        assert asked.look(good, "")[0] == "the file is none of DICOM, NIfTI, PNG, JPEG, TIFF, NPY"
+        assert asked.look(good, "image/png")[0] == ""
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def test_a_decoder_that_spins_dies_or_eats_memory_costs_one_file(
     stand_in(decoder)
     good = write_png(tmp_path / "good.png", 1)
     with Probe() as asked:
-        assert says in asked.why_unreadable(good, "image/jpeg")
-        assert asked.why_unreadable(good, "image/png") == ""
+        assert says in asked.look(good, "image/jpeg")[0]
+        assert asked.look(good, "image/png")[0] == ""
 
 
 @pytest.mark.parametrize(("decoder", "before"), [("import nowhere", ""), ("pass", "raise SystemExit(1)")])
@@ -70,4 +70,4 @@ def test_a_broken_installation_is_no_fault_of_the_files(
     """Otherwise every case would end in quarantine: it is an error instead, and nothing is taken in."""
     stand_in(decoder, before)
     with Probe() as asked, pytest.raises(HomeostatError, match="doctor"):
-        asked.why_unreadable(write_png(tmp_path / "x.png", 1), "image/jpeg")
+        asked.look(write_png(tmp_path / "x.png", 1), "image/jpeg")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from datetime import timedelta
 
 import numpy as np
@@ -283,6 +284,46 @@ def with_ages(workspace, folder, patients, seed, ages) -> None:
     smears.write(folder, smears.HOME, patients, seed, labels=False)
     listed = list(csv.DictReader((folder / "cases.csv").open()))
     Intake(workspace).take(write_list(folder, [row | ({"age": str(40 + seed)} if ages else {}) for row in listed]))
+
+
+def broken(folder, n):
+    """Files that are called images and are none, one patient each."""
+    for i in range(n):
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        (folder / f"images/{i}.png").write_bytes(f"no image {i} of {folder.name}".encode())
+    names = [f"images/{i}.png" for i in range(n)]
+    return write_list(folder, [{"file": name, "case_id": name, "patient_id": name} for name in names])
+
+
+@pytest.mark.parametrize("beside", [0, 10], ids=["nothing else comes", "between good ones"])
+def test_a_feed_that_sends_broken_files_is_told_once(workspace, tmp_path, beside):
+    """Nobody could read them, so no image looks different: no shift, no less trust, one alert that names the reason."""
+    feed(workspace, smears.HOME, 100, 50)
+    work_off(workspace)
+    assert "alarm_opened" not in events(workspace), "so far it is a quiet stream"
+    for i in range(4):
+        Intake(workspace).take(broken(tmp_path / f"broken{i}", 20))
+        if beside:
+            feed(workspace, smears.HOME, beside, 60 + i)
+        work_off(workspace)
+    alarms = rows(workspace, "SELECT * FROM alarms")
+    assert [(one["monitor"], one["shift"], one["state"]) for one in alarms] == [("schema", None, "open")]
+    assert pointer.read(workspace.path("live.json")).trust == "normal"
+    assert "'unreadable' at the intake" in of_alarm(alarms[0]).text()
+
+
+def test_files_of_another_depth_are_told_of(workspace, tmp_path):
+    """The same images with a palette: they look as before, and the schema says what has changed."""
+    for i, palette in enumerate((False, True)):
+        folder = smears.write(tmp_path / str(i), smears.HOME, 50, 45 + i, labels=False)
+        for path in (folder / "images").iterdir():
+            image = Image.open(path)
+            (image.quantize(256) if palette else image).save(path)
+        Intake(workspace).take(folder)
+        work_off(workspace)
+        assert ("alarm_opened" in events(workspace)) == palette
+    told = rows(workspace, "SELECT evidence FROM alarms WHERE monitor = 'schema'")
+    assert [json.loads(row["evidence"])["column"] for row in told] == ["pixels"]
 
 
 def test_a_column_that_comes_no_more_is_told_once(workspace, tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from streams import MONDAY, batch, reference
+from streams import MONDAY, batch, reference, silent_day
 
 from monitors import Batch, SchemaStream
 
@@ -76,6 +76,47 @@ def test_one_odd_case_is_no_alarm() -> None:
     tick = cases(10, 5000, 2001, ages=1.0)
     tick.form["type of file"] = np.array(["image/tiff"] + ["image/png"] * 9)
     assert monitor.update(tick).log_e < np.log(365)
+
+
+def arriving(refused: int, t: int, n: int = 10) -> Batch:
+    """A tick of ten cases for which n patients came to the intake, some of them with files that nobody could read."""
+    return replace(cases(10, 100 + t, 1 + 10 * t), arrivals={"taken": n - refused, "unreadable": refused})
+
+
+def test_a_feed_that_sends_what_nobody_can_read_is_told_of() -> None:
+    """After thirty days with one refusal in a hundred, half of what comes is refused: within five days, by its reason;
+    days on which nothing but refusals comes are read too."""
+    for change in (lambda t: arriving(5, t), lambda t: replace(silent_day(t), arrivals={"unreadable": 10})):
+        monitor, rng = watching(), np.random.default_rng(2)
+        for t in range(30):
+            signal = monitor.update(arriving(int(rng.binomial(10, 0.01)), t))
+            assert signal.log_e < signal.threshold and signal.evidence["arrivals"] == 10 * (t + 1)
+        found = [monitor.update(change(t)) for t in range(30, 35)]
+        assert found[-1].log_e >= found[-1].threshold
+        assert found[-1].evidence["intake"] == "unreadable" and "column" not in found[-1].evidence
+        assert found[-1].since is not None and found[-1].since > 290
+
+
+def test_refusals_in_the_same_share_are_quiet() -> None:
+    """Of ten feeds of a hundred days that always had a tenth refused, eight or more are never alarmed; nor are those
+    in which fewer are refused than before."""
+    loud, better = 0, 0
+    for seed in range(10):
+        rng, monitor = np.random.default_rng(seed), watching()
+        read = [monitor.update(arriving(int(rng.binomial(10, 0.1 if t < 100 else 0.0)), t)) for t in range(120)]
+        loud += any(signal.log_e >= signal.threshold for signal in read[:100])
+        better += any(signal.log_e >= signal.threshold for signal in read[100:])
+    assert loud <= 2 and better <= 2
+
+
+def test_a_state_of_before_arrivals_were_read_goes_on() -> None:
+    """A workspace that an older program kept: its cases are remembered, and arrivals begin."""
+    monitor, older = watching(), watching()
+    for t in range(5):
+        monitor.update(cases(10, t, 1 + 10 * t))
+    state = {key: value for key, value in monitor.state().items() if not key.startswith("arrivals") and key != "last"}
+    older.restore(state | {"rarest": np.array("age")})
+    assert older.update(arriving(1, 5)).evidence["cases"] == 60
 
 
 def test_memory_is_the_forms_and_not_the_cases() -> None:
