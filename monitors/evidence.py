@@ -66,11 +66,13 @@ class EDetector:
 
 
 class Ranked(Protocol):
-    """A monitor that ranks each tick among the past ones, and has an e-detector read the ranks."""
-
-    detector: EDetector
+    """A monitor that ranks each tick among the past ones, and has e-detectors read the ranks."""
 
     def update(self, batch: Batch) -> Signal: ...
+
+    def begin_anew(self) -> None:
+        """Forgets the evidence, and not what it ranks among."""
+        ...
 
 
 def as_before(monitor: Ranked, before: Iterable[Batch], lately: Sequence[Batch]) -> bool:
@@ -82,7 +84,7 @@ def as_before(monitor: Ranked, before: Iterable[Batch], lately: Sequence[Batch])
     many as the change took to be seen; no evidence of n ticks is no proof for less. False without ticks on either side.
     """
     read = len([monitor.update(batch) for batch in before])
-    monitor.detector = EDetector()
+    monitor.begin_anew()
     highest = max((monitor.update(batch).log_e for batch in lately), default=np.inf)
     return read > 0 and bool(highest < np.log(2 * max(1, len(lately))))
 

@@ -60,6 +60,10 @@ class SchemaStream:
         self.last = int(batch.index[-1]) if len(batch) else self.last
         return self._signal(len(batch))
 
+    def begin_anew(self) -> None:
+        """Forgets the evidence, and not the forms that have come."""
+        self.cases.detector, self.arrivals.detector = EDetector(), EDetector()
+
     def state(self) -> dict[str, NDArray]:
         own = {"recent": np.array(self.recent, np.str_), "last": np.array(self.last)}
         return joined(self.cases.state() | own, arrivals=self.arrivals.state())

@@ -58,6 +58,10 @@ class CaseVolume:
             evidence={"guarantee": self._guarantee(), "days": len(self.counts)},
         )
 
+    def begin_anew(self) -> None:
+        """Forgets the evidence, and not the days that it ranks among."""
+        self.detector = EDetector()
+
     def state(self) -> dict[str, NDArray]:
         own = {
             "counts": self.counts,

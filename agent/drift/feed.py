@@ -39,13 +39,14 @@ def end_what_is_over(connection: Connection, reference: Reference, tick: int, no
 def _back_for(connection: Connection, reference: Reference, alarm: Mapping[str, Any], tick: int) -> int:
     """How many ticks up to this one look as those before the alarm's onset; 0 where they don't, or it is too soon."""
     from monitors import CaseVolume, SchemaStream, as_before
+    from monitors.schema import INTAKE
 
     opened = connection.execute(
         "SELECT tick FROM signals WHERE monitor = 'family' AND at_case = :case AND log_e = :score",
         {"case": alarm["opened_at_case"], "score": alarm["score"]},
     ).fetchone()
-    if opened is None or alarm["since_case"] is None:
-        return 0
+    if opened is None or alarm["since_case"] is None or INTAKE in json.loads(alarm["evidence"]):
+        return 0  # what the intake refuses leaves no case behind whose form could be compared
     onset = 1 + _tick_of(connection, alarm["since_case"] - 1)
     ticks = max(BACK, opened["tick"] - onset + 1)
     if tick - ticks < opened["tick"]:

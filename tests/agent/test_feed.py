@@ -129,3 +129,13 @@ def test_what_a_person_accepted_is_what_came_before(workspace):
     play(workspace, 20, age=False)
     play(workspace, 60)
     assert alarms(workspace) == [("schema", "closed"), ("schema", "open")]
+
+
+def test_what_the_intake_refuses_does_not_end_by_the_form_of_what_it_takes(workspace):
+    """An alarm about refused files: the cases that are taken look as ever, and say nothing of those that are not."""
+    play(workspace, 30)
+    play(workspace, 14, age=False)
+    with workspace.store.transaction() as connection:
+        connection.execute("UPDATE alarms SET evidence = json_set(evidence, '$.intake', 'unreadable')")
+    play(workspace, 60)
+    assert alarms(workspace) == [("schema", "open")]
