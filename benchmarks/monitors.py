@@ -50,9 +50,10 @@ def bench(
         "rss_growth": last["rss_mib"] / first["rss_mib"],
         "setup_seconds": of["set-up"]["seconds"],
         "permutation_ms": of["permutation MMD"]["ms_per_case"],
-        "kernel_ms_per_case": of["kernel, on trial"]["ms_per_case"],
-        "kernel_setup_seconds": of["kernel, on trial: set-up"]["seconds"],
     }
+    for kind in EXPERIMENTAL:
+        ratios[f"{kind.name}_ms_per_case"] = of[f"{kind.name}, on trial"]["ms_per_case"]
+        ratios[f"{kind.name}_setup_seconds"] = of[f"{kind.name}, on trial: set-up"]["seconds"]
     return {"name": "monitors", "rows": rows, "ratios": ratios}
 
 

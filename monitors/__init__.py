@@ -11,6 +11,7 @@ from monitors.alpha import decidable, power, spend
 from monitors.appearance import QualityStream
 from monitors.attribution import Attribution, attribute, without_nan
 from monitors.bootstrap import paired, paired_all, patient_weights
+from monitors.classifier import ClassifierBet
 from monitors.embedding import EmbeddingMean
 from monitors.estimates import ATC, CBPE, DoC, Estimate, Estimator, estimate
 from monitors.evidence import EDetector, as_before, family
@@ -67,7 +68,7 @@ SHARES: Mapping[type[Any], float] = {
 """Of the one budget: most for the monitor that looks into most directions and would be slowed down most."""
 
 MONITORS: tuple[type[Any], ...] = tuple(SHARES)
-EXPERIMENTAL: tuple[type[Any], ...] = (KernelMean,)
+EXPERIMENTAL: tuple[type[Any], ...] = (KernelMean, ClassifierBet)
 """They keep the contract and have no share: `homeostat bench drift` tells what one would move."""
 
 OF_LABELS: tuple[type[Any], ...] = (PerformanceStream, CalibrationStream, SubgroupStream)

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.protocols import NOTHING, Batch, Signal
+from monitors.protocols import NOTHING, Batch, Float, Signal
 
 FINEST = 1e-3
 """The smallest p-value that is told from others."""
@@ -17,29 +17,20 @@ ONSET_SHOWN = float(np.log(10))
 """An onset is named once the evidence since it is ten to one."""
 
 
-class EDetector:
-    """Shiryaev-Roberts e-detectors over p-values, one per power calibrator, and their mean.
+class Evidence:
+    """Shiryaev-Roberts e-detectors side by side, one per bet, and their mean.
 
-    With e = kappa * max(p, FINEST)^(kappa - 1), scaled to expectation 1 for a uniform p, M <- e * (1 + M) sums the
-    evidence of every possible onset, and M_t - t is a martingale while the p-values are independent and uniform (Vovk
-    and Wang 2021 for the calibrators; Shin, Ramdas and Rinaldo 2024 for e-detectors). Small kappas are quick on gross
-    shifts, large ones patient on faint shifts; the mean over them is an e-detector too. A rank
-    among some hundred past days tells no p-value below 1/1000: an e-value bounded there overshoots less, and is larger
-    where it matters.
+    M <- e * (1 + M) sums the evidence of every possible onset, and M_t - t is a martingale while the e-values have the
+    expectation 1 given what came before (Shin, Ramdas and Rinaldo 2024). The mean over bets is an e-detector too.
     """
 
-    def __init__(self, kappas: Sequence[float] = (0.1, 0.25, 0.5, 0.8)) -> None:
-        self.kappas = np.array(kappas)
-        self._scale = np.log(self.kappas) - np.log1p((self.kappas - 1) * FINEST**self.kappas)
-        self._log = np.full(len(kappas), -np.inf)
-        self._since_onset = np.zeros(len(kappas))
-        self._onset = np.zeros(len(kappas), dtype=np.int64)
+    def __init__(self, bets: int) -> None:
+        self._log = np.full(bets, -np.inf)
+        self._since_onset = np.zeros(bets)
+        self._onset = np.zeros(bets, dtype=np.int64)
 
-    def update(self, p: float, index: int) -> None:
-        """Takes the tick's p-value, 0 < p <= 1; `index` is the number of the tick's first case."""
-        if not 0 < p <= 1:
-            raise ValueError(f"a p-value lies in (0, 1], not {p}")
-        log_e = self._scale + (self.kappas - 1) * np.log(max(p, FINEST))
+    def add(self, log_e: Float, index: int) -> None:
+        """Takes the tick's e-values [bets] as logarithms; `index` is the number of the tick's first case."""
         self._log = log_e + np.logaddexp(0.0, self._log)
         restarted = self._since_onset <= 0
         self._onset = np.where(restarted, index, self._onset)
@@ -47,12 +38,12 @@ class EDetector:
 
     @property
     def log_e(self) -> float:
-        return max(NOTHING, float(np.logaddexp.reduce(self._log)) - float(np.log(len(self.kappas))))
+        return max(NOTHING, float(np.logaddexp.reduce(self._log)) - float(np.log(len(self._log))))
 
     @property
     def since(self) -> int | None:
-        """The index of the first case after the onset that contributes most to the evidence; of the calibrators' onsets
-        that are within ten to one of the best, the latest."""
+        """The index of the first case after the onset that contributes most to the evidence; of the bets' onsets that
+        are within ten to one of the best, the latest."""
         best = float(self._since_onset.max())
         return int(self._onset[self._since_onset >= best - ONSET_SHOWN].max()) if best >= ONSET_SHOWN else None
 
@@ -63,6 +54,26 @@ class EDetector:
         self._log = np.array(state["log"], dtype=float)
         self._since_onset = np.array(state["since_onset"], dtype=float)
         self._onset = np.array(state["onset"], dtype=np.int64)
+
+
+class EDetector(Evidence):
+    """An e-detector over p-values (see Evidence), a bet per power calibrator.
+
+    e = kappa * max(p, FINEST)^(kappa - 1), scaled to expectation 1 for a uniform p (Vovk and Wang 2021). Small kappas
+    are quick on gross shifts, large ones patient on faint shifts. A rank among some hundred past days tells no p-value
+    below 1/1000: an e-value bounded there overshoots less, and is larger where it matters.
+    """
+
+    def __init__(self, kappas: Sequence[float] = (0.1, 0.25, 0.5, 0.8)) -> None:
+        super().__init__(len(kappas))
+        self.kappas = np.array(kappas)
+        self._scale = np.log(self.kappas) - np.log1p((self.kappas - 1) * FINEST**self.kappas)
+
+    def update(self, p: float, index: int) -> None:
+        """Takes the tick's p-value, 0 < p <= 1; `index` is the number of the tick's first case."""
+        if not 0 < p <= 1:
+            raise ValueError(f"a p-value lies in (0, 1], not {p}")
+        self.add(self._scale + (self.kappas - 1) * np.log(max(p, FINEST)), index)
 
 
 class Ranked(Protocol):

@@ -22,9 +22,9 @@ from benchmarks.drift.figure import draw
 from benchmarks.drift.lengths import Chart, delay, first_of, run_length, threshold_for, together
 from benchmarks.drift.own import LIMITS
 from benchmarks.drift.promised import promise
-from benchmarks.drift.watch import TICK, Watch
+from benchmarks.drift.watch import PRODUCT, TICK, Watch
 from benchmarks.drift.worlds import SHIFTS, Stream, World
-from monitors import attribute
+from monitors import EXPERIMENTAL, attribute
 
 RUN_LENGTHS = (1000, 5000)  # cases to a false alarm
 ONSET, HORIZON = 300, 1500
@@ -34,13 +34,14 @@ SETTLED = 500  # latest cases since the onset that a change is named by
 DIM, WIDE = 64, 384  # features
 WORLDS, SHORT = 10, 2
 WIDE_WORLDS, WIDE_SHORT = 5, 1
-UNION, PRODUCT, TRIAL = "union", "product", "product + kernel"
+UNION = "union"
+TRIALS = {kind.name: f"{PRODUCT} + {kind.name}" for kind in EXPERIMENTAL}
 UNIONS: Mapping[str, Sequence[str]] = {
     UNION: ("mewma", "neighbours"),
     "union + answers": ("mewma", "neighbours", "answers"),
 }
 
-WIDE_CHARTS = (*UNIONS[UNION], "kernel", PRODUCT, TRIAL)
+WIDE_CHARTS = (*UNIONS[UNION], PRODUCT, *TRIALS, *TRIALS.values())
 
 Progress = Callable[[str, int, int], None]
 Charts = dict[str, dict[str, list[Chart]]]  # chart -> shift, or "none" -> one array per reference
@@ -146,7 +147,7 @@ def own(charts: Charts, dim: int) -> list[dict[str, Any]]:
 
 def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The product's delay in ratio to the union's, per shift and as a geometric mean; its delay to the oracle's; and
-    that of the product with the monitor on trial in ratio to the product's."""
+    that of the product with each monitor on trial in ratio to the product's."""
     found: dict[str, float] = {}
     for wanted in dict.fromkeys(row["run_length"] for row in rows):
         of = {row["detector"]: row for row in rows if row["run_length"] == wanted}
@@ -155,8 +156,9 @@ def ratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         found |= _compared(of[PRODUCT], of[UNION], f"{wanted}.{{}}.to_union")
         if "oracle" in of:
             found[f"{wanted}.prevalence.to_oracle"] = of[PRODUCT]["prevalence"] / of["oracle"]["prevalence"]
-        if TRIAL in of:
-            found |= _compared(of[TRIAL], of[PRODUCT], f"{wanted}.{{}}.with_kernel")
+        for trial, name in TRIALS.items():
+            if name in of:
+                found |= _compared(of[name], of[PRODUCT], f"{wanted}.{{}}.with_{trial}")
     return found
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.drift import peers, scalars, watch
 from benchmarks.drift.lengths import Chart
 from benchmarks.drift.worlds import Stream
-from monitors import EDetector
+from monitors import EXPERIMENTAL, EDetector
 from monitors.whitening import squared_distances
 
 Float = NDArray[np.floating]
@@ -196,8 +196,8 @@ CHARTS: Mapping[str, Callable[[Cases], Chart]] = {
     "river_adwin_entropy": scalars.adwin_of_entropy,
     "river_kswin": scalars.kswin,
     "river_page_hinkley": scalars.page_hinkley,
-    "kernel": watch.kernel,
-    "product": watch.product,
-    "product + kernel": watch.product_and_kernel,
+    watch.PRODUCT: watch.alone(watch.PRODUCT),
+    **{kind.name: watch.alone(kind.name) for kind in EXPERIMENTAL},
+    **{f"{watch.PRODUCT} + {kind.name}": watch.with_product(kind.name) for kind in EXPERIMENTAL},
 } | ({"menelaus_hdddm": peers.hdddm} if peers.installed() else {})
 UNTUNED = ("menelaus_hdddm",)  # what alarms at one setting only is played as it comes

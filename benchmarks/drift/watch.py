@@ -1,8 +1,8 @@
-"""The product as a chart: its family of monitors on one reference, and a monitor on trial beside them."""
+"""The product as a chart: its family of monitors on one reference, and those on trial beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Float = NDArray[np.floating]
 TICK = 1  # cases that the product's monitors read at a time: all others decide after each case, too
 LEARNT = 0.2  # share of a reference that its transforms are learnt on
+PRODUCT = "product"
 TRIAL = 1 / 6  # of the budget, for the monitor on trial: what distances would keep beside it
 
 
@@ -70,32 +71,33 @@ class Watch:
         )
 
 
-def product(cases: Cases) -> Chart:
-    """The product's family of monitors: TICK cases a decision, each case a patient's."""
-    return cases.once(_watched)[0]
+def alone(name: str) -> Callable[[Cases], Chart]:
+    """The product's family of monitors by the name PRODUCT, TICK cases a decision, each case a patient's; or a monitor
+    on trial."""
+    return lambda cases: cases.once(_watched)[name]
 
 
-def kernel(cases: Cases) -> Chart:
-    """The kernel monitor alone, which is on trial."""
-    return cases.once(_watched)[1]
+def with_product(name: str) -> Callable[[Cases], Chart]:
+    """The family with a monitor on trial in it, which has TRIAL of the budget; the others share the rest as before."""
+
+    def both(cases: Cases) -> Chart:
+        seen = cases.once(_watched)
+        return np.maximum(np.log(1 - TRIAL) + seen[PRODUCT], np.log(TRIAL) + seen[name])
+
+    return both
 
 
-def product_and_kernel(cases: Cases) -> Chart:
-    """The family with the kernel monitor in it, which has TRIAL of the budget; the others share the rest as before."""
-    family, trial = cases.once(_watched)
-    return np.maximum(np.log(1 - TRIAL) + family, np.log(TRIAL) + trial)
+def _watched(cases: Cases) -> dict[str, Chart]:
+    """The log_e [n, s] of the family, and of each monitor on trial."""
+    from monitors import EXPERIMENTAL
 
-
-def _watched(cases: Cases) -> tuple[Chart, Chart]:
-    """(the family's log_e, the kernel monitor's), [n, s] each."""
-    from monitors import KernelMean
-
-    fitted = Watch(cases.reference.x, cases.reference.score, beside=[KernelMean()])
-    family, trial = (np.full((cases.n, cases.streams), -np.inf) for _ in range(2))
+    fitted = Watch(cases.reference.x, cases.reference.score, beside=[kind() for kind in EXPERIMENTAL])
+    found = {name: np.full((cases.n, cases.streams), -np.inf) for name in (PRODUCT, *(k.name for k in EXPERIMENTAL))}
     for stream in range(cases.streams):
         watch = deepcopy(fitted)
         for start in range(0, cases.n - TICK + 1, TICK):
             some = slice(start, start + TICK)
-            rule, (beside,) = watch.both(cases.x[some, stream], cases.score[some, stream])
-            family[start + TICK - 1, stream], trial[start + TICK - 1, stream] = rule.log_e, beside.log_e
-    return family, trial
+            rule, beside = watch.both(cases.x[some, stream], cases.score[some, stream])
+            for name, signal in ((PRODUCT, rule), *((one.monitor, one) for one in beside)):
+                found[name][start + TICK - 1, stream] = signal.log_e
+    return found

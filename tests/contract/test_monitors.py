@@ -16,7 +16,17 @@ sys.path.append(str(Path(__file__).parents[1] / "monitors"))
 
 from streams import batch, reference, see, silent_day
 
-READING = ("embedding", "prediction", "far-out", "quality", "performance", "calibration", "subgroups", "kernel")
+READING = (
+    "embedding",
+    "prediction",
+    "far-out",
+    "quality",
+    "performance",
+    "calibration",
+    "subgroups",
+    "kernel",
+    "classifier",
+)
 ALL = (*MONITORS, *EXPERIMENTAL)
 EVERY = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import HomeostatError
-from benchmarks.drift import HORIZON, ONSET, PRODUCT, RUN_LENGTHS, TRIAL, UNION, answered, own, play, ratios, table
+from benchmarks.drift import HORIZON, ONSET, PRODUCT, RUN_LENGTHS, TRIALS, UNION, answered, own, play, ratios, table
 from benchmarks.drift.charts import CHARTS, WINDOW, Cases, cusum
 from benchmarks.drift.figure import TITLES, draw
 from benchmarks.drift.lengths import delay, first_of, first_passage, run_length, threshold_for, together
@@ -43,7 +43,7 @@ def test_a_chart_does_not_look_ahead(name: str) -> None:
 def test_all_charts_are_compared() -> None:
     """Those of the field, the yardstick's two, and the product's."""
     assert {"mewma", "neighbours", PRODUCT, "kernel_window", "kolmogorov_smirnov", "page_hinkley"} <= {*CHARTS}
-    assert {"river_adwin", "river_kswin", "river_page_hinkley", "kernel", TRIAL} <= {*CHARTS}
+    assert {"river_adwin", "river_kswin", "river_page_hinkley", "kernel", *TRIALS.values()} <= {*CHARTS}
 
 
 def test_rivers_detectors_alarm_where_river_does() -> None:
@@ -182,8 +182,10 @@ def test_the_table_has_every_detector_at_one_run_length() -> None:
                for name, value in ((PRODUCT, 50.0), (UNION, 100.0), ("oracle", 10.0))]  # fmt: skip
     assert ratios(planted)["1000.geometric_mean.to_union"] == pytest.approx(0.5)
     assert ratios(planted)["1000.prevalence.to_oracle"] == 5
-    planted.append({"detector": TRIAL, "run_length": RUN_LENGTHS[0], **dict.fromkeys(SHIFTS, 45.0)})
+    for trial, value in (("kernel", 45.0), ("classifier", 60.0)):
+        planted.append({"detector": TRIALS[trial], "run_length": RUN_LENGTHS[0], **dict.fromkeys(SHIFTS, value)})
     assert ratios(planted)["1000.geometric_mean.with_kernel"] == pytest.approx(0.9)
+    assert ratios(planted)["1000.mean.with_classifier"] == pytest.approx(1.2)
 
 
 def test_a_detector_at_its_own_threshold_says_what_it_realises() -> None:

@@ -28,8 +28,9 @@ def test_cost_is_read_at_the_start_and_at_the_end(monkeypatch: pytest.MonkeyPatc
     assert {"first cases", "last cases", "river ADWIN", "river KSWIN", "permutation MMD"} <= {*of}
     assert {"torchdrift MMD", "menelaus HDDDM"} <= {*of}, "the group peers is installed where tests run"
     assert {"ms_per_case", "ms_per_case_at_8000", "rss_growth", "setup_seconds"} <= {*answer["ratios"]}
-    assert answer["ratios"]["kernel_ms_per_case"] == of["kernel, on trial"]["ms_per_case"] > 0
-    assert answer["ratios"]["kernel_setup_seconds"] == of["kernel, on trial: set-up"]["seconds"] > 0
+    for trial in ("kernel", "classifier"):
+        assert answer["ratios"][f"{trial}_ms_per_case"] == of[f"{trial}, on trial"]["ms_per_case"] > 0
+        assert answer["ratios"][f"{trial}_setup_seconds"] == of[f"{trial}, on trial: set-up"]["seconds"] > 0
     assert answer["ratios"]["ms_per_case"] == of["first cases"]["ms_per_case"] > 0
     assert answer["ratios"]["rss_growth"] == pytest.approx(of["last cases"]["rss_mib"] / of["first cases"]["rss_mib"])
 
