@@ -31,6 +31,7 @@ def fixed(threshold: float) -> Callable[[Sequence[int], int], Iterable[Limit]]:
 
 LIMITS: Mapping[str, Callable[[Sequence[int], int], Iterable[Limit]]] = {
     "product": promised,
+    "classifier": promised,
     "neighbours": promised,
     "kernel_window": fixed(1.0),
     "kolmogorov_smirnov": bonferroni,
