@@ -213,7 +213,8 @@ def _train(
         prefix, encoder = model.origin.split(cut)
         inputs = Latents(prefix, images, folder=latents, mirrored=True, progress=progress)
         shown = Latents(prefix, held_images, folder=latents, mirrored=False)
-        encoder = lean(encoder, weights)
+        if isinstance(stage.parameter, LoRA) and stage.parameter.lean:
+            encoder = lean(encoder, weights)
     begins = cache(lambda: features_of(encoder.eval(), inputs))
     lesson = Lesson(
         label=cases.label,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from strategies.data import NewCases
 from strategies.parameter import EXPERIMENTAL as ON_TRIAL
-from strategies.parameter import OrthogonalLoRA
+from strategies.parameter import LoRA, OrthogonalLoRA
 from strategies.protocols import Recipe
 from strategies.recipes import COMPARISONS, RECIPES
 
@@ -24,6 +24,11 @@ PARAMETERS = {
                 stages=(replace(_LORA.stages[0], parameter=kind()), *_LORA.stages[1:]),
             )
             for kind in ON_TRIAL
+        ),
+        replace(
+            _LORA,
+            name="lean_lora_rehearsal",
+            stages=(replace(_LORA.stages[0], parameter=LoRA(lean=True)), *_LORA.stages[1:]),
         ),
         Recipe(
             name="orthogonal_lora",
