@@ -117,7 +117,7 @@ def test_a_version_is_made_again_from_its_record(chapters, tmp_path, capsys):
     assert not workspace.path("jobs", ".replay-v1").exists()
     record = workspace.path("jobs", "job1", "job.json")
     record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))
-    assert cli.main(command) == 1
+    assert cli.main(command) == 2
     assert "is not as it was" in capsys.readouterr().err
 
 
