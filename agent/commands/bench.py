@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.answer import Answer, table
 from agent.errors import HomeostatError
+from agent.report.frame import to_write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def bench(args: argparse.Namespace) -> Answer:
     benchmark = BENCHMARKS[args.name]
     data, given = _folder(args.data, "--data"), _folder(args.input, "--input")
     module: Any = importlib.import_module(benchmark.module)
-    drawn = {"figure": Path(args.figure)} if args.figure else {}
+    drawn = {"figure": to_write(args.figure)} if args.figure else {}
     if drawn and not benchmark.draws:
         raise HomeostatError(f"the benchmark '{args.name}' has no picture: leave --figure out")
     result = module.bench(data=data, seed=args.seed, input=given, full=args.full, **drawn)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from agent.plan import Plan
-    from strategies.axes import Depth
     from strategies.preprocessing import Pixels
     from strategies.protocols import Examples
 
@@ -24,10 +23,10 @@ def of_network(
     base: Path, live: Path | None, parts: Path, develop: Examples, table: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Depth and robustness of a finalist, beside the live version; `table`: its measures on *develop* by domain."""
-    from strategies.axes import corrupted
+    from strategies.axes import corrupted, depth
 
-    found, images = deep(base, live, parts, develop), _images(base, develop)
-    label = images.examples.label
+    images = some_of(base, develop)
+    found, label = depth(base, live, parts, images), images.examples.label
     worse = {
         when: {kind: _recall(scores, label) for kind, scores in corrupted(base, version, images)}
         for when, version in (("before", live), ("after", parts))
@@ -45,7 +44,6 @@ def of_network(
             "n": len(images),
             "worst_domain": {"domain": worst, **table[worst]},
             "corrupted": worse,
-            "unseen_domain": None,
         },
     }
 
@@ -60,7 +58,7 @@ def of_record(
     spec = json.loads((job / "job.json").read_text())
     entries = [entry for part in ("new", "memory", "develop") for entry in spec[part]]
     return {
-        "label_efficiency": {"labelled_patients": labelled, "gained_on_develop": round(gained, 4), "curve": None},
+        "label_efficiency": {"labelled_patients": labelled, "gained_on_develop": round(gained, 4)},
         "cost": {
             "seconds": made["seconds"],
             "peak_mib": made.get("peak_mib"),
@@ -117,15 +115,8 @@ def sentences(axes: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield "burden", f"{plan['how']}{': ' if plan['clauses'] else ''}{', '.join(plan['clauses'])}"
 
 
-def deep(base: Path, live: Path | None, parts: Path, develop: Examples) -> Depth:
-    """How far the parts go from the live version, on some images of *develop*."""
-    from strategies.axes import depth
-
-    return depth(base, live, parts, _images(base, develop))
-
-
-def _images(base: Path, develop: Examples) -> Pixels:
-    """LOOKED_AT of them, evenly spread."""
+def some_of(base: Path, develop: Examples) -> Pixels:
+    """LOOKED_AT images of *develop*, evenly spread, as the base takes them."""
     import numpy as np
 
     from strategies.base import Chosen, load_base

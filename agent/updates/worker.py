@@ -114,7 +114,11 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
 
 def _change(base: Path, live: Path | None, parts: Path, develop: ListedExamples, most: float) -> float:
     """1 - CKA of the encoder's last block; not asked where the plan sets no bound."""
-    return 0.0 if most >= 1 else axes.deep(base, live, parts, develop).change[-1]
+    if most >= 1:
+        return 0.0
+    from strategies.axes import depth
+
+    return depth(base, live, parts, axes.some_of(base, develop)).change[-1]
 
 
 def _peak_mib() -> float:

@@ -35,7 +35,7 @@ def test_cost_and_label_efficiency_are_numbers(tmp_path: Path) -> None:
     axes = record(tmp_path, Plan())
 
     assert axes["cost"] == {"seconds": 12.0, "peak_mib": 300.0, "bytes": 100}
-    assert axes["label_efficiency"] == {"labelled_patients": 24, "gained_on_develop": 0.0512, "curve": None}
+    assert axes["label_efficiency"] == {"labelled_patients": 24, "gained_on_develop": 0.0512}
 
 
 def test_burden_cites_the_clause_of_the_plan() -> None:

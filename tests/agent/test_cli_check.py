@@ -119,6 +119,7 @@ def test_bench_lists_its_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
         (["bench", "gates", "--input", "/nowhere"], "--input /nowhere is no folder"),
         (["bench", "gates", "--figure", "gates.svg"], "the benchmark 'gates' has no picture"),
         (["bench", "loop", "--data", "/nowhere"], "--data /nowhere is no folder"),
+        (["bench", "drift", "--figure", "/nowhere/drift.svg"], "/nowhere/drift.svg can't be written"),
     ],
 )
 def test_bench_refuses_what_it_cant_run(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
