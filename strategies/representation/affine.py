@@ -16,7 +16,6 @@ from strategies.alignment import ALIGNMENT
 from strategies.protocols import Learner, Lesson
 from strategies.representation.rows import site_and_home
 
-Features = NDArray[np.floating]
 Map = tuple[NDArray[np.float64], NDArray[np.float64]]  # A [d, d] or its diagonal [d], b [d]
 
 
