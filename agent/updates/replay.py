@@ -50,6 +50,8 @@ def replay(workspace: Workspace, name: str, *, by: str, progress: Progress = lam
         raise HomeostatError(f"the record of {row['id']}, which made {version}, is not as it was: restore a backup")
     folder = workspace.path("jobs", f".replay-{version}")
     with exclusive(workspace.path("jobs", ".replay.lock"), f"another replay is running in {workspace.root}"):
+        for left in workspace.path("jobs").glob(".replay-*"):  # of one that was killed
+            shutil.rmtree(left)
         try:
             _train_again(folder, recorded, facts["recipe"], progress)
             again, kept = folder / "recipes" / facts["recipe"], workspace.path("versions", version)
@@ -65,7 +67,6 @@ def replay(workspace: Workspace, name: str, *, by: str, progress: Progress = lam
 
 
 def _train_again(folder: Path, recorded: Path, recipe: str, progress: Progress) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     spec = {**json.loads(recorded.read_text()), "recipes": [recipe]}
     write_atomically(folder / "job.json", json.dumps(spec).encode())

@@ -105,6 +105,8 @@ def test_a_version_is_made_again_from_its_record(chapters, tmp_path, capsys):
     """Two years later: the same job gives the same bytes, and a record that was changed is not trusted."""
     workspace = chapters.open("judged", tmp_path / "site")
     command = ["replay", "v1", "--by", "auditor", "--workspace", str(workspace.root), "--json"]
+    killed = workspace.path("jobs", ".replay-v9")
+    killed.mkdir()
     assert cli.main(command) == 0
     assert json.loads(capsys.readouterr().out)["differs"] == []
     assert cli.main(["show", "v1", "--workspace", str(workspace.root), "--json"]) == 0
@@ -114,7 +116,7 @@ def test_a_version_is_made_again_from_its_record(chapters, tmp_path, capsys):
     assert axes["depth"]["touched"] > 0 and axes["robustness"]["n"] > 0
     assert axes["burden"]["clauses"] and axes["cost"]["bytes"] > 0
     assert events(workspace)[-1] == "version_replayed"
-    assert not workspace.path("jobs", ".replay-v1").exists()
+    assert not workspace.path("jobs", ".replay-v1").exists() and not killed.exists()
     record = workspace.path("jobs", "job1", "job.json")
     record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))
     assert cli.main(command) == 2
