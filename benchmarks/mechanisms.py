@@ -2,7 +2,7 @@
 
 `homeostat bench mechanisms --data DIR`. Alignments see the new site's training images without a label and no label of
 its other cases; pretraining sees the images of all its training patients, and the labels of a few. With a bank, how
-many images of each site were sent to the new parts stands beside it. One seed; three with `--full`.
+much of each site was answered by the new parts stands beside it. One seed; three with `--full`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.loop import (
 FEW = 16  # labelled patients of the new site, where labels are few
 UNLABELLED = ("batch_statistics", "feature_statistics", "coral", "prototypes", "prior_correction")
 BANKED = tuple(f"{name}_banked" for name in UNLABELLED)
-TRAINED = ("full_from_base", "contrastive_full_rehearsal", "lora_banked")
+TRAINED = ("full_from_base", "contrastive_full_rehearsal", "lora_banked", "lora_mixture")
 METHODS = ("frozen", *UNLABELLED, *BANKED, *TRAINED)
 
 
@@ -42,8 +42,8 @@ def bench(
 ) -> dict[str, Any]:
     """{"name", "rows", "ratios"}: a row per method, with the median over the seeds of each measure.
 
-    home and new are balanced accuracy on the judge patients, sent_home and sent_new the shares of images that the new
-    parts answered. Ratios: gain at the new site over the frozen base, of each alignment alone.
+    home and new are balanced accuracy on the judge patients, sent_home and sent_new the mean shares of an answer
+    that are the new parts'. Ratios: gain at the new site over the frozen base, of each alignment alone.
     """
     progress, seeds = progress or _tell, range(seed, seed + (3 if full else 1))
     found: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
@@ -121,7 +121,7 @@ def _sent(predictor: Any, cases: FolderExamples) -> float:
 
     batches = np.array_split(np.arange(len(cases)), -(-len(cases) // 64))
     seen = [predictor.embed(torch.stack([predictor.prepare(cases.image(i)) for i in rows])) for rows in batches]
-    return float((predictor.route(torch.from_numpy(np.concatenate(seen))) >= 0).mean())
+    return float(predictor.shares(torch.from_numpy(np.concatenate(seen)))[:, :-1].sum(axis=1).mean())
 
 
 def _row(shift: Shift, method: str, runs: list[dict[str, float]]) -> dict[str, Any]:

@@ -43,7 +43,8 @@ FORMS = ("LORA", "IA3", "LN_TUNING")
 class Observation(NamedTuple):
     """What a version says of b images, float32.
 
-    probabilities [b, k], rows sum to 1; logits [b, k]; embedding [b, d] of the pinned sensor.
+    probabilities [b, k], rows sum to 1; logits [b, k], before recalibration, or the probabilities' logarithm where
+    several sets of parts answer together; embedding [b, d] of the pinned sensor.
     """
 
     probabilities: NDArray[np.float32]
@@ -62,7 +63,7 @@ class Expert(NamedTuple):
 class Predictor:
     """Immutable once loaded, so threads may share it.
 
-    `router` sends an image to one of `experts`, or to none: then the version's own parts answer, `served`.
+    `router` sends an image to one of `experts`, to several, or to none: then the version's own parts answer, `served`.
     """
 
     def __init__(
@@ -130,23 +131,28 @@ class Predictor:
         """[b, k] -> the index of the class that the version decides for, int64 [b]."""
         return self._thresholds(probabilities)
 
-    def route(self, embedding: torch.Tensor) -> NDArray[np.int64]:
-        """What the sensor sees, [b, d] -> the place in `experts` of what answers for each; -1 where it is `served`."""
+    def shares(self, embedding: torch.Tensor) -> NDArray[np.float64]:
+        """What the sensor sees, [b, d] -> each expert's share in the answer and, last, that of `served`, [b, e + 1].
+
+        Rows sum to 1; a bank's hold a single 1.
+        """
         if self._router is None:
-            return np.full(len(embedding), -1)
-        return self._router.choose(self._rows(self._router, embedding).numpy())
+            return np.ones((len(embedding), 1))
+        return self._router.shares(self._rows(self._router, embedding).numpy())
 
     def _said(self, batch: torch.Tensor, embedding: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Probabilities and logits [b, k]; each image is answered by the parts that it is routed to."""
+        """Probabilities and logits [b, k]; each image is answered by the parts that have a share in it."""
         if self._router is None:
             return self._by(self.served, batch, embedding)
         embedding = self._rows(self._sensor, batch) if embedding is None else embedding
-        chosen = torch.from_numpy(self.route(embedding))
-        said = torch.empty(2, len(batch), len(self.classes))
-        for place, expert in enumerate([*self.experts.values(), self.served]):
-            mine = chosen == (place if place < len(self.experts) else -1)
+        shares = torch.from_numpy(self.shares(embedding)).float()
+        said = torch.zeros(2, len(batch), len(self.classes))
+        for share, expert in zip(shares.T, [*self.experts.values(), self.served], strict=True):
+            mine = share > 0
             if mine.any():
-                said[:, mine] = torch.stack(self._by(expert, batch[mine], embedding[mine]))
+                said[:, mine] += share[mine, None] * torch.stack(self._by(expert, batch[mine], embedding[mine]))
+        mixed = shares.amax(dim=1) < 1
+        said[1, mixed] = said[0, mixed].clamp_min(torch.finfo(said.dtype).tiny).log()
         return said[0], said[1]
 
     def _by(

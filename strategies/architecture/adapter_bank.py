@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from strategies.protocols import Lesson
-from strategies.routing import BANK, PLACES, Router, files_of
+from strategies.routing import BANK, PLACES, Router, files_of, nearest
 
 FOLDS = 5
 
@@ -23,12 +23,13 @@ class AdapterBank:
     An image belongs to the domain whose class means are nearest (Mahalanobis distance within classes, Lee and others
     2018), in features of the pinned base: an update never moves its own router. A domain reaches as far as `covered`
     of its own cases lie from means that were computed without their patients; beyond that nobody's parts answer.
+    `choice` between the domains is one of `strategies.routing.CHOICES`, from then on for those of a live bank too.
     """
 
     name = "adapter_bank"
 
-    def __init__(self, covered: float = 0.99) -> None:
-        self.covered = covered
+    def __init__(self, covered: float = 0.99, choice: str = nearest.__name__) -> None:
+        self.covered, self.choice = covered, choice
 
     def assemble(self, lesson: Lesson, parts: Mapping[str, str], live: Sequence[Path], folder: Path) -> dict[str, str]:
         """Renames the parts, copies the live version's, writes bank.json and bank.safetensors.
@@ -55,7 +56,7 @@ class AdapterBank:
         return made | self.router(lesson, learnt, expert, before).write(folder)
 
     def router(self, lesson: Lesson, learnt: set[str], expert: str, before: Router | None) -> Router:
-        """The router that sends the `learnt` domains to `expert`."""
+        """The router that has the `learnt` domains answered by `expert`."""
         features = lesson.features().astype(np.float64)
         said = np.where(lesson.label >= 0, lesson.label, lesson.logits().argmax(axis=1))
         group = np.array([f"{label} {domain}" for label, domain in zip(said, lesson.domain, strict=True)])
@@ -80,6 +81,7 @@ class AdapterBank:
             torch.from_numpy(whitening.astype(np.float32)),
             torch.from_numpy(np.concatenate(centres).astype(np.float32)),
             torch.from_numpy(np.repeat(np.arange(len(domains)), [len(one) for one in centres])),
+            self.choice,
         )
 
 

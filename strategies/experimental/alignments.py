@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from strategies.architecture import AdapterBank
+from strategies.architecture import AdapterBank, AdapterMixture
 from strategies.data import AllCases, NewCases, Rehearsal
 from strategies.objective import Contrastive, CrossEntropy
 from strategies.parameter import Full, LoRA
@@ -12,6 +12,7 @@ from strategies.representation import BatchStatistics, Coral, FeatureStatistics,
 
 # Representation and architecture. Cheapest first: no label and no gradient; then one set of parts for each domain.
 BANKED = Stage(architecture=AdapterBank())
+MIXED = Stage(architecture=AdapterMixture())
 ALIGNMENTS = {
     "batch_statistics": (Stage(representation=BatchStatistics()),),
     "feature_statistics": (Stage(representation=FeatureStatistics()),),
@@ -20,18 +21,14 @@ ALIGNMENTS = {
     "prior_correction": (Stage(representation=PriorCorrection()),),
 }
 REHEARSED = Stage(parameter=Full(5e-4), objective=CrossEntropy(), data=Rehearsal(), epochs=EPOCHS)
-
-
+NAIVE_LORA = Stage(parameter=LoRA(), objective=CrossEntropy(), data=NewCases(), epochs=EPOCHS)
 PRETRAINED = Stage(parameter=Full(2e-4), objective=Contrastive(), data=AllCases(), epochs=EPOCHS)
 
 _REPRESENTATION = (
     *(Recipe(name=name, stages=stages, risk=1) for name, stages in ALIGNMENTS.items()),
     *(Recipe(name=f"{name}_banked", stages=(*stages, BANKED), risk=1) for name, stages in ALIGNMENTS.items()),
-    Recipe(
-        name="lora_banked",
-        stages=(Stage(parameter=LoRA(), objective=CrossEntropy(), data=NewCases(), epochs=EPOCHS), BANKED),
-        risk=3,
-    ),
+    Recipe(name="lora_banked", stages=(NAIVE_LORA, BANKED), risk=3),
+    Recipe(name="lora_mixture", stages=(NAIVE_LORA, MIXED), risk=3),
     Recipe(name="full_from_base", stages=(REHEARSED, SOFTEN), risk=4),
     Recipe(name="contrastive_full_rehearsal", stages=(PRETRAINED, REHEARSED, SOFTEN), risk=5),
 )

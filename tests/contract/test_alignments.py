@@ -96,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byte
 
 def test_every_mechanism_fits_its_slot() -> None:
     """Each class is made without arguments, has its slot's methods, and is the only one of its name."""
-    for kinds, protocol, count in ((ALIGNMENTS, RepresentationMechanism, 6), (BANKS, ArchitectureMechanism, 1)):
+    for kinds, protocol, count in ((ALIGNMENTS, RepresentationMechanism, 6), (BANKS, ArchitectureMechanism, 2)):
         mechanisms = [kind() for kind in kinds]
         assert len(mechanisms) == count == len({mechanism.name for mechanism in mechanisms})
         assert all(isinstance(mechanism, protocol) for mechanism in mechanisms)

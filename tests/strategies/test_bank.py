@@ -16,7 +16,7 @@ from agent.versions.bundle import FORMATS
 from strategies.architecture import AdapterBank
 from strategies.base import write_base
 from strategies.data import NewCases
-from strategies.experimental import BANKED, EXPERIMENTAL
+from strategies.experimental import BANKED, EXPERIMENTAL, MIXED
 from strategies.families import load_backbone
 from strategies.lessons import Joined
 from strategies.model import Classifier
@@ -130,7 +130,7 @@ def test_an_image_is_routed_by_itself(base: Path, bank: Path) -> None:
     assert all(np.array_equal(one[order.numpy()], other) for one, other in zip(together, shuffled, strict=True))
     assert all(np.array_equal(predictor.answer(mixed[i : i + 1])[0], together.probabilities[i]) for i in (0, 7, 14))
     assert np.array_equal(predictor.logits(mixed), together.logits)
-    assert predictor.route(torch.from_numpy(together.embedding)).tolist()[:5] == [-1] * 5
+    assert predictor.shares(torch.from_numpy(together.embedding)).tolist()[:5] == [[0.0, 1.0]] * 5
 
 
 def test_a_second_domain_joins_and_moves_nobody(base: Path, bank: Path, tmp_path: Path) -> None:
@@ -185,6 +185,85 @@ def test_what_goes_on_from_an_alignment_carries_it_once(base: Path, tmp_path: Pa
     assert after.logits(batch) == pytest.approx(before.logits(batch), abs=1e-4)
     assert after.logits(batch) != pytest.approx(Predictor.load(base).logits(batch), abs=1e-2)
     assert sorted(made.parts.values()) == sorted(file.name for file in made.folder.iterdir())
+
+
+def softer(mixture: Path, out: Path, reach: float = 1.0) -> Path:
+    """The same bank with all distances smaller, so that images lie between the domains."""
+    router = Router.read(Path(shutil.copytree(mixture, out)))
+    assert router is not None
+    Router(
+        router.domains,
+        router.expert,
+        (reach * router.reach).tolist(),
+        router.whitening * 0.02,
+        router.centres * 0.02,
+        router.owner,
+        router.choice,
+    ).write(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def mixture(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe = Recipe(name="mine", stages=(*ALIGNED, MIXED), risk=1)
+    return go(base, tmp_path_factory.mktemp("mixture") / "v1", recipe).folder
+
+
+def test_between_domains_the_probabilities_are_mixed(base: Path, mixture: Path, tmp_path: Path) -> None:
+    """The answer is the mean of what the sets say after their own recalibration, whatever company an image is in."""
+    predictor = Predictor.load(base, softer(mixture, tmp_path / "soft"))
+    batch = torch.cat([prepared(predictor, domain, 5) for domain in ("home", "new", "unknown")])
+    seen = predictor.observe(batch)
+    share = predictor.shares(torch.from_numpy(seen.embedding))
+    assert ((share > 0.05) & (share < 0.95)).all(axis=1).sum() >= 5, "images lie between"
+    served = Predictor.load(base).answer(batch)
+    wanted = share[:, :1] * predictor.by_each(batch)["expert1"] + share[:, 1:] * served
+    assert seen.probabilities == pytest.approx(wanted, abs=1e-6)
+    between = (share > 0).all(axis=1)
+    mixed = torch.softmax(torch.from_numpy(seen.logits[between]), dim=1).numpy()
+    assert mixed == pytest.approx(seen.probabilities[between], abs=1e-6)
+    assert all(np.array_equal(predictor.answer(batch[i : i + 1])[0], seen.probabilities[i]) for i in range(len(batch)))
+    assert np.array_equal(seen.embedding, Predictor.load(base).embed(batch)), "the sensor is pinned"
+
+
+def test_a_mixture_is_a_bank_where_one_domain_is_certain(base: Path, bank: Path, mixture: Path, tmp_path: Path) -> None:
+    """Then, and beyond reach, answers are the bank's byte for byte, and a set without a share is not run."""
+    hard, soft = Predictor.load(base, bank), Predictor.load(base, mixture)
+    ran: list[int] = []
+    soft.experts["expert1"].backbone.register_forward_hook(lambda *_: ran.append(1))
+    for domain in ("home", "unknown", "new"):
+        assert not ran, "no set is run for images that it has no share in"
+        one, other = hard.observe(prepared(hard, domain)), soft.observe(prepared(soft, domain))
+        assert all(np.array_equal(mine, its) for mine, its in zip(one, other, strict=True)), domain
+    assert ran
+    far = Predictor.load(base, softer(mixture, tmp_path / "far", reach=0.0))
+    assert np.array_equal(far.answer(prepared(far, "new")), Predictor.load(base).answer(prepared(far, "new")))
+
+
+def test_shares_are_of_the_sets_of_parts() -> None:
+    """Two domains of one set add up; out of reach, of no set and not a number is the fallback's; crumbs are dropped."""
+    distances = np.array(
+        [[0.0, 0.0, 0.0], [2.0, 0.0, 20.0], [9.0, 9.0, 8.0], [99.0, 99.0, 97.0], [np.nan, np.inf, np.nan]]
+    )
+    place = (torch.eye(2), torch.zeros(3, 2), torch.arange(3))
+    soft = Router("abc", ["expert1", "expert1", None], [8.0, 8.0, 50.0], *place, "posterior").shares(distances)
+    assert soft.tolist()[1:] == [[1, 0], [0, 1], [0, 1], [0, 1]]
+    assert soft[0] == pytest.approx([2 / 3, 1 / 3])
+    hard = Router("abc", ["expert1", "expert2", None], [8.0, 8.0, 50.0], *place).shares(distances[:4])
+    assert hard.tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 1]]
+
+
+def test_a_bank_of_before_chooses_as_before(bank: Path, mixture: Path, tmp_path: Path) -> None:
+    """A bank that chooses is written as it always was; a mixture is of a format that older readers refuse."""
+    record = json.loads((bank / "bank.json").read_text())
+    assert record.keys() == {"format", "domains"} and record["format"] == 1
+    router, mixed = Router.read(bank), Router.read(mixture)
+    assert router is not None and mixed is not None and (router.choice, mixed.choice) == ("nearest", "posterior")
+    assert json.loads((mixture / "bank.json").read_text())["format"] == 2
+    changed = Path(shutil.copytree(mixture, tmp_path / "changed"))
+    (changed / "bank.json").write_text((mixture / "bank.json").read_text().replace("posterior", "guess"))
+    with pytest.raises(ValueError, match="chooses by 'guess'; known are nearest, posterior"):
+        Router.read(changed)
 
 
 def test_stages_in_an_order_that_can_not_be_served_are_refused(base: Path, tmp_path: Path) -> None:
