@@ -47,8 +47,8 @@ def as_served(
         held = Joined(held, unlabelled)
         images = Pixels(held, images.preprocessing)
     lesson = _lesson(held, images, site, known - site, predictor.features, predictor.logits)
-    encoder, head, _ = predictor.served
-    return lesson, Learner(encoder=encoder, head=head, moving=(), inputs=Images(images, mirror))
+    served = predictor.served
+    return lesson, Learner(encoder=served.backbone, head=served.head, moving=(), inputs=Images(images, mirror))
 
 
 def as_sensed(base: Path, new: Examples, memory: Examples, develop: Examples, unlabelled: Examples | None) -> Lesson:

@@ -23,6 +23,7 @@ from torch import nn
 
 from strategies.alignment import ALIGNMENT, STATISTICS, fold, set_statistics
 from strategies.base import load_base
+from strategies.episode import Episode, trusted, views
 from strategies.families.weights import load_exactly, read_json, read_weights, same_tensors
 from strategies.inserted import insert
 from strategies.model import Classifier, Recalibrator, Thresholds
@@ -44,7 +45,7 @@ class Observation(NamedTuple):
     """What a version says of b images, float32.
 
     probabilities [b, k], rows sum to 1; logits [b, k], before recalibration, or the probabilities' logarithm where
-    several sets of parts answer together; embedding [b, d] of the pinned sensor.
+    several sets of parts or views answer together; embedding [b, d] of the pinned sensor.
     """
 
     probabilities: NDArray[np.float32]
@@ -53,11 +54,16 @@ class Observation(NamedTuple):
 
 
 class Expert(NamedTuple):
-    """One set of parts over the base: its encoder, its head and the recalibration of its scores."""
+    """One set of parts over the base: its encoder, its head and the recalibration of its scores.
+
+    `episode` says which images are answered by views that the encoder `adapting` goes along with; mostly there is none.
+    """
 
     backbone: nn.Module
     head: nn.Module
     recalibrator: Recalibrator
+    episode: Episode | None = None
+    adapting: nn.Module | None = None
 
 
 class Predictor:
@@ -161,7 +167,17 @@ class Predictor:
         shared = embedding if expert.backbone is self._sensor else None
         features = self._rows(expert.backbone, batch) if shared is None else shared
         logits = self._rows(expert.head, features)
-        return expert.recalibrator(logits), logits
+        probabilities = expert.recalibrator(logits)
+        if expert.episode is None or expert.adapting is None:
+            return probabilities, logits
+        logits = logits.clone()
+        for i in expert.episode.doubtful(probabilities).nonzero().flatten().tolist():
+            # As many views as a pass has rows: what its norms measure is of this image and nothing else.
+            features = self._rows(expert.adapting, views(batch[i]))
+            marginal = expert.recalibrator(self._rows(expert.head, features)).mean(dim=0)
+            if trusted(marginal, probabilities[i]):
+                probabilities[i], logits[i] = marginal, marginal.clamp_min(torch.finfo(marginal.dtype).tiny).log()
+        return probabilities, logits
 
     def by_each(self, batch: torch.Tensor) -> dict[str, NDArray[np.float32]]:
         """{expert: probabilities [b, k]} of each set of parts, whatever is routed to it."""
@@ -193,7 +209,9 @@ def expert_of(base: Classifier, parts: Path) -> Expert:
     apply_parts(classifier.eval(), parts)
     file = parts / "recalibrator.json"
     recalibrator = Recalibrator.read(file, len(base.classes)) if file.is_file() else Recalibrator()
-    return Expert(classifier.backbone.eval(), classifier.head.eval(), recalibrator)
+    encoder, episode = classifier.backbone.eval(), Episode.read(parts)
+    adapting = None if episode is None else episode.adapting(encoder)
+    return Expert(encoder, classifier.head.eval(), recalibrator, episode, adapting)
 
 
 def apply_parts(classifier: Classifier, parts: Path) -> None:

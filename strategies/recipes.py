@@ -23,6 +23,7 @@ from strategies.augmentation import augment, mirror, turned, upright
 from strategies.base import load_base
 from strategies.data import NewCases, Rehearsal
 from strategies.domains import domain_shares
+from strategies.episode import TEST_TIME
 from strategies.inputs import Images, Inputs, Latents, Views
 from strategies.lessons import Joined, as_sensed, as_served, site_first
 from strategies.model import Classifier, Thresholds
@@ -282,11 +283,11 @@ def _carry(live_parts: Path, out: Path, model: Classifier) -> dict[str, str]:
 
 
 def _files_of(live_parts: Path | None) -> list[Path]:
-    """The files of the live version that answers come from: what it learnt, its recalibration, its bank."""
+    """The files of the live version that answers come from: what it learnt, how it is served, its bank."""
     if live_parts is None:
         return []
     router = Router.read(live_parts)
-    own = [live_parts / name for name in (*LEARNT.values(), "recalibrator.json", BANK, PLACES)]
+    own = [live_parts / name for name in (*LEARNT.values(), "recalibrator.json", TEST_TIME, BANK, PLACES)]
     experts = [file for name in (router.experts() if router else ()) for file in files_of(live_parts, name)]
     return [*(file for file in own if file.is_file()), *experts]
 

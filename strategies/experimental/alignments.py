@@ -8,7 +8,7 @@ from strategies.objective import Contrastive, CrossEntropy
 from strategies.parameter import Full, LoRA
 from strategies.protocols import Recipe, Stage
 from strategies.recipes import EPOCHS, SOFTEN
-from strategies.representation import BatchStatistics, Coral, FeatureStatistics, PriorCorrection, Prototypes
+from strategies.representation import BatchStatistics, Coral, Episodic, FeatureStatistics, PriorCorrection, Prototypes
 
 # Representation and architecture. Cheapest first: no label and no gradient; then one set of parts for each domain.
 BANKED = Stage(architecture=AdapterBank())
@@ -19,6 +19,7 @@ ALIGNMENTS = {
     "coral": (Stage(representation=Coral()),),
     "prototypes": (Stage(representation=Prototypes()),),
     "prior_correction": (Stage(representation=PriorCorrection()),),
+    "test_time": (Stage(representation=Episodic()),),
 }
 REHEARSED = Stage(parameter=Full(5e-4), objective=CrossEntropy(), data=Rehearsal(), epochs=EPOCHS)
 NAIVE_LORA = Stage(parameter=LoRA(), objective=CrossEntropy(), data=NewCases(), epochs=EPOCHS)

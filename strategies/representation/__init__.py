@@ -4,10 +4,11 @@
 """
 
 from strategies.representation.affine import Coral, FeatureStatistics, Prototypes
+from strategies.representation.episodic import Episodic
 from strategies.representation.priors import PriorCorrection
 from strategies.representation.recalibrate import Recalibrate
 from strategies.representation.statistics import BatchStatistics
 
-EXPERIMENTAL = (BatchStatistics, FeatureStatistics, Coral, Prototypes, PriorCorrection)
+EXPERIMENTAL = (BatchStatistics, FeatureStatistics, Coral, Prototypes, PriorCorrection, Episodic)
 
 __all__ = ["Recalibrate"]

@@ -96,7 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byte
 
 def test_every_mechanism_fits_its_slot() -> None:
     """Each class is made without arguments, has its slot's methods, and is the only one of its name."""
-    for kinds, protocol, count in ((ALIGNMENTS, RepresentationMechanism, 6), (BANKS, ArchitectureMechanism, 2)):
+    for kinds, protocol, count in ((ALIGNMENTS, RepresentationMechanism, 7), (BANKS, ArchitectureMechanism, 2)):
         mechanisms = [kind() for kind in kinds]
         assert len(mechanisms) == count == len({mechanism.name for mechanism in mechanisms})
         assert all(isinstance(mechanism, protocol) for mechanism in mechanisms)
@@ -116,7 +116,7 @@ def test_each_does_something(made: tuple) -> None:
     """For images of the new site, every mechanism changes the answer."""
     base, _, folders = made
     plain = Predictor.load(base)
-    batch = torch.stack([plain.prepare(Noise("new", 6).image(i)) for i in range(6)])
+    batch = torch.stack([plain.prepare(Noise("new", 24).image(i)) for i in range(24)])
     for kind in CASES:
         assert not np.array_equal(Predictor.load(base, folders[kind]).answer(batch), plain.answer(batch)), kind
 

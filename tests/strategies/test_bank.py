@@ -154,6 +154,9 @@ def test_the_fallback_is_the_live_version(base: Path, tmp_path: Path) -> None:
     batch = prepared(Predictor.load(base), "unknown")
     assert np.array_equal(Predictor.load(base, made).answer(batch), Predictor.load(base, live).answer(batch))
     assert not np.allclose(Predictor.load(base, made).answer(batch), Predictor.load(base).answer(batch))
+    adapted = go(base, tmp_path / "adapted", EXPERIMENTAL["test_time"]).folder
+    made = go(base, tmp_path / "v3", EXPERIMENTAL["coral_banked"], "third", live=adapted).folder
+    assert Predictor.load(base, made).served.episode == Predictor.load(base, adapted).served.episode is not None
 
 
 def test_a_bank_is_plain_files_and_all_of_them_are_needed(base: Path, bank: Path, tmp_path: Path) -> None:
