@@ -169,8 +169,8 @@ def situation(connection: Connection, *, least: int, served: Collection[str] = (
     """What the plan decides on, as the store knows it; a domain is judgeable with `least` labelled judge patients, and
     one that is `served` well so far is not learnt."""
     alarm = connection.execute(
-        """SELECT id, shift, opened_at FROM alarms WHERE state != 'closed' AND shift IS NOT NULL AND shift != 'far-out'
-           ORDER BY id DESC LIMIT 1"""
+        """SELECT id, shift, opened_at, evidence FROM alarms
+           WHERE state != 'closed' AND shift IS NOT NULL AND shift != 'far-out' ORDER BY id DESC LIMIT 1"""
     ).fetchone()
     if alarm is None:
         return Situation(shift=None, labelled=0, tried_with=None, waiting=False)
@@ -196,4 +196,5 @@ def situation(connection: Connection, *, least: int, served: Collection[str] = (
         tried_with=None if tried is None else patients(had),
         more_domains=not {case["domain"] for case in labelled} <= {HOME, *learnt.get("domains", ())},
         waiting=waiting > 0,
+        distance=json.loads(alarm["evidence"]).get("distance"),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, field_validator
 
 Trust = Literal["normal", "caution", "suspended"]
 ShiftName = Literal[
@@ -97,10 +97,14 @@ class Portfolio(Section):
     least: dict[str, int] = Field(
         default_factory=dict, description="per recipe: labelled patients below which it is not tried"
     )
+    from_distance: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict,
+        description="per recipe: standard deviations that the new cases lie away, below which it is not tried",
+    )
 
-    @field_validator("least")
+    @field_validator("least", "from_distance")
     @classmethod
-    def _known(cls, given: dict[str, int]) -> dict[str, int]:
+    def _known(cls, given: dict[str, float]) -> dict[str, float]:
         for name in given:
             if name not in RECIPES:
                 raise ValueError(f"'{name}' is no recipe; there are {', '.join(RECIPES)}")

@@ -221,7 +221,8 @@ def seen(said: Sequence[Reading], rows: Sequence[Any]) -> Batch:
 
 
 def _row(source: str, shift: str, truth: Shift, answer: Attribution) -> dict[str, Any]:
-    return {"source": source, "shift": shift, "is": truth.value, "called": answer.shift.value, "part": answer.part}
+    called = {"called": answer.shift.value, "part": answer.part, "distance": answer.distance}
+    return {"source": source, "shift": shift, "is": truth.value, **called}
 
 
 def _tell(what: str, done: int, of: int) -> None:

@@ -42,6 +42,8 @@ class Attribution:
     prevalence [c]: of the new cases, estimated; n: new patients, `labelled` of them with a label. part: share of the
     cases that changed, 0..1, None where that was not asked. confidence: mean probability of the model's answer, in the
     reference and now.
+    distance: of the new cases' mean from the reference's, in its standard deviations along the way there; None where
+    part is.
     """
 
     shift: Shift
@@ -53,6 +55,7 @@ class Attribution:
     prevalence: tuple[float, ...]
     was: tuple[float, ...]
     part: float | None
+    distance: float | None
     confidence: tuple[float, float]
     facts: Mapping[str, float]
     p_answers: float
@@ -86,21 +89,22 @@ def attribute(
     first = first_of_each(known.unit)
     labels = np.full(len(known), -1) if labels is None else labels
     known, labels = taken(known, first), labels[first]
-    distance = FarOut()
-    distance.fit(reference)
+    outlook = FarOut()
+    outlook.fit(reference)
     was, now = prevalence(known.outputs, labels, new.outputs)
     told: dict[str, Any] = {"n": len(new), "was": tuple(was.tolist()), "prevalence": tuple(now.tolist())}
-    told |= {"confidence": (_confidence(known.outputs), _confidence(new.outputs)), "part": None, "facts": {}}
+    told |= {"confidence": (_confidence(known.outputs), _confidence(new.outputs)), "facts": {}}
     told |= {"p_before": 1.0, "p_after": 1.0, "p_answers": 1.0, "labelled": int((new_labels >= 0).sum())}
+    told |= {"part": None, "distance": None}
     if len(new) < FEWEST:
         says = f"{len(new)} patients are too few to name a change"
         return Attribution(shift=Shift.UNDETERMINED, driver="", says=says, **told)
-    far = float(distance.far(new.embedding).mean())
+    far = float(outlook.far(new.embedding).mean())
     if by_sensor and far >= MOSTLY:
         says = f"{far:.0%} of the cases are unlike anything in the reference"
-        return Attribution(shift=Shift.FAR_OUT, driver=distance.name, says=says, **told)
+        return Attribution(shift=Shift.FAR_OUT, driver=outlook.name, says=says, **told)
 
-    see = features(reference, distance)
+    see = features(reference, outlook)
     seen, before = see(new), see(known)
     both = Labelled(before=before, said_before=known.outputs, was=labels, seen=seen, said=new.outputs, now=new_labels)
     weights = _weights(known.outputs, labels, was, now)
@@ -113,14 +117,15 @@ def attribute(
     least = min(facts, key=facts.__getitem__) if facts else ""
     fact = least if facts and facts[least] * len(facts) < alpha else ""
     if p_after < alpha or (new_domain and p_before < alpha):
-        told["part"] = part = changed_part(before[:, :-1], seen[:, :-1], weights)
+        part, distance = changed_part(before[:, :-1], seen[:, :-1], weights) or (None, None)
+        told |= {"part": part, "distance": distance}
         some = part is not None and part < PART and len(new) >= 2 * ENOUGH
         patients = fact in DEMOGRAPHIC or (some and not fact and not new_domain)
         shift = Shift.POPULATION if patients else Shift.ACQUISITION
         what = "another group of patients" if patients else "another look of the images"
         share = "" if part is None else f", in about {part:.0%} of the cases"
         says = f"{what}{share}: it remains with the reference weighed to the new prevalence (p {p_after:.1g})"
-        driver = fact or ("embedding" if part is not None else distance.name)
+        driver = fact or ("embedding" if part is not None else outlook.name)
         better = None if fact in DEMOGRAPHIC else look_and_mix(both, alpha)
         if better and (better[0] == Shift.MIXED or not new_domain):  # a new scanner says why its images look otherwise
             (shift, says), driver = better, "labels"
@@ -165,8 +170,9 @@ def _is_a_mix(cases: Labelled, weights: Float, was: Float, now: Float) -> bool:
     return min(hotelling(shape, shape_now, weights), hotelling(said, said_now, weights)) > SHAPE
 
 
-def changed_part(known: Float, new: Float, weights: Float) -> float | None:
-    """The share of new cases [m, k] that moved, 0..1, if the others stayed where known ones [n, k] are.
+def changed_part(known: Float, new: Float, weights: Float) -> tuple[float, float] | None:
+    """The share of new cases [m, k] that moved, 0..1, if the others stayed where known ones [n, k] are; and how far the
+    mean of all moved, in standard deviations of the known ones.
 
     A part moved by d / part has mean d and adds d^2 (1 - part) / part to the variance along d, of which two standard
     errors are taken off: the largest share that agrees with it. And at least as many moved as are missing among the
@@ -188,7 +194,8 @@ def changed_part(known: Float, new: Float, weights: Float) -> float | None:
     if moved <= MOVED * np.sqrt(was):
         return None
     more = after - was - 2 * was * np.sqrt(2 / len(new))
-    return float(max(moved**2 / (moved**2 + max(more, 0.0)), 1 - stayed / USUAL))
+    part = max(moved**2 / (moved**2 + max(more, 0.0)), 1 - stayed / USUAL)
+    return float(part), float(moved / np.sqrt(was))
 
 
 def _weights(known: Float, labels: Int, was: Float, now: Float) -> Float:

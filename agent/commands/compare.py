@@ -48,6 +48,7 @@ def _value(found: Comparison) -> dict[str, Any]:
             "prevalence": [round(share, 4) for share in answer.prevalence],
             "prevalence_before": [round(share, 4) for share in answer.was],
             "part": answer.part,
+            "distance": answer.distance,
             "facts": dict(answer.facts),
             "moved": found.moved,
             "reference": found.patients[1],

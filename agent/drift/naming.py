@@ -26,7 +26,7 @@ FEWEST_LABELS = 30  # labelled cases that the question is asked again for
 SETTLED = 500  # patients on which an answer is final
 AGAIN = 1.5  # times the cases, or the labels, of the last time
 ALPHA = 0.002  # of each test: an open question is asked again some five times on the way there
-DATED = ("onset", "asked_at", "labels_at", "labels_to")  # of the evidence: what goes on after the name is given
+DATED = ("onset", "asked_at", "labels_at", "labels_to", "distance")  # of the evidence: goes on after the name is given
 
 
 def name(
@@ -77,7 +77,7 @@ def name_again(connection: Connection, reference: Reference, epoch: int, version
             continue
         shift, said = answer
         if not is_open and (shift not in TOLD or alarm["shift"] in TOLD):
-            shift, said = alarm["shift"], {key: said[key] for key in DATED if key in said}
+            shift, said = alarm["shift"], {key: said[key] for key in DATED if said.get(key) is not None}
         connection.execute(
             "UPDATE alarms SET shift = :shift, evidence = :evidence WHERE id = :id",
             {"shift": shift, "evidence": journal.canonical({**evidence, **said}), "id": alarm["id"]},
@@ -119,6 +119,7 @@ def _said(answer: Attribution) -> dict[str, Any]:
         "prevalence": [round(share, 4) for share in answer.prevalence],
         "prevalence_before": [round(share, 4) for share in answer.was],
         "part": answer.part,
+        "distance": answer.distance and round(answer.distance, 2),
         "confidence": [None if math.isnan(c) else round(c, 4) for c in answer.confidence],
         "says": answer.says,
     }

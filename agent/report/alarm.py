@@ -90,6 +90,8 @@ def sentences(found: AlarmRecord) -> list[str]:
     said = [f"Opened by the monitor '{row['monitor']}' at case {row['opened_at_case']}{since}; it is {row['state']}."]
     if evidence.get("says"):
         said.append(f"{evidence['says'][0].upper()}{evidence['says'][1:]} ({evidence['patients']} patients).")
+    if evidence.get("distance") is not None:
+        said.append(f"The mean of its images lies {evidence['distance']:.1f} standard deviations from the reference's.")
     harm = in_words(evidence)
     if harm:
         said.append(harm)

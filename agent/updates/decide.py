@@ -22,7 +22,8 @@ class Situation:
     shift: of the open alarm, None without one. domains: those on which a candidate can be judged, and which are learnt.
     labelled: their patients with labels to learn from since the change. tried_with: how many of them the last refused,
     held or abandoned candidate had; None before the first try. more_domains: whether some of them are of a domain
-    beside home that it did not have. waiting: a candidate is in the making, or waits for a person.
+    beside home that it did not have. waiting: a candidate is in the making, or waits for a person. distance: of the new
+    cases' mean from the reference's, in its standard deviations, as the alarm has it; None where it has none.
     """
 
     shift: str | None
@@ -31,6 +32,7 @@ class Situation:
     waiting: bool
     domains: Collection[str] = ()
     more_domains: bool = False
+    distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,21 @@ def decide(plan: Plan, situation: Situation) -> Decision:
         need = max(need, int(situation.tried_with * plan.labels.more) + 1)
     if situation.labelled < need:
         return Decision((), f"{need - situation.labelled} more labelled patients are needed for the next update")
-    least = plan.portfolio.least
-    recipes = tuple(name for name in with_floor(response.recipes) if situation.labelled >= least.get(name, 0))
-    return Decision(recipes, f"{situation.labelled} labelled patients since the change")
+    ladder = with_floor(response.recipes)
+    left_out = {name: why for name in ladder if (why := _not_worth_trying(name, plan, situation))}
+    says = [f"{situation.labelled} labelled patients since the change"]
+    says += [f"{name} is left out ({why})" for name, why in left_out.items()]
+    return Decision(tuple(name for name in ladder if name not in left_out), "; ".join(says))
+
+
+def _not_worth_trying(recipe: str, plan: Plan, situation: Situation) -> str:
+    """Why the plan's portfolio leaves a recipe out; empty where it does not. What was not measured leaves none out."""
+    least, nearest = plan.portfolio.least.get(recipe, 0), plan.portfolio.from_distance.get(recipe, 0.0)
+    if situation.labelled < least:
+        return f"it takes {least} labelled patients"
+    if situation.distance is not None and situation.distance < nearest:
+        return f"the new cases lie {situation.distance:g} standard deviations away, and it is tried from {nearest:g} on"
+    return ""
 
 
 def with_floor(recipes: tuple[str, ...]) -> tuple[str, ...]:

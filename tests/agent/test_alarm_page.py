@@ -29,6 +29,9 @@ def test_the_page_says_what_the_change_may_cost_and_what_that_assumes() -> None:
     assert all(part in table for part in (">92%<", ">81%<", ">74% to 88%<", CBPE.assumption, "approve nothing"))
     assert any("0.81 (0.74 to 0.88) against 0.92" in sentence for sentence in sentences(RECORD))
 
+    far = sentences(replace(RECORD, evidence={"distance": 1.42}))
+    assert "The mean of its images lies 1.4 standard deviations from the reference's." in far
+
     without = replace(RECORD, evidence={"estimated": {}})
     assert "What it may cost" not in page(without)
     assert page(replace(RECORD, evidence={})) == page(without)

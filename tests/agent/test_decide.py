@@ -46,7 +46,9 @@ SITUATIONS = st.builds(
     labelled=st.integers(0, 200),
     tried_with=st.one_of(st.none(), st.integers(0, 200)),
     waiting=st.booleans(),
+    distance=st.one_of(st.none(), st.floats(0, 20)),
 )
+FAR_ONLY = Plan(portfolio={"from_distance": {"lora_rehearsal": 0.5, "full_rehearsal": 1.0}})
 
 
 @given(SITUATIONS)
@@ -63,6 +65,17 @@ def test_more_labels_never_take_an_update_away(situation, more):
     assert not before or after == before
     if before and situation.tried_with is not None:
         assert situation.labelled > situation.tried_with
+
+
+@given(SITUATIONS, st.floats(0, 20))
+def test_a_farther_change_never_takes_a_recipe_away(situation, more):
+    """What is tried near by is tried farther away as well, and where no distance was measured nothing is left out."""
+    near = decide(FAR_ONLY, situation).recipes
+    unknown = decide(FAR_ONLY, dataclasses.replace(situation, distance=None)).recipes
+    farther = dataclasses.replace(situation, distance=(situation.distance or 0.0) + more)
+    assert {*near} <= {*unknown} and (situation.distance is not None or near == unknown)
+    assert situation.distance is None or {*near} <= {*decide(FAR_ONLY, farther).recipes}
+    assert unknown == decide(Plan(), situation).recipes
 
 
 def measured(n: int = 100, brier: float = 0.1, **domains: float) -> dict[str, dict[str, float]]:
@@ -154,8 +167,24 @@ def test_a_deep_recipe_waits_for_its_labels():
     assert decide(plan, with_(labelled=39)).recipes == ("recalibrate", "linear_probe")
     assert decide(plan, with_(labelled=40)).recipes == ("recalibrate", "linear_probe", "lora_rehearsal")
     assert decide(plan, with_(labelled=60)).recipes == LADDER
+    assert "full_rehearsal is left out (it takes 60 labelled patients)" in decide(plan, with_(labelled=40)).says
     with pytest.raises(ValueError, match="'lara' is no recipe"):
         Plan(portfolio={"least": {"lara": 1}})
+
+
+def test_a_deep_recipe_is_for_a_change_that_lies_far_away():
+    """The plan says from which distance on a recipe is worth its time; the decision says what was left out, and why."""
+    near = decide(FAR_ONLY, with_(distance=0.75))
+    assert near.recipes == ("recalibrate", "linear_probe", "lora_rehearsal")
+    assert near.says == (
+        "30 labelled patients since the change; full_rehearsal is left out "
+        "(the new cases lie 0.75 standard deviations away, and it is tried from 1 on)"
+    )
+    assert decide(FAR_ONLY, with_(distance=1.0)).recipes == decide(FAR_ONLY, READY).recipes == LADDER
+    assert decide(Plan(), with_(distance=0.0)).recipes == LADDER
+    for wrong, says in (({"lara": 1.0}, "'lara' is no recipe"), ({"lora_rehearsal": -1}, "greater than or equal to 0")):
+        with pytest.raises(ValueError, match=says):
+            Plan(portfolio={"from_distance": wrong})
 
 
 def test_a_recipe_suffices_where_every_domain_is_served_as_home_was():

@@ -115,6 +115,18 @@ def test_a_named_shift_of_images_is_final(workspace: Workspace) -> None:
     assert asked(workspace)[0] == []
 
 
+def test_how_far_the_cases_lie_goes_on_after_the_name_is_given(workspace: Workspace) -> None:
+    """A change that grows is answered by what it has grown to."""
+    opened(workspace)
+    seen(workspace, "moved", 200, "mean", live_from=1)
+    near = json.loads(asked(workspace)[1]["evidence"])["distance"]
+    assert 0.4 < near < 1.3
+    seen(workspace, "farther", 300, "ramp", live_from=201)
+    found, alarm, _ = asked(workspace)
+    far = json.loads(alarm["evidence"])["distance"]
+    assert (found, alarm["shift"]) == ([], "acquisition") and far > near + 0.2
+
+
 def labelled(
     workspace: Workspace, name: str, n: int, shift: str | None, *, first: int = 0, otherwise: bool = False
 ) -> None:

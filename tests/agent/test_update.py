@@ -65,6 +65,17 @@ def test_the_plan_learns_a_domain_once_it_can_be_judged(tmp_path):
             assert (found.domains, found.labelled) == (domains, labelled)
 
 
+def test_the_plan_is_told_how_far_the_open_change_lies(tmp_path):
+    """By the alarm that it answers to; an alarm that nobody could measure has no distance."""
+    workspace = stock(tmp_path / "site")
+    for evidence, distance in (({}, None), ({"distance": None}, None), ({"distance": 1.25}, 1.25)):
+        with workspace.store.transaction() as connection:
+            episodes.open_alarm(connection, monitor="embedding", shift="acquisition", at_case=9, since_case=1,
+                                statistic=300.0, threshold=2.0, score=7.0, evidence=evidence,
+                                at=workspace.now())  # fmt: skip
+            assert situation(connection, least=5).distance == distance
+
+
 def test_a_domain_that_the_last_try_lacked_is_a_reason_for_the_next(tmp_path):
     """A new scanner that can be judged at last doesn't wait until the others have brought half as many labels again."""
     workspace = alarmed(tmp_path)

@@ -134,6 +134,20 @@ def test_other_patients_are_told_by_their_age() -> None:
     assert (answer.shift, answer.driver) == (Shift.POPULATION, "age")
 
 
+@pytest.mark.parametrize("n", [120, 500])
+def test_the_distance_is_the_size_of_the_change_and_not_the_evidence_for_it(n: int) -> None:
+    """The world's mean moves by one standard deviation, its ramp to twice as far: with many patients and with few, of
+    whom the direction is known less well. Another spread has no such distance."""
+    far = {
+        shift: [attribute(REFERENCE, changed(shift, n, seed), LABELS).distance for seed in range(4)]
+        for shift in ("mean", "ramp", "cov")
+    }
+
+    assert np.mean(far["mean"]) == pytest.approx(0.8, abs=0.2)
+    assert np.mean(far["ramp"]) == pytest.approx(1.7, abs=0.2)
+    assert far["cov"] == [None] * 4
+
+
 def test_cases_with_nan_are_left_out() -> None:
     """What a sensor could not see names nothing, and doesn't keep the others from being named."""
     cases = changed("mean", 300)
@@ -153,7 +167,7 @@ def test_a_sensor_that_never_varies_breaks_nothing() -> None:
     blind = replace(cases, embedding=np.zeros_like(cases.embedding))
     answer = attribute(Reference(transform=parts[0], calibrate=parts[1]), blind, LABELS, new_labels=told)
 
-    assert answer.part is None
+    assert (answer.part, answer.distance) == (None, None)
     assert answer.labelled == 300
 
 
@@ -275,4 +289,6 @@ def test_the_part_that_changed_is_estimated(part: float) -> None:
     new[rng.random(600) < part, 0] += 3.0
     found = changed_part(rng.standard_normal((800, 8)), new, np.ones(800))
 
-    assert found == pytest.approx(part, abs=0.12)
+    assert found is not None
+    assert found[0] == pytest.approx(part, abs=0.12)
+    assert found[1] == pytest.approx(3.0 * part, abs=0.2)
