@@ -14,6 +14,7 @@ Trust = Literal["normal", "caution", "suspended"]
 ShiftName = Literal[
     "acquisition", "population", "prevalence", "manifestation", "annotation", "mixed", "far-out", "undetermined"
 ]
+Question = Literal["label_curve", "unseen_domain"]
 RECIPES = ("recalibrate", "linear_probe", "lora_rehearsal", "full_rehearsal", "full_finetune")
 PER_DOMAIN = ("forgetting", "calibration", "negative_flips")
 GATES = ("gain", "forgetting", "calibration", "negative_flips", "worst_subgroup")
@@ -100,6 +101,10 @@ class Portfolio(Section):
     from_distance: dict[str, NonNegativeFloat] = Field(
         default_factory=dict,
         description="per recipe: standard deviations that the new cases lie away, below which it is not tried",
+    )
+
+    asked: tuple[Question, ...] = Field(
+        (), description="also asked of a finalist, by training it again: label_curve, unseen_domain"
     )
 
     @field_validator("least", "from_distance")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from agent.report.drawing import Panel, line, svg, text
+from agent.report.drawing import Panel, dots, grid, line, svg, text
 from agent.report.frame import framed
 from agent.store import Connection
 from agent.updates.axes import sentences, with_replay
@@ -54,7 +54,8 @@ def page(found: VersionRecord) -> str:
         f'<header><p class="eyebrow">Homeostat &middot; model card and change record</p><h1>{escape(title)}</h1>'
         "</header>"
         f'<section class="card">{"".join(f"<p>{escape(one)}</p>" for one in said(found))}</section>'
-        f"{_axes(axes)}{_verdicts(found.verdicts)}{_happened(found.events)}"
+        f"{_axes(axes)}{_curve(axes.get('label_efficiency', {}))}{_unseen(axes.get('robustness', {}))}"
+        f"{_verdicts(found.verdicts)}{_happened(found.events)}"
     )
     return framed(title, body)
 
@@ -102,6 +103,65 @@ def _change(change: Sequence[float]) -> str:
         parts.append(text(panel.x(block + 0.5), panel.bottom + 15, str(block + 1), "var(--soft)", "middle"))
     parts.append(text(panel.left, 14, f"1 - CKA of each block's output, up to {panel.high:.2f}", "var(--soft)"))
     return svg(panel, f"how far the output of each of {len(change)} blocks moved", parts)
+
+
+def _curve(label: Mapping[str, Any]) -> str:
+    """What the recipe learns from fewer labels: drawn over the patients, all of them last, and as a table."""
+    if not label.get("curve"):
+        return ""
+    rows = "".join(
+        f'<tr><td class="number">{one["patients"]}</td><td class="number">{one["cases"]}</td>'
+        f'<td class="number">{_signed(one["gained_on_develop"])}</td>'
+        f"<td>{escape(', '.join(f'{domain} {value:.3f}' for domain, value in one['learnt'].items()))}"
+        f"{escape(one.get('failed', ''))}</td></tr>"
+        for one in label["curve"]
+    )
+    points = {one["patients"]: one["gained_on_develop"] for one in label["curve"]}
+    points[label["labelled_patients"]] = label["gained_on_develop"]
+    gained = [(0.0, 0.0), *((float(n), value) for n, value in sorted(points.items()) if value is not None)]
+    return (
+        '<section><h2>From fewer labels</h2><p class="soft">The recipe trained again on some of the new labelled '
+        "patients, the fewer among the more: change of the mean over domains of balanced accuracy on develop.</p>"
+        f'<div class="card">{_drawn(gained)}</div><div class="card"><table><thead><tr><th class="number">patients</th>'
+        '<th class="number">cases</th><th class="number">gained</th><th>new domains</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _drawn(gained: Sequence[tuple[float, float]]) -> str:
+    values = [value for _, value in gained]
+    panel = Panel(0.0, gained[-1][0], min(values), max(max(values), min(values) + 0.05), WIDTH, 180)
+    parts = [*grid(panel, "labelled patients"), line(panel, [(0, 0.0), (panel.last, 0.0)], "var(--soft)", dashed=True)]
+    parts += [line(panel, gained, "var(--ours)", width=2), *dots(panel, gained, "var(--ours)")]
+    parts.append(text(panel.left, 14, f"gained on develop, {panel.low:+.2f} to {panel.high:+.2f}", "var(--soft)"))
+    return svg(panel, f"what is gained on develop from {len(gained) - 1} numbers of labelled patients", parts)
+
+
+def _unseen(robust: Mapping[str, Any]) -> str:
+    if not robust.get("unseen"):
+        return ""
+    rows = "".join(
+        f'<tr><td>{escape(one["domain"])}</td><td class="number">{one["n"]}</td>'
+        f'<td class="number">{_share(one["balanced_accuracy"])}</td><td class="number">{_share(one["before"])}</td>'
+        f"<td>{'has learnt it' if one['live_learnt'] else 'has not seen it'}</td>"
+        f"<td>{escape(one.get('failed', ''))}</td></tr>"
+        for one in robust["unseen"]
+    )
+    return (
+        '<section><h2>At a domain that it has not seen</h2><p class="soft">The recipe trained again without each '
+        "domain, and its balanced accuracy there on develop, beside the live version's.</p>"
+        '<div class="card"><table><thead><tr><th>domain</th><th class="number">cases</th><th class="number">unseen</th>'
+        '<th class="number">live</th><th>live version</th><th></th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _signed(value: float | None) -> str:
+    return "failed" if value is None else f"{value:+.3f}"
+
+
+def _share(value: float | None) -> str:
+    return "failed" if value is None else f"{value:.3f}"
 
 
 def _verdicts(verdicts: Sequence[Mapping[str, Any]]) -> str:

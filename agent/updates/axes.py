@@ -82,6 +82,11 @@ def burden(plan: Plan, recipe: str) -> dict[str, Any]:
     return {"clauses": clauses, "how": how}
 
 
+def joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The axes of both; of an axis that both have, the numbers of both."""
+    return {axis: {**one.get(axis, {}), **other.get(axis, {})} for axis in {**one, **other}}
+
+
 def with_replay(axes: Mapping[str, Any], measures: Mapping[str, Any]) -> dict[str, Any]:
     """The axes as the version was written with, and whether it has been replayed since (`measures` of the store)."""
     audit = axes.get("auditability")
@@ -96,14 +101,14 @@ def sentences(axes: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield "depth", f"{deep['touched']:,} of {deep['of']:,} numbers, {where}{change}"
     if label := axes.get("label_efficiency"):
         gained = f"{label['gained_on_develop']:+.3f} on develop"
-        yield "label efficiency", f"{gained} from {label['labelled_patients']} labelled patients"
+        yield "label efficiency", f"{gained} from {label['labelled_patients']} labelled patients{_curve(label)}"
     if robust := axes.get("robustness"):
         worst = robust["worst_domain"]
         before, after = (_mean(robust["corrupted"][when].values()) for when in ("before", "after"))
         yield (
             "robustness",
             f"worst domain {worst['domain']} {worst['balanced_accuracy']:.3f}; "
-            f"worse images {before:.3f} -> {after:.3f} (n={robust['n']})",
+            f"worse images {before:.3f} -> {after:.3f} (n={robust['n']}){_unseen(robust)}",
         )
     if cost := axes.get("cost"):
         peak = f", {cost['peak_mib']:.0f} MiB at most" if cost["peak_mib"] else ""
@@ -113,6 +118,37 @@ def sentences(axes: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield "auditability", f"{audit['hashed']} of {audit['inputs']} inputs by hash; {replays[audit['replays']]}"
     if plan := axes.get("burden"):
         yield "burden", f"{plan['how']}{': ' if plan['clauses'] else ''}{', '.join(plan['clauses'])}"
+
+
+def _curve(label: Mapping[str, Any]) -> str:
+    """What the curve adds to the sentence of its axis; empty where none was asked for."""
+    if "curve" not in label:
+        return ""
+    curve, of = label["curve"], label["curve_of"]
+    if not of:
+        return "; too few for a curve"
+    points = [f"{_number(point['gained_on_develop'], '+.3f')} from {point['patients']}" for point in curve]
+    ended = f" (ended after {len(curve)} of {len(of)} points)" if len(curve) < len(of) else ""
+    return f"; curve: {', '.join(points) or 'no point'}{ended}"
+
+
+def _unseen(robust: Mapping[str, Any]) -> str:
+    """What the domains that were left out add to the sentence of their axis; empty where none was asked for."""
+    if "unseen" not in robust:
+        return ""
+    unseen, of = robust["unseen"], robust["unseen_of"]
+    said = [
+        f"{one['domain']} {_number(one['balanced_accuracy'], '.3f')} unseen, live {one['before']:.3f}"
+        f"{' (which has learnt it)' if one['live_learnt'] else ''}"
+        for one in unseen
+    ]
+    said += [f"{domain} not left out: {why}" for domain, why in robust["unseen_skipped"].items()]
+    said += [f"ended after {len(unseen)} of {len(of)} unseen domains"] if len(unseen) < len(of) else []
+    return "".join(f"; {one}" for one in said or ["no domain beside home to leave out"])
+
+
+def _number(value: float | None, form: str) -> str:
+    return "failed" if value is None else format(value, form)
 
 
 def some_of(base: Path, develop: Examples) -> Pixels:

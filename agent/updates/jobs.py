@@ -24,6 +24,7 @@ from agent.clock import rfc3339
 from agent.errors import HomeostatError
 from agent.plan import Limits
 from agent.store import Connection, insert, journal
+from agent.updates.asked import SCRATCH
 from agent.workspace import Workspace, write_atomically
 
 LEASE = timedelta(minutes=2)
@@ -168,7 +169,8 @@ def _fail(workspace: Workspace, job: Job, says: str, at: datetime) -> NoReturn:
 
 def _end(workspace: Workspace, job: str, state: str, says: str, at: datetime) -> None:
     # Patients' images can be guessed from what a network made of them: it goes with the job, however that ended.
-    shutil.rmtree(workspace.path("jobs", job, "latents"), ignore_errors=True)
+    for meanwhile in ("latents", SCRATCH):
+        shutil.rmtree(workspace.path("jobs", job, meanwhile), ignore_errors=True)
     with workspace.store.transaction() as connection:
         ended = connection.execute(
             """UPDATE jobs SET state = :state, ended_at = :at, says = :says, lease_until = NULL

@@ -83,6 +83,19 @@ def memory_cases(connection: Connection, version: str) -> list[Case]:
     )
 
 
+def learnt_from(connection: Connection, version: str) -> list[str]:
+    """The domains that a version, or one that it was made from, has learnt, or rehearsed from its parent's memory."""
+    rows = connection.execute(
+        """WITH RECURSIVE line(id, parent, measures) AS (
+               SELECT id, parent, measures FROM versions WHERE id = :version
+               UNION SELECT v.id, v.parent, v.measures FROM versions v JOIN line ON v.id = line.parent)
+           SELECT d.value AS domain FROM line, json_each(line.measures, '$.domains') d
+           UNION SELECT m.domain FROM line JOIN memory m ON m.version = line.parent ORDER BY domain""",
+        {"version": version},
+    )
+    return [row["domain"] for row in rows]
+
+
 def trainable_cases(connection: Connection) -> list[Case]:
     """Every labelled case of training patients, reference and feed."""
     return _cases(connection, _LABELLED + "AND p.split = 'train' ORDER BY c.seq")

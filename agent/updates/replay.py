@@ -68,7 +68,7 @@ def replay(workspace: Workspace, name: str, *, by: str, progress: Progress = lam
 
 def _train_again(folder: Path, recorded: Path, recipe: str, progress: Progress) -> None:
     folder.mkdir()
-    spec = {**json.loads(recorded.read_text()), "recipes": [recipe]}
+    spec = {**json.loads(recorded.read_text()), "recipes": [recipe], "asked": []}
     write_atomically(folder / "job.json", json.dumps(spec).encode())
     command = [sys.executable, "-m", "agent.updates.worker", str(folder)]
     with (folder / "log.txt").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as worker:

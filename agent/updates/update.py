@@ -20,7 +20,7 @@ from agent.observe import record
 from agent.store import Connection
 from agent.trust import suspended_for
 from agent.updates import anchors, jobs, material, records
-from agent.updates.axes import of_record
+from agent.updates.axes import joined, of_record
 from agent.updates.clear import below
 from agent.updates.judge import Anchored, age_band, as_dict, judge, outcome, unharmed_at
 from agent.versions import bundle, registry
@@ -57,8 +57,9 @@ def begin(
 
     What a person asks for is always judged. Raises NotEnoughEvidence without labels to learn from.
     """
-    config, of_plan = workspace.config, domains is not None
+    config = workspace.config
     rule = config.plan.gates["forgetting"]
+    spares = domains is not None and config.plan.gates["gain"].role == "require"
     with workspace.store.read() as connection:
         live = registry.live(connection)["version"]
         new = [case for case in material.new_cases(connection) if domains is None or case["domain"] in domains]
@@ -66,6 +67,7 @@ def begin(
         taught = {HOME, *(case["domain"] for case in [*new, *memory])}  # what isn't says nothing about the candidate
         develop = [case for case in material.develop_cases(connection) if case["domain"] in taught]
         classes = get_setting(connection, "classes")
+        learnt = material.learnt_from(connection, live)
     if not new or not develop:
         whose = "training" if not new else "develop"
         raise NotEnoughEvidence(
@@ -86,6 +88,9 @@ def begin(
         "stop": config.plan.portfolio.stop,
         "change": config.plan.limits.change,
         "shown": (rule.elsewhere or rule.burden) == "no_harm_found",
+        "asked": config.plan.portfolio.asked,
+        "spares": spares,
+        "learnt": learnt,
     }
     job = jobs.start(workspace, "train", spec, config.plan.limits, at=at)
     with workspace.store.transaction() as connection:
@@ -101,7 +106,7 @@ def begin(
         learnt=tuple(domains),
         labelled=material.patients(new),
         tried=tuple(recipes),
-        spares=of_plan and config.plan.gates["gain"].role == "require",
+        spares=spares,
     )
 
 
@@ -332,7 +337,7 @@ def _facts(workspace: Workspace, making: Making, live: str) -> dict[str, Any]:
         "plan_digest": workspace.config.plan_digest,
         "made": making.trained["made"],
         "develop": making.trained["develop"],
-        "axes": {**record, **trained.get("axes", {})},
+        "axes": joined(record, trained.get("axes", {})),
         "data": {
             "job_spec": record["auditability"]["spec"],
             "labelled_patients": making.labelled,

@@ -10,12 +10,17 @@ import resource
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent.updates import axes
-from agent.updates.decide import choose, mean, suffices, worth_judging
+from agent.updates.asked import QUESTIONS, SCRATCH, Finalist
+from agent.updates.decide import Measures, choose, mean, suffices, worth_judging
 from agent.workspace import write_atomically
+
+if TYPE_CHECKING:
+    from strategies.protocols import Candidate, Examples
 
 Spec = Mapping[str, Any]
 
@@ -24,72 +29,31 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
     """Runs every recipe of the spec and measures each on *develop*; the finalist lies in `recipes/`.
 
     What is made so far is a result after each, so that a deep step beyond the plan's time or memory, or one that
-    diverges, costs nothing of the cheaper ones. Raises ValueError where none could be run.
+    diverges, costs nothing of the cheaper ones; and so is what the plan asks of the finalist beside, step by step.
+    Raises ValueError where none could be run.
     """
     import numpy as np
 
-    from monitors import Scores, balanced_accuracy, brier
-    from strategies.predictor import Predictor
-    from strategies.recipes import RECIPES, run
-
-    classes = tuple(spec["classes"])
-    new, memory, develop = (ListedExamples(root, spec[part], classes) for part in ("new", "memory", "develop"))
-    live_parts = root / spec["live"] if spec["live"] else None
-    base = root / spec["base"]
-
-    def recall(probability: Any, target: Any) -> float:
-        return float(balanced_accuracy(Scores(probability=probability, target=target, unit=target.astype(str)))[0])
-
-    def measured(parts: Path | None) -> dict[str, dict[str, float]]:
-        scores = _infer(Predictor.load(base, parts), develop, spec["batch"])
-        by_domain = {}
-        for domain in sorted(set(develop.domain)):
-            rows = develop.domain == domain
-            record = Scores(probability=scores[rows], target=develop.label[rows], unit=develop.patient[rows])
-            by_domain[str(domain)] = {
-                "balanced_accuracy": float(balanced_accuracy(record)[0]),
-                "brier": float(brier(record)[0]),
-                "n": int(rows.sum()),
-            }
-        return by_domain
-
-    table: dict[str, dict[str, dict[str, float]]] = {}
+    job = _Training(spec, folder, root)
+    table: dict[str, Measures] = {}
     made: dict[str, Any] = {}
     failed: dict[str, str] = {}
-    before: dict[str, dict[str, float]] = {}
+    before: Measures = {}
     bounds = spec["margin"], spec["shown"]
     result: dict[str, Any] = {}
     for position, name in enumerate(spec["recipes"]):
         out = folder / "recipes" / name
-        shutil.rmtree(out, ignore_errors=True)
-
-        def tell(what: str, done: int, of: int, at: str = f"{name} ({position + 1}/{len(spec['recipes'])})") -> None:
-            said = {"what": f"{at}: {what}", "done": done, "of": of}
-            write_atomically(folder / "progress.json", json.dumps(said).encode())
-
         try:
-            candidate = run(
-                RECIPES[name],
-                base=base,
-                live_parts=live_parts,
-                new=new,
-                memory=memory,
-                develop=develop,
-                out=out,
-                seed=spec["seed"],
-                measure=recall,
-                progress=tell,
-                latents=folder / "latents",
-            )
+            candidate = job.run(name, out, f"{name} ({position + 1}/{len(spec['recipes'])})")
         except (ValueError, MemoryError) as error:
             failed[name] = str(error) or "it ran out of memory"
             continue
-        if (change := _change(base, live_parts, out, develop, spec["change"])) > spec["change"]:
+        if (change := _change(job.base, job.live, out, job.develop, spec["change"])) > spec["change"]:
             failed[name] = f"it changes what the encoder sees by {change:.2f}; plan.limits.change is {spec['change']:g}"
             continue
         made[name] = {**candidate.made, "peak_mib": _peak_mib()}
-        table[name] = measured(out)
-        before = before or measured(live_parts)
+        table[name] = job.measured(out)
+        before = before or job.measured(job.live)
         finalist = choose(table, before, *bounds)
         assert np.isfinite([m["balanced_accuracy"] for m in table[finalist].values()]).any()
         result = {
@@ -109,7 +73,95 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
         raise ValueError("; ".join(f"{name}: {says}" for name, says in failed.items()))
     finalist = result["finalist"]
     out = folder / "recipes" / finalist
-    return result | {"axes": axes.of_network(base, live_parts, out, develop, table[finalist])}
+    result["axes"] = axes.of_network(job.base, job.live, out, job.develop, table[finalist])
+    if spec["asked"] and (result["worth_judging"] or not spec["spares"]):
+        of = job.finalist(before, table[finalist])
+        for question in spec["asked"]:
+            for found in QUESTIONS[question](of, partial(job.again, finalist)):
+                result["axes"] = axes.joined(result["axes"], found)
+                write_atomically(folder / "result.json", json.dumps(result).encode())
+    return result
+
+
+class _Training:
+    """The material of a training job, and what is done with it: a recipe is run, a version is measured."""
+
+    def __init__(self, spec: Spec, folder: Path, root: Path) -> None:
+        classes = tuple(spec["classes"])
+        self.spec, self.folder, self.base = spec, folder, root / spec["base"]
+        self.new, self.memory, self.develop = (
+            ListedExamples(root, spec[part], classes) for part in ("new", "memory", "develop")
+        )
+        self.live = root / spec["live"] if spec["live"] else None
+
+    def run(self, name: str, out: Path, at: str, *, afresh: bool = False, **taught: Examples) -> Candidate:
+        """A recipe on the job's material, of which `taught` replaces parts. Raises ValueError, MemoryError."""
+        from strategies.recipes import RECIPES, run
+
+        shutil.rmtree(out, ignore_errors=True)
+
+        def tell(what: str, done: int, of: int) -> None:
+            said = {"what": f"{at}: {what}", "done": done, "of": of}
+            write_atomically(self.folder / "progress.json", json.dumps(said).encode())
+
+        return run(
+            RECIPES[name],
+            base=self.base,
+            live_parts=None if afresh else self.live,
+            out=out,
+            seed=self.spec["seed"],
+            measure=_recall,
+            progress=tell,
+            latents=self.folder / "latents",
+            new=taught.get("new", self.new),
+            memory=taught.get("memory", self.memory),
+            develop=taught.get("develop", self.develop),
+        )
+
+    def measured(self, parts: Path | None) -> Measures:
+        """Of the base with these parts, on *develop*."""
+        from monitors import Scores, balanced_accuracy, brier
+        from strategies.predictor import Predictor
+
+        develop, scores = self.develop, _infer(Predictor.load(self.base, parts), self.develop, self.spec["batch"])
+        by_domain = {}
+        for domain in sorted(set(develop.domain)):
+            rows = develop.domain == domain
+            record = Scores(probability=scores[rows], target=develop.label[rows], unit=develop.patient[rows])
+            by_domain[str(domain)] = {
+                "balanced_accuracy": float(balanced_accuracy(record)[0]),
+                "brier": float(brier(record)[0]),
+                "n": int(rows.sum()),
+            }
+        return by_domain
+
+    def finalist(self, before: Measures, after: Measures) -> Finalist:
+        return Finalist(
+            new=self.new,
+            memory=self.memory,
+            develop=self.develop,
+            live_learnt=self.spec["learnt"],
+            before=before,
+            after=after,
+            seed=self.spec["seed"],
+        )
+
+    def again(self, name: str, at: str, *, afresh: bool = False, **taught: Examples) -> tuple[Measures, str]:
+        """See `agent.updates.asked.Again`; nothing of what is made here is kept."""
+        out = self.folder / SCRATCH
+        try:
+            self.run(name, out, f"{name}, {at}", afresh=afresh, **taught)
+            return self.measured(out), ""
+        except (ValueError, MemoryError) as error:
+            return {}, str(error) or "it ran out of memory"
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+
+def _recall(probability: Any, target: Any) -> float:
+    from monitors import Scores, balanced_accuracy
+
+    return float(balanced_accuracy(Scores(probability=probability, target=target, unit=target.astype(str)))[0])
 
 
 def _change(base: Path, live: Path | None, parts: Path, develop: ListedExamples, most: float) -> float:

@@ -20,12 +20,13 @@ from agent.drift.reference import open_epoch
 from agent.plan import Limits
 from agent.store import insert
 from agent.updates import jobs, update
+from agent.updates.asked import SCRATCH
 from agent.versions import registry
 from agent.workspace import put_setting
 
 SPEC = {"base": "base", "live": None, "recipes": ["recalibrate"], "new": [], "memory": [], "develop": [],
         "classes": ["a", "b"], "seed": 0, "batch": 16, "margin": 0.05, "shown": True,
-        "stop": "all", "change": 1.0}  # fmt: skip
+        "stop": "all", "change": 1.0, "asked": [], "spares": False, "learnt": []}  # fmt: skip
 
 
 @pytest.fixture
@@ -168,13 +169,14 @@ def test_a_recipe_that_fails_costs_nothing_of_the_others(tmp_path, home, base, m
 def test_what_a_dead_agent_left_is_ended_and_closed_at_start_up(workspace):
     """No worker goes on without anybody watching, no version stays in training for ever, no case's features stay."""
     job, version = start(workspace), deployed.train(workspace)
-    (job.folder / "latents").mkdir()
+    for meanwhile in ("latents", SCRATCH):
+        (job.folder / meanwhile).mkdir()
     assert job.process.poll() is None
     Cycle(workspace).start(workspace.now())
     assert gone(job.process) and job.process.returncode == -signal.SIGKILL
     assert row(workspace, job.id)["state"] == "abandoned"
     assert deployed.state(workspace, version) == "abandoned"
-    assert job.folder.is_dir() and not (job.folder / "latents").exists()
+    assert job.folder.is_dir() and not any((job.folder / meanwhile).exists() for meanwhile in ("latents", SCRATCH))
     Cycle(workspace).start(workspace.now())
     with workspace.store.read() as connection:
         events = [event["event"] for event in connection.execute("SELECT event FROM journal")]
@@ -239,6 +241,23 @@ def test_a_domain_that_is_not_taught_has_no_say_in_the_selection(workspace):
         spec = json.loads((making.job.folder / "job.json").read_text())
         assert {case["domain"] for case in spec["develop"]} == selecting
         update.abandon(workspace, making, "seen", at=workspace.now())
+
+
+@pytest.mark.parametrize(("domains", "spares"), [({"home"}, True), (None, False)])
+def test_the_job_is_told_what_the_plan_asks(workspace, domains, spares):
+    """Of every finalist that will be judged: the plan's own unless it is no better, a person's in any case."""
+    workspace.path("homeostat.yaml").write_text("plan: {portfolio: {asked: [unseen_domain, label_curve]}}")
+    workspace = type(workspace)(workspace.root)
+    with workspace.store.transaction() as connection:
+        put_setting(connection, "classes", ["a", "b"])
+        for i in range(1, 3):
+            add_case(connection, workspace, f"c{i}", split="train", number=i)
+            add_case(connection, workspace, f"d{i}", split="develop")
+    making = update.begin(workspace, ["recalibrate"], by="ana", at=workspace.now(), domains=domains)
+    spec = json.loads((making.job.folder / "job.json").read_text())
+    update.abandon(workspace, making, "seen", at=workspace.now())
+    assert (spec["asked"], spec["spares"], spec["learnt"]) == (["unseen_domain", "label_curve"], spares, [])
+    assert making.spares is spares
 
 
 @pytest.mark.parametrize(("domains", "state"), [({"home"}, "abandoned"), (None, "training")])

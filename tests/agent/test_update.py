@@ -10,7 +10,7 @@ from stocked import add_case, stock
 from agent.cycle import situation
 from agent.drift import episodes
 from agent.plan import Plan
-from agent.updates import records
+from agent.updates import material, records
 from agent.updates.decide import decide
 from agent.versions import registry
 
@@ -74,6 +74,23 @@ def test_the_plan_is_told_how_far_the_open_change_lies(tmp_path):
                                 statistic=300.0, threshold=2.0, score=7.0, evidence=evidence,
                                 at=workspace.now())  # fmt: skip
             assert situation(connection, least=5).distance == distance
+
+
+def test_a_version_has_learnt_what_it_was_made_from_and_what_it_rehearsed(tmp_path):
+    """Labels of a domain that can't be judged yet are rehearsed by the next version, which is not said to have learnt
+    it: it has seen the domain all the same."""
+    workspace = deployed.deploy(tmp_path / "site")
+    with workspace.store.transaction() as connection:
+        add_case(connection, workspace, "c1", domain="hillside", split="train")
+        assert material.learnt_from(connection, "v0") == []
+    for domains, rehearses in ((["vale"], "hillside"), (["coast"], "coast")):
+        version = deployed.promoted(workspace)
+        with workspace.store.transaction() as connection:
+            records.add_measures(connection, version, {"domains": domains})
+            connection.execute("INSERT INTO memory VALUES (?, ?, ?)", (version, "c1", rehearses))
+    with workspace.store.read() as connection:
+        assert material.learnt_from(connection, "v1") == ["vale"]
+        assert material.learnt_from(connection, "v2") == ["coast", "hillside", "vale"]
 
 
 def test_a_domain_that_the_last_try_lacked_is_a_reason_for_the_next(tmp_path):
