@@ -64,7 +64,7 @@ def bench(
 
 
 def seeded(worlds: Sequence[int], progress: Progress) -> Iterator[dict[str, Any]]:
-    """One row {"source", "shift", "is", "called", "part"} per stream."""
+    """One row {"source", "shift", "is", "called", "part", "distance"} per stream."""
     for number, at in enumerate(worlds):
         world = World(at)
         known = world.stream(REFERENCE, (at, 1))
@@ -158,13 +158,17 @@ def real(data: Path, change: Change, seed: int, scratch: Path, progress: Progres
 
 
 def confusion(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per source and shift: how often it was called what."""
+    """One row per source and shift: how often it was called what, and the median distance where it has one."""
     counted: dict[tuple[str, str, str], Counter[str]] = {}
+    far: dict[tuple[str, str, str], list[float]] = {}
     for row in rows:
-        counted.setdefault((row["source"], row["shift"], row["is"]), Counter())[row["called"]] += 1
+        kind = row["source"], row["shift"], row["is"]
+        counted.setdefault(kind, Counter())[row["called"]] += 1
+        far.setdefault(kind, []).extend([] if row["distance"] is None else [row["distance"]])
     return [
-        {"source": source, "shift": shift, "is": truth, **dict.fromkeys(_NAMES, 0), **called}
-        for (source, shift, truth), called in counted.items()
+        dict(zip(("source", "shift", "is"), kind, strict=True))
+        | {**dict.fromkeys(_NAMES, 0), **called, "distance": float(np.median(far[kind])) if far[kind] else None}
+        for kind, called in counted.items()
     ]
 
 

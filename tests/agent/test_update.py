@@ -10,7 +10,7 @@ from stocked import add_case, stock
 from agent.cycle import situation
 from agent.drift import episodes
 from agent.plan import Plan
-from agent.updates import material, records
+from agent.updates import material, records, update
 from agent.updates.decide import decide
 from agent.versions import registry
 
@@ -74,6 +74,23 @@ def test_the_plan_is_told_how_far_the_open_change_lies(tmp_path):
                                 statistic=300.0, threshold=2.0, score=7.0, evidence=evidence,
                                 at=workspace.now())  # fmt: skip
             assert situation(connection, least=5).distance == distance
+
+
+def test_a_version_keeps_the_curve_beside_what_its_record_says_of_the_labels(tmp_path):
+    """Both are one axis: the curve ends with all patients, whose number the record knows."""
+    workspace = alarmed(tmp_path)
+    workspace.path("homeostat.yaml").write_text("")
+    parts = workspace.path("jobs", "job1", "recipes", "linear_probe")
+    parts.mkdir(parents=True)
+    parts.parents[1].joinpath("job.json").write_text(json.dumps({"new": [], "memory": [], "develop": []}))
+    axes = {"label_efficiency": {"curve": [], "curve_of": [8]}, "depth": {"touched": 3}}
+    trained = {"finalist": "linear_probe", "made": {"seconds": 1.0}, "develop": {}, "gained": 0.1, "axes": axes}
+    making = update.Making(version="v1", job=None, learnt=("home",), labelled=12, tried=("linear_probe",),
+                           trained=trained, parts=parts)  # fmt: skip
+    found = update._facts(workspace, making, "v0")["axes"]
+    label = {"labelled_patients": 12, "gained_on_develop": 0.1}
+    assert found["label_efficiency"] == label | axes["label_efficiency"]
+    assert found["depth"] == {"touched": 3} and found["cost"]["seconds"] == 1.0
 
 
 def test_a_version_has_learnt_what_it_was_made_from_and_what_it_rehearsed(tmp_path):

@@ -63,7 +63,8 @@ def test_ratios_count_what_they_say() -> None:
     """Four streams by hand: one unnamed, one wrong; real ones apart from seeded ones."""
 
     def row(truth: str, called: str, source: str = "worlds") -> dict:
-        return {"source": source, "shift": truth, "is": truth, "called": called, "part": None}
+        distance = {"acquisition": 1.5, "prevalence": 0.5}.get(called)
+        return {"source": source, "shift": truth, "is": truth, "called": called, "part": None, "distance": distance}
 
     rows = [row("acquisition", "acquisition"), row("acquisition", "prevalence"), row("prevalence", "prevalence"),
             row("prevalence", "undetermined")]  # fmt: skip
@@ -78,3 +79,4 @@ def test_ratios_count_what_they_say() -> None:
     assert ratios(real)["named"] == 0.75
     assert (ratios(real)["real.prevalence_right"], ratios(real)["real.site_called_prevalence"]) == (1.0, 0.0)
     assert confusion(real)[0]["prevalence"] == 1
+    assert [line["distance"] for line in confusion([*rows, row("annotation", "undetermined")])] == [1.0, 0.5, None]
