@@ -6,6 +6,7 @@
 from strategies.parameter.bitfit import BitFit
 from strategies.parameter.bottleneck import Bottlenecks
 from strategies.parameter.dora import DoRA
+from strategies.parameter.early import EarlyBlocks
 from strategies.parameter.full import Full
 from strategies.parameter.ia3 import IA3
 from strategies.parameter.linear_probe import LinearProbe
@@ -16,4 +17,4 @@ from strategies.parameter.prefix import PrefixTokens
 
 __all__ = ["LinearProbe", "LoRA", "Full"]
 
-EXPERIMENTAL = (BitFit, Norms, IA3, DoRA, OrthogonalLoRA, Bottlenecks, PrefixTokens)
+EXPERIMENTAL = (BitFit, Norms, IA3, DoRA, OrthogonalLoRA, Bottlenecks, PrefixTokens, EarlyBlocks)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
-from strategies.families.weights import read_weights
 from strategies.model import Classifier
+from strategies.parameter.tuned import tune, write_tuned
 
 
 class BitFit:
@@ -29,26 +27,15 @@ class BitFit:
 
     def attach(self, model: Classifier) -> list[nn.Parameter]:
         """Raises ValueError where the network has no bias behind its frozen blocks, or carries an adapter unmerged."""
-        if hasattr(model.backbone.network, "peft_config"):
-            raise ValueError("The encoder carries an adapter of this recipe already; biases can't be tuned below it.")
         after = model.origin.after(int(self.frozen * model.origin.depth))
-        biases = [layer.bias for _, layer in after if isinstance(getattr(layer, "bias", None), nn.Parameter)]
+        found = [getattr(layer, "bias", None) for _, layer in after]
+        biases = [bias for bias in found if isinstance(bias, nn.Parameter)]
         if not biases:
             raise ValueError("Biases can't be tuned in this network: it has none behind its first blocks.")
-        model.requires_grad_(False)
-        model.head.requires_grad_(True)
-        for bias in biases:
-            bias.requires_grad_(True)
-        return [weight for weight in model.parameters() if weight.requires_grad]
+        return tune(model, biases)
 
     def training(self, model: nn.Module) -> None:
         model.eval()
 
     def write(self, model: Classifier, folder: Path) -> dict[str, str]:
-        network: Any = model.backbone.network
-        file = folder / "tuned.safetensors"
-        before = read_weights(file) if file.is_file() else {}  # carried along from the live version
-        moved = {name: weight.detach() for name, weight in network.named_parameters() if weight.requires_grad}
-        save_file(before | moved, file)
-        save_file(model.head.state_dict(), folder / "head.safetensors")
-        return {"tuned": file.name, "head": "head.safetensors"}
+        return write_tuned(model, folder)

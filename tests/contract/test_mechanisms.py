@@ -32,7 +32,7 @@ from strategies.protocols import (
 )
 
 SLOTS = {
-    parameter: (ParameterMechanism, 10),
+    parameter: (ParameterMechanism, 11),
     representation: (RepresentationMechanism, 6),
     objective: (ObjectiveMechanism, 9),
     data: (DataMechanism, 4),
@@ -75,11 +75,19 @@ def pictures(network: str, n: int = 8) -> torch.Tensor:
     return torch.rand(n, 3, SIZES[network], SIZES[network])
 
 
-def step(model: Classifier, moving: Sequence[nn.Parameter], images: torch.Tensor, steps: int = 2) -> None:
-    optimiser = torch.optim.SGD(moving, lr=0.5)
+def step(
+    mechanism: ParameterMechanism,
+    model: Classifier,
+    moving: Sequence[nn.Parameter],
+    images: torch.Tensor,
+    steps: int = 8,
+) -> None:
+    """As recipes train it: by AdamW at its own learning rate."""
+    optimiser = torch.optim.AdamW(moving, lr=mechanism.learning_rate)
     for _ in range(steps):
         optimiser.zero_grad()
-        nn.functional.cross_entropy(model(images), torch.arange(len(images)) % 3).backward()
+        loss = nn.functional.cross_entropy(model(images), torch.arange(len(images)) % 3)
+        loss.backward()
         optimiser.step()
 
 
@@ -94,7 +102,7 @@ def test_every_registered_mechanism_fits_its_slot() -> None:
         mechanisms = [kind() for kind in kinds(package)]
         assert len(mechanisms) == count == len({mechanism.name for mechanism in mechanisms})
         assert all(isinstance(mechanism, protocol) for mechanism in mechanisms)
-    assert len(SERVED) == 19
+    assert len(SERVED) == 21
 
 
 @pytest.mark.parametrize(("kind", "network"), SERVED)
@@ -132,7 +140,7 @@ def test_what_moved_is_what_is_written(kind: type, network: str, tmp_path: Path)
     moving = mechanism.attach(model)
     mechanism.training(model)
     still = {n: w.clone() for n, w in model.state_dict(keep_vars=True).items() if not w.requires_grad}
-    step(model, moving, images)
+    step(mechanism, model, moving, images)
     if not mechanism.whole:  # a whole file holds statistics of norms too, which move without a gradient
         assert all(torch.equal(model.state_dict()[name], weight) for name, weight in still.items())
     parts = written(mechanism, model, tmp_path / "parts")
@@ -157,7 +165,7 @@ def test_a_fresh_process_answers_alike(tmp_path: Path) -> None:
         mechanism = kind()
         moving = mechanism.attach(model)
         mechanism.training(model)
-        step(model, moving, images, steps=1)
+        step(mechanism, model, moving, images, steps=1)
         written(mechanism, model, place / "parts")
         save_file({"images": images}, place / "images.safetensors")
         wanted[place.name] = digest(Predictor.load(place / "base", place / "parts").observe(images).logits)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from shapes import Shapes, balanced
 from told import lesson
 from torch.nn import functional
@@ -19,7 +21,7 @@ from strategies.experimental import PARAMETERS
 from strategies.inputs import Images
 from strategies.lessons import Joined
 from strategies.model import Classifier
-from strategies.parameter import EXPERIMENTAL, DoRA, LoRA, OrthogonalLoRA
+from strategies.parameter import EXPERIMENTAL, BitFit, DoRA, EarlyBlocks, LoRA, OrthogonalLoRA
 from strategies.predictor import Predictor, apply_parts
 from strategies.preprocessing import Pixels, normalise
 from strategies.protocols import Candidate, Learner, ParameterMechanism, Recipe
@@ -62,7 +64,7 @@ def test_each_is_on_trial_in_a_recipe_that_only_benchmarks_name() -> None:
     """One recipe each, which differs from lora_rehearsal in the weights that move alone; one more without rehearsal,
     and LoRA itself trained in a lean way, which no public recipe is."""
     used = [type(recipe.stages[0].parameter) for recipe in PARAMETERS.values()]
-    assert {*used} == {*EXPERIMENTAL, LoRA} and len(used) == len(EXPERIMENTAL) + 2 == 9
+    assert {*used} == {*EXPERIMENTAL, LoRA} and len(used) == len(EXPERIMENTAL) + 2 == 10
     public = [stage.parameter for recipe in RECIPES.values() for stage in recipe.stages]
     assert not any(isinstance(one, LoRA) and one.lean for one in public)
     assert not PARAMETERS.keys() & RECIPES.keys()
@@ -92,7 +94,6 @@ def test_what_was_learnt_is_carried_and_gone_on_from(base: Path, tmp_path: Path,
 def test_an_orthogonal_adapter_is_stacked_on_the_live_one(base: Path, tmp_path: Path) -> None:
     """Nothing moved, it answers as the live version; to peft too the file is one adapter of the summed rank."""
     from peft import PeftModel
-    from safetensors.torch import load_file
 
     live = go(base, tmp_path / "live", RECIPES["lora_rehearsal"])
     made = go(base, tmp_path / "made", still(OrthogonalLoRA(rank=4, alpha=4)), live.folder)
@@ -158,3 +159,36 @@ def test_an_orthogonal_adapter_moves_old_answers_less(tmp_path: Path) -> None:
              epochs=16, seed=0, out=base, measure=balanced)  # fmt: skip
     off, plain = (moved_when_learnt(base, mechanism, goal=0.3) for mechanism in (OrthogonalLoRA(), LoRA()))
     assert off < 0.5 * plain
+
+
+def test_early_blocks_alone_move_and_replace_each_other(base: Path, tmp_path: Path) -> None:
+    """What lies behind them and every statistic stays the base's; a later version holds them once, and what another
+    mechanism tuned behind them stays."""
+    biases = go(base, tmp_path / "biases", replace(PARAMETERS["bitfit_rehearsal"], stages=(
+        replace(RECIPES["lora_rehearsal"].stages[0], parameter=BitFit()),)))  # fmt: skip
+    first = go(base, tmp_path / "first", PARAMETERS["early_blocks_rehearsal"], biases.folder)
+    again = go(base, tmp_path / "again", PARAMETERS["early_blocks_rehearsal"], first.folder)
+    states = []
+    for one in (biases, first, again):
+        model = load_base(base)
+        apply_parts(model, one.folder)
+        states.append(model.backbone.state_dict())
+    cut = int(0.3 * load_base(base).origin.depth)
+    assert cut == 4
+    for before, after in pairwise(states):
+        moved = {name for name in before if not torch.equal(before[name], after[name])}
+        assert {int(name.split(".")[2]) for name in moved} == set(range(cut))
+        assert not any("running" in name for name in moved)
+    files = [load_file(one.folder / "tuned.safetensors") for one in (biases, first, again)]
+    assert files[0].keys() < files[1].keys() == files[2].keys()
+    assert (again.folder / "tuned.safetensors").stat().st_size < 100_000  # of 3.7 MB
+
+
+def test_a_network_without_early_blocks_is_refused(base: Path) -> None:
+    """A share of less than a block would be the head alone, under another name."""
+    with pytest.raises(ValueError, match="can't be told from late ones"):
+        EarlyBlocks(share=0.05).attach(load_base(base))
+    model = load_base(base)
+    LoRA().attach(model)
+    with pytest.raises(ValueError, match="carries an adapter"):
+        EarlyBlocks().attach(model)
