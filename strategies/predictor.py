@@ -38,7 +38,7 @@ ROWS = 8
 ENCODER = ("weights.safetensors", "adapter_config.json", STATISTICS, "tuned.safetensors", "inserted.safetensors")
 
 # The forms of peft that merge exactly and are read here.
-FORMS = ("LORA", "IA3", "LN_TUNING")
+FORMS = ("LORA", "ADALORA", "IA3", "LN_TUNING")
 
 
 class Observation(NamedTuple):
@@ -255,15 +255,17 @@ def merged(network: nn.Module, parts: Path) -> nn.Module:
     if form not in FORMS:
         raise ValueError(f"The adapter is of peft's form {form!r}; those that are merged here: {', '.join(FORMS)}.")
     weights = read_weights(parts / "adapter_model.safetensors")
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Unsupported layer type")  # of a count of features, not used
+    with warnings.catch_warnings():
+        # Of a count of features, not used; of AdaLoRA's ranks, which are no LoRA's, and of its layers of rank 0.
+        warnings.filterwarnings("ignore", "Unsupported layer type|.*rank_pattern keys|.*have invalid shape")
+        try:
             model = get_peft_model(network, PeftConfig.from_pretrained(str(parts)))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"The adapter does not fit this base: peft finds no place for it ({error}).") from error
-    same_tensors(get_peft_model_state_dict(model), weights, "The adapter")
-    set_peft_model_state_dict(model, weights)
-    return model.merge_and_unload()
+            wanted = get_peft_model_state_dict(model)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise ValueError(f"The adapter does not fit this base: peft finds no place for it ({error}).") from error
+        same_tensors(wanted, weights, "The adapter")
+        set_peft_model_state_dict(model, weights)
+        return model.merge_and_unload()
 
 
 def golden(predictor: Predictor) -> dict[str, NDArray[np.float32]]:

@@ -227,6 +227,24 @@ class Placed(Protocol):
         ...
 
 
+@runtime_checkable
+class Penalised(Protocol):
+    """A parameter mechanism that adds a term of its own weights to the loss, whatever the objective is."""
+
+    def penalty(self, model: Classifier) -> torch.Tensor:
+        """-> scalar, at every step."""
+        ...
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A parameter mechanism that is told of every step, while the weights' gradients of that step are there."""
+
+    def stepped(self, model: Classifier, done: int, total: int) -> None:
+        """`done` of `total` steps, from 1 on. May change the weights that move."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One batch of a training: rows [b] of the lesson; features [b, d] and logits [b, k] of a random view of each.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,16 @@ from strategies.protocols import (
     Examples,
     Learner,
     Lesson,
+    Loss,
     ParameterMechanism,
+    Penalised,
     Placed,
     Progress,
     Recipe,
     Recorded,
     Stage,
+    Step,
+    Stepwise,
 )
 from strategies.representation import Recalibrate
 from strategies.routing import BANK, PLACES, Router, files_of
@@ -243,9 +247,10 @@ def _train(
         seed=seed,
         patience=stage.epochs,
         batches=batches,
-        loss=loss,
+        loss=_penalised(loss, stage.parameter, model) if isinstance(stage.parameter, Penalised) else loss,
         mode=stage.parameter.training,
         defended=True,
+        stepped=partial(stage.parameter.stepped, model) if isinstance(stage.parameter, Stepwise) else None,
         progress=progress,
     )
     note: dict[str, Any] = {}
@@ -254,6 +259,13 @@ def _train(
     if isinstance(batches, Recorded):
         note["data"] = batches.record()
     return trained, note
+
+
+def _penalised(loss: Loss, parameter: Penalised, model: Classifier) -> Loss:
+    def both(step: Step) -> torch.Tensor:
+        return loss(step) + parameter.penalty(model)
+
+    return both
 
 
 def _strong(images: Pixels) -> Views:

@@ -6,6 +6,7 @@ Same seed, same threads, same machine: same weights.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -119,15 +120,16 @@ def train(
     loss: Loss | None = None,
     mode: Callable[[nn.Module], object] = nn.Module.train,
     defended: bool = False,
+    stepped: Callable[[int, int], None] | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """AdamW under one cycle of the learning rate; leaves encoder and head in eval mode with the best epoch's weights.
 
     `batches` defaults to all inputs shuffled, `loss` to plain cross-entropy, and `mode` puts the two into the state
-    they are trained in, before every epoch. In the second half it stops after `patience` epochs with no better measure
-    on `develop`. Raises ValueError where the loss is not finite or has left all bounds and, if the embedding is
-    `defended`, where the features of the develop cases collapse. Random weights have no embedding to defend: their
-    batch norms lag behind, and the first epochs look like a collapse.
+    they are trained in, before every epoch; `stepped` is told (steps done, steps in all) after each step. In the second
+    half it stops after `patience` epochs with no better measure on `develop`. Raises ValueError where the loss is not
+    finite or has left all bounds and, if the embedding is `defended`, where the features of the develop cases collapse.
+    Random weights have no embedding to defend: their batch norms lag behind, and the first epochs look like a collapse.
     """
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential(encoder, head)
@@ -149,6 +151,9 @@ def train(
         generator=generator,
         weight_decay=weight_decay,
     )
+    if stepped is not None:
+        done = itertools.count(1)
+        step.optimiser.register_step_post_hook(lambda *_: stepped(next(done), epochs * len(batches)))
     measures: list[float] = []
     losses: list[float] = []
     best, kept = -math.inf, copy.deepcopy(model.state_dict())

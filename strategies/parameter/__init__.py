@@ -3,6 +3,7 @@
 `EXPERIMENTAL` keep the same contract; a row on real data has not shown yet what they move, so no plan may name them.
 """
 
+from strategies.parameter.adalora import AdaLoRA
 from strategies.parameter.bitfit import BitFit
 from strategies.parameter.bottleneck import Bottlenecks
 from strategies.parameter.dora import DoRA
@@ -17,4 +18,4 @@ from strategies.parameter.prefix import PrefixTokens
 
 __all__ = ["LinearProbe", "LoRA", "Full"]
 
-EXPERIMENTAL = (BitFit, Norms, IA3, DoRA, OrthogonalLoRA, Bottlenecks, PrefixTokens, EarlyBlocks)
+EXPERIMENTAL = (BitFit, Norms, IA3, DoRA, OrthogonalLoRA, Bottlenecks, PrefixTokens, EarlyBlocks, AdaLoRA)

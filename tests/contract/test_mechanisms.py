@@ -27,12 +27,14 @@ from strategies.protocols import (
     DataMechanism,
     ObjectiveMechanism,
     ParameterMechanism,
+    Penalised,
     Preprocessing,
     RepresentationMechanism,
+    Stepwise,
 )
 
 SLOTS = {
-    parameter: (ParameterMechanism, 11),
+    parameter: (ParameterMechanism, 12),
     representation: (RepresentationMechanism, 6),
     objective: (ObjectiveMechanism, 9),
     data: (DataMechanism, 4),
@@ -84,11 +86,13 @@ def step(
 ) -> None:
     """As recipes train it: by AdamW at its own learning rate."""
     optimiser = torch.optim.AdamW(moving, lr=mechanism.learning_rate)
-    for _ in range(steps):
+    for done in range(1, steps + 1):
         optimiser.zero_grad()
         loss = nn.functional.cross_entropy(model(images), torch.arange(len(images)) % 3)
-        loss.backward()
+        (loss + mechanism.penalty(model) if isinstance(mechanism, Penalised) else loss).backward()
         optimiser.step()
+        if isinstance(mechanism, Stepwise):
+            mechanism.stepped(model, done, steps)
 
 
 def written(mechanism: ParameterMechanism, model: Classifier, folder: Path) -> dict[str, str]:
@@ -102,7 +106,7 @@ def test_every_registered_mechanism_fits_its_slot() -> None:
         mechanisms = [kind() for kind in kinds(package)]
         assert len(mechanisms) == count == len({mechanism.name for mechanism in mechanisms})
         assert all(isinstance(mechanism, protocol) for mechanism in mechanisms)
-    assert len(SERVED) == 21
+    assert len(SERVED) == 23
 
 
 @pytest.mark.parametrize(("kind", "network"), SERVED)

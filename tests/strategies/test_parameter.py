@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from strategies.experimental import PARAMETERS
 from strategies.inputs import Images
 from strategies.lessons import Joined
 from strategies.model import Classifier
-from strategies.parameter import EXPERIMENTAL, BitFit, DoRA, EarlyBlocks, LoRA, OrthogonalLoRA
+from strategies.parameter import EXPERIMENTAL, AdaLoRA, BitFit, DoRA, EarlyBlocks, LoRA, OrthogonalLoRA
 from strategies.predictor import Predictor, apply_parts
 from strategies.preprocessing import Pixels, normalise
 from strategies.protocols import Candidate, Learner, ParameterMechanism, Recipe
@@ -64,7 +65,7 @@ def test_each_is_on_trial_in_a_recipe_that_only_benchmarks_name() -> None:
     """One recipe each, which differs from lora_rehearsal in the weights that move alone; one more without rehearsal,
     and LoRA itself trained in a lean way, which no public recipe is."""
     used = [type(recipe.stages[0].parameter) for recipe in PARAMETERS.values()]
-    assert {*used} == {*EXPERIMENTAL, LoRA} and len(used) == len(EXPERIMENTAL) + 2 == 10
+    assert {*used} == {*EXPERIMENTAL, LoRA} and len(used) == len(EXPERIMENTAL) + 2 == 11
     public = [stage.parameter for recipe in RECIPES.values() for stage in recipe.stages]
     assert not any(isinstance(one, LoRA) and one.lean for one in public)
     assert not PARAMETERS.keys() & RECIPES.keys()
@@ -192,3 +193,69 @@ def test_a_network_without_early_blocks_is_refused(base: Path) -> None:
     LoRA().attach(model)
     with pytest.raises(ValueError, match="carries an adapter"):
         EarlyBlocks().attach(model)
+
+
+def test_adalora_shares_out_its_rank(base: Path, tmp_path: Path) -> None:
+    """A run ends at the average rank asked for, differently spent over layers; the same seed gives the same bytes, and
+    peft's own reader the same answers."""
+    from peft import PeftModel
+
+    made, again = (go(base, tmp_path / name, PARAMETERS["adalora_rehearsal"]) for name in ("made", "again"))
+    assert all((again.folder / name).read_bytes() == (made.folder / name).read_bytes() for name in made.parts.values())
+    ranks = [sum(kept) for kept in record_of(made)["rank_pattern"].values()]
+    weights = load_file(made.folder / "adapter_model.safetensors")
+    assert sorted(ranks) == sorted(len(e) for name, e in weights.items() if "lora_E" in name)
+    assert len({*ranks}) > 1 and np.mean(ranks) == pytest.approx(8, abs=0.01)
+    new, plain = Shapes.of("new", 8, 300), load_base(base)
+    images = images_of(plain, new)
+    plain.backbone.network = PeftModel.from_pretrained(plain.backbone.network, str(made.folder))
+    plain.head.load_state_dict(load_file(made.folder / "head.safetensors"))
+    with torch.inference_mode():
+        assert plain.eval()(images).numpy() == pytest.approx(logits(base, made.folder, new), abs=1e-3)
+    assert logits(base, made.folder, new) != pytest.approx(logits(base, None, new), abs=1e-2)
+
+
+def record_of(candidate: Candidate) -> dict:
+    return json.loads((candidate.folder / "adapter_config.json").read_text())
+
+
+def test_adalora_writes_the_ranks_of_the_epoch_that_is_kept(base: Path, tmp_path: Path) -> None:
+    """The best epoch may lie before the last cut; its weights are served whole, with the ranks that they had then."""
+    torch.manual_seed(0)
+    model, mechanism = load_base(base), AdaLoRA()
+    moving = mechanism.attach(model)
+    images = images_of(model, Shapes.of("new", 8, 200))
+    optimiser = torch.optim.AdamW(moving, lr=1e-2)
+    for done in range(1, 11):
+        optimiser.zero_grad()
+        (functional.cross_entropy(model(images), torch.arange(8) % 2) + mechanism.penalty(model)).backward()
+        optimiser.step()
+        mechanism.stepped(model, done, 10)
+        if done == 4:
+            kept = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.load_state_dict(kept)
+    mechanism.write(model, tmp_path)
+    pattern = json.loads((tmp_path / "adapter_config.json").read_text())["rank_pattern"]
+    assert 8 < np.mean([sum(one) for one in pattern.values()]) < 12
+    with torch.inference_mode():
+        assert model.eval()(images).numpy() == pytest.approx(logits(base, tmp_path, Shapes.of("new", 8, 200)), abs=1e-3)
+
+
+def test_the_penalty_is_that_of_peft(base: Path) -> None:
+    """peft has it within a forward whose output holds a loss, which no encoder's does; the number is the same."""
+    model, mechanism = load_base(base), AdaLoRA()
+    mechanism.attach(model)
+    adapted = model.backbone.network.base_model
+    adapted.model.forward = lambda: SimpleNamespace(loss=torch.zeros(()))
+    assert mechanism.penalty(model).item() == pytest.approx(adapted().loss.item(), rel=1e-5)
+
+
+def test_ranks_of_another_model_are_refused(base: Path, tmp_path: Path) -> None:
+    """A version whose ranks don't fit its weights never serves."""
+    made = go(base, tmp_path / "made", still(AdaLoRA()))
+    record = record_of(made)
+    name = min(record["rank_pattern"])
+    for ranks in ({"other": [True]}, {name: [True]}, {name: 3}, [name]):
+        (made.folder / "adapter_config.json").write_text(json.dumps(record | {"rank_pattern": ranks}))
+        with pytest.raises(ValueError, match=r"does not fit this base|another model"):
+            Predictor.load(base, made.folder)

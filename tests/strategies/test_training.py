@@ -143,6 +143,21 @@ def test_training_learns_stops_early_and_keeps_the_best_epoch() -> None:
     assert _recall(served(model[:-1], model[-1], images)[1], examples.label) == 1.0
 
 
+def test_who_asks_is_told_of_every_step_while_its_gradients_are_there() -> None:
+    """Counted over epochs; what it changes is what is trained on."""
+    model, examples = _model(), Squares(32)
+    images, heard = Images(Pixels(examples, PLAIN), mirror), []
+
+    def stepped(done: int, total: int) -> None:
+        heard.append((done, total, float(model[4].weight.grad.abs().sum())))  # type: ignore[index,union-attr,operator]
+        model[4].bias.data.fill_(3)  # type: ignore[index,union-attr]
+
+    train(model[:-1], model[-1], model.parameters(), images, examples.label, develop=(images, examples.label),
+          measure=_recall, epochs=2, learning_rate=1e-2, seed=0, patience=2, stepped=stepped)  # fmt: skip
+    assert [one[:2] for one in heard] == [(1, 4), (2, 4), (3, 4), (4, 4)] and all(one[2] > 0 for one in heard)
+    assert model[4].bias.tolist() == [3, 3]  # type: ignore[index,union-attr,operator]
+
+
 def test_a_training_that_diverges_says_so() -> None:
     """NaN weights never become a candidate."""
     model, examples = _model(), Squares(8)
