@@ -26,7 +26,7 @@ class EarlyBlocks:
     whole = False
     frozen = 0.0
 
-    def __init__(self, share: float = 0.3, learning_rate: float = 1e-3) -> None:
+    def __init__(self, share: float = 0.3, learning_rate: float = 3e-3) -> None:
         self.share, self.learning_rate = share, learning_rate
 
     def attach(self, model: Classifier) -> list[nn.Parameter]:

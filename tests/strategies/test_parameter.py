@@ -196,8 +196,8 @@ def test_a_network_without_early_blocks_is_refused(base: Path) -> None:
 
 
 def test_adalora_shares_out_its_rank(base: Path, tmp_path: Path) -> None:
-    """A run ends at the average rank asked for, differently spent over layers; the same seed gives the same bytes, and
-    peft's own reader the same answers."""
+    """A run ends at the average rank asked for, differently spent over layers, with orthonormal rows; the same seed
+    gives the same bytes, and peft's own reader the same answers."""
     from peft import PeftModel
 
     made, again = (go(base, tmp_path / name, PARAMETERS["adalora_rehearsal"]) for name in ("made", "again"))
@@ -206,6 +206,8 @@ def test_adalora_shares_out_its_rank(base: Path, tmp_path: Path) -> None:
     weights = load_file(made.folder / "adapter_model.safetensors")
     assert sorted(ranks) == sorted(len(e) for name, e in weights.items() if "lora_E" in name)
     assert len({*ranks}) > 1 and np.mean(ranks) == pytest.approx(8, abs=0.01)
+    grams = [a @ a.T - torch.eye(len(a)) for name, a in weights.items() if "lora_A" in name]
+    assert max(float(gram.norm()) for gram in grams) < 0.03  # 0.11 without the term of the loss
     new, plain = Shapes.of("new", 8, 300), load_base(base)
     images = images_of(plain, new)
     plain.backbone.network = PeftModel.from_pretrained(plain.backbone.network, str(made.folder))
