@@ -69,8 +69,10 @@ class AdaLoRA:
 
     def write(self, model: Classifier, folder: Path) -> dict[str, str]:
         network: Any = model.backbone.network
-        values = {n: e.detach() for n, e in network.base_model.model.named_parameters() if ".lora_E." in n}
-        network.peft_config["default"].rank_pattern = {n: (e != 0).flatten().tolist() for n, e in values.items()}
+        config = network.peft_config["default"]
+        if config.rank_pattern is not None:  # ranks were cut, by then or later
+            values = {n: e.detach() for n, e in network.base_model.model.named_parameters() if ".lora_E." in n}
+            config.rank_pattern = {n: (e != 0).flatten().tolist() for n, e in values.items()}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*have invalid shape")  # layers of rank 0, which peft reads as such
             return write_adapter(model, folder)
