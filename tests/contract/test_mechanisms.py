@@ -35,7 +35,7 @@ from strategies.protocols import (
 
 SLOTS = {
     parameter: (ParameterMechanism, 12),
-    representation: (RepresentationMechanism, 6),
+    representation: (RepresentationMechanism, 7),
     objective: (ObjectiveMechanism, 9),
     data: (DataMechanism, 4),
 }
