@@ -28,6 +28,7 @@ Measure = Callable[
 
 
 CLIP = 5.0  # the largest norm of a step's gradient
+WARM_UP = 0.2  # of the steps
 
 
 class Shuffled:
@@ -74,7 +75,10 @@ class Steps:
         self.inputs, self.loss, self.generator = inputs, loss, generator
         self.optimiser = torch.optim.AdamW(self.moving, lr=learning_rate, weight_decay=weight_decay, fused=True)
         cycle = torch.optim.lr_scheduler.OneCycleLR
-        self.schedule = cycle(self.optimiser, learning_rate, total_steps=total, pct_start=0.2)
+        rising = WARM_UP * total != 1  # torch divides by the steps of the warm-up less one
+        self.schedule = cycle(
+            self.optimiser, learning_rate, total_steps=total, pct_start=WARM_UP if rising else 2 * WARM_UP
+        )
 
     def __call__(self, rows: torch.Tensor) -> tuple[float, int]:
         """One step on a batch of rows [b]: its loss, and the number of classes."""

@@ -158,6 +158,19 @@ def test_who_asks_is_told_of_every_step_while_its_gradients_are_there() -> None:
     assert model[4].bias.tolist() == [3, 3]  # type: ignore[index,union-attr,operator]
 
 
+@pytest.mark.parametrize("epochs", range(1, 13))
+def test_a_training_may_have_any_number_of_steps(epochs: int) -> None:
+    """One batch an epoch: a cycle of the learning rate has to fit into five steps as into twelve."""
+    images = Pixels(Squares(8), PLAIN)
+    encoder, head = (lambda model: (model[:-1], model[-1]))(_model())
+    trained = train(
+        encoder, head, [*encoder.parameters(), *head.parameters()], Images(images, mirror), Squares(8).label,
+        develop=(Images(images, mirror), Squares(8).label), measure=_recall, epochs=epochs, learning_rate=1e-3,
+        seed=0, patience=epochs,
+    )  # fmt: skip
+    assert trained.epochs == epochs and all(math.isfinite(loss) for loss in trained.loss)
+
+
 def test_a_training_that_diverges_says_so() -> None:
     """NaN weights never become a candidate."""
     model, examples = _model(), Squares(8)
