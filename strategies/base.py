@@ -26,7 +26,7 @@ from strategies.families.weights import read_weights
 from strategies.inputs import Images
 from strategies.model import Classifier, head_from, head_layers
 from strategies.preprocessing import Pixels, from_record, to_record
-from strategies.protocols import Examples, Progress
+from strategies.protocols import Backbone, Examples, Progress
 from strategies.training import Measure, train
 
 FORMAT = 1
@@ -51,7 +51,8 @@ def fit_base(
 
     `size` is the side in pixels that images are brought to, where it isn't the backbone's own. Keeps the epoch with the
     best `measure` on `develop`. Answers with the backbone, the counts, the measure, the epochs
-    and the seconds. Raises ValueError where `out` is taken, a class has no example, or only one class is there.
+    and the seconds. Raises ValueError where `out` is taken, a class has no example, only one class is there, or the
+    backbone takes no images of that size.
     """
     started = time.monotonic()
     known = [np.flatnonzero(np.asarray(part.label) >= 0) for part in (train_examples, develop)]
@@ -59,7 +60,9 @@ def fit_base(
     torch.manual_seed(seed)
     origin = load_backbone(backbone)
     scale = _scale(train_examples, known[0])
-    origin = origin.fed(replace(origin.preprocessing, scale=scale, size=size or origin.preprocessing.size))
+    origin = _at(
+        origin.fed(replace(origin.preprocessing, scale=scale, size=origin.preprocessing.size if size is None else size))
+    )
     model = Classifier(origin, nn.Linear(origin.width, len(classes)), classes)
     parts = [Chosen(part, rows) for part, rows in zip((train_examples, develop), known, strict=True)]
     images = [Pixels(part, origin.preprocessing, progress=progress) for part in parts]
@@ -205,6 +208,17 @@ def _check(examples: Examples, known: list[np.ndarray], classes: Sequence[str]) 
         raise ValueError(f"No training case is labelled {', '.join(empty)}.")
     if not len(known[1]):
         raise ValueError("No labelled case is left to choose the best epoch with.")
+
+
+def _at(origin: Backbone) -> Backbone:
+    """The backbone, once it has taken an image of its size."""
+    size = origin.preprocessing.size
+    try:
+        with torch.inference_mode():
+            origin.module.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"The backbone takes no images of {size} pixels a side: {error}") from error
+    return origin
 
 
 def _scale(examples: Examples, rows: np.ndarray, looked_at: int = 64) -> str:

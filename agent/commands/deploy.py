@@ -24,6 +24,7 @@ def fit(args: argparse.Namespace) -> Answer:
             Path(args.out),
             where=args.where,
             backbone=args.backbone,
+            size=args.size,
             epochs=args.epochs,
             seed=args.seed,
             progress=progress,

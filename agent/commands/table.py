@@ -69,6 +69,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
                 help="what the model answers"),
             arg("--out", required=True, metavar="BASE", help="folder to write the base model to"),
             arg("--backbone", metavar="NAME_OR_PATH", help="an architecture, a local folder, or a weights file"),
+            arg("--size", type=int, metavar="PIXELS", help="side that images are brought to (else the backbone's)"),
             arg("--pretrain", choices=("mae", "none"), default="none", help="self-supervised start"),
             arg("--epochs", type=int, metavar="N", help="at most; it stops early by itself"), SEED,
         ), '{"out", "backbone", "n_train", "n_val", "metrics", "seconds"}'),

@@ -25,13 +25,14 @@ class Cast:
     """Data folders below `folder`, no patient in two of them, and how the two sides are called.
 
     home: the base model and its reference; quiet: more of the same; arrival: the change; later-1..3: what follows;
-    test-home and test-new: patients whom nothing else sees.
+    test-home and test-new: patients whom nothing else sees. pixels: the side of all images, where they have one.
     """
 
     folder: Path
     home_name: str
     new_name: str
     described: str
+    pixels: int | None = None
 
     def __getitem__(self, part: str) -> Path:
         return self.folder / part
@@ -69,6 +70,7 @@ def generated(folder: Path, size: Size, seed: int) -> Cast:
         home_name=f"scanner {A.name}",
         new_name=f"scanner {B.name}",
         described=f"Generated head scans of {total} invented patients, in DICOM, from two scanners.",
+        pixels=size.pixels,
     )
 
 

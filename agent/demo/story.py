@@ -82,9 +82,10 @@ class Play:
     def fit(self) -> Iterator[Step]:
         base = self.cast["base"]
         epochs = ["--epochs", str(self.epochs)] if self.epochs else []
+        size = ["--size", str(self.cast.pixels)] if self.cast.pixels else []
         made = self.stage.must(
             "fit", "--data", self.cast["home"], "--task", "classification", "--out", base,
-            "--seed", str(self.seed), *epochs,
+            "--seed", str(self.seed), *epochs, *size,
         )  # fmt: skip
         accuracy = made["metrics"]["balanced_accuracy"]
         yield Step(

@@ -199,6 +199,19 @@ def test_a_base_is_not_fitted_on_what_cannot_teach(call, tmp_path, spoil, says):
     assert not (tmp_path / "base").exists()
 
 
+def test_a_base_takes_images_of_the_side_that_was_asked_for(call, tmp_path):
+    """A size that the architecture can't take is one sentence, and nothing is written; another is kept in the base."""
+    folder, base = smears.write(tmp_path / "cases", smears.HOME, 30, 41), tmp_path / "base"
+    asked = ("fit", "--data", folder, "--task", "classification", "--out", base, "--epochs", "1", "--size")
+    for size in ("100", "0", "-4"):
+        code, said = call(*asked, size, "--backbone", "vit_tiny_patch16_224")
+        assert code == 2 and len(said) == 1 and f"no images of {size} pixels a side" in said[0], said
+        assert not base.exists()
+    code, said = call(*asked, "48", "--backbone", "mobilenet_v3_small")
+    assert code == 0, said
+    assert json.loads((base / "base.json").read_text())["preprocessing"]["size"] == 48
+
+
 def test_five_errors_of_a_config_are_one_sentence(site, call, tmp_path):
     """A workspace isn't made with them either, and none is half-made."""
     config = tmp_path / "site.yaml"
