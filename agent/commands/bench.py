@@ -33,6 +33,10 @@ BENCHMARKS = {
     "mechanisms": Benchmark(
         module="benchmarks.mechanisms", shows="what each mechanism on trial moves by itself, switched on and off"
     ),
+    "recovery": Benchmark(
+        module="benchmarks.recovery",
+        shows="CPU seconds until a new site is served well and the old one as before, by what is moved",
+    ),
     "continual": Benchmark(
         module="benchmarks.continual",
         shows="what is learnt and what forgotten over three sites in turn, beside avalanche's strategies",
