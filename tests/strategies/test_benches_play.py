@@ -1,0 +1,103 @@
+"""The benchmarks of learning from the command line to the answer, on a few small generated sites."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import cli
+from agent.demo.scanners import A, B, generate
+from benchmarks import continual, families, loop, mechanisms, recovery
+from benchmarks.continual import ours
+from benchmarks.continual.streams import Site, Stream
+from strategies.protocols import Recipe
+
+SIDE, START, CLASSES = 32, datetime(2026, 1, 5, tzinfo=UTC), ("cyst", "ring", "solid")
+
+pytestmark = pytest.mark.slow
+
+
+def small(scratch: Path, seed: int) -> Stream:
+    """Three sites of few patients and tiny images, and a base of one epoch."""
+    scanners = (A, B, replace(B, name="C", t2=False))
+    sites = tuple(
+        Site(s.name, generate(scratch / s.name, scanner=s, patients=40, seed=seed, start=START, size=SIDE))
+        for s in scanners
+    )
+    return Stream("generated", sites, "mobilenet_v3_small", CLASSES, SIDE, epochs=1)
+
+
+def short(recipe: Recipe) -> Recipe:
+    """The same recipe, one epoch a stage."""
+    return replace(recipe, stages=tuple(replace(stage, epochs=min(stage.epochs, 1)) for stage in recipe.stages))
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """`homeostat bench NAME --json` on small sites, one seed."""
+    known, moved = ours.recipes, recovery.recipes
+
+    def played(name: str) -> dict[str, Any]:
+        assert cli.main(["bench", name, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    def few(full: bool) -> dict[str, Recipe]:
+        return {name: short(recipe) for name, recipe in known(full).items()}
+
+    for module in (continual, families, recovery):
+        monkeypatch.setattr(module, "generated", small)
+    monkeypatch.setattr(continual, "SEEDS", 1)
+    monkeypatch.setattr(continual, "PEERS", ("replay",))
+    monkeypatch.setattr(ours, "recipes", few)
+    monkeypatch.setattr(families, "recipes", few)
+    monkeypatch.setattr(recovery, "BUDGETS", (1,))
+    monkeypatch.setattr(recovery, "recipes", lambda: {name: moved()[name] for name in ("statistics", recovery.FULL)})
+    return played
+
+
+def test_continual(play: Any) -> None:
+    """A row for each recipe of the plan, avalanche's, joint training and the portfolio; and the issue's ratios."""
+    said = play("continual")
+    assert {row["method"] for row in said["rows"]} >= {
+        "frozen", "joint", "homeostat", "lora_rehearsal", "avalanche replay", "avalanche cumulative",
+    }  # fmt: skip
+    names = ("average_to_best_avalanche", "gap_to_joint", "forgetting", "seconds_to_joint")
+    assert {f"generated.{name}" for name in names} <= said["ratios"].keys()
+
+
+def test_families(play: Any) -> None:
+    said = play("families")
+    assert [row["family"] for row in said["rows"]] == [
+        "supervised fine-tuning",
+        *(family.name for family in families.FAMILIES if family.pretrained),
+        *(family.name for family in families.ADAPTERS),
+    ]
+    assert said["left_out"].keys() == {"multimodal"}
+
+
+def test_recovery(play: Any) -> None:
+    said = play("recovery")
+    assert [(row["method"], row["epochs"]) for row in said["rows"]] == [("statistics", 0), (recovery.FULL, 1)]
+    assert all(row["cpu_seconds"] > 0 for row in said["rows"])
+    assert said["ratios"].keys() == {"generated.statistics", f"generated.{recovery.FULL}"}
+
+
+def test_mechanisms(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every alignment by itself and banked; a bank leaves home as it was."""
+    from strategies.experimental import EXPERIMENTAL
+
+    def shift(scratch: Path, seed: int) -> list[loop.Shift]:
+        home, new, _ = small(scratch, seed).sites
+        return [loop.Shift("generated", loop.Site(home.folder), loop.Site(new.folder), "mobilenet_v3_small", CLASSES)]
+
+    for name in mechanisms.METHODS[1:]:
+        monkeypatch.setitem(EXPERIMENTAL, name, short(EXPERIMENTAL[name]))
+    monkeypatch.setattr(mechanisms, "_generated", shift)
+    said = play("mechanisms")
+    assert [row["method"] for row in said["rows"]] == list(mechanisms.METHODS)
+    assert said["ratios"].keys() == {f"{name}.gain" for name in mechanisms.UNLABELLED}
