@@ -36,6 +36,7 @@ BENCHMARKS = {
     "recovery": Benchmark(
         module="benchmarks.recovery",
         shows="CPU seconds until a new site is served well and the old one as before, by what is moved",
+        draws=True,
     ),
     "continual": Benchmark(
         module="benchmarks.continual",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks.continual.streams import Stream
 from benchmarks.recovery import BUDGETS, FULL, SUFFIX, Said, Seed, recipes, seconds_until, table, to_full
+from benchmarks.recovery.figure import draw
 from monitors.protocols import Scores
 
 N = 200
@@ -60,7 +63,7 @@ def test_a_method_that_recovers_in_a_minority_of_seeds_has_no_ratio() -> None:
     assert to_full([good, good, bad])[SUFFIX] == pytest.approx(0.5)
 
 
-def test_a_row_says_in_how_many_seeds_and_stands_beside_all_weights() -> None:
+def test_a_row_says_in_how_many_seeds_and_stands_beside_all_weights(tmp_path: Path) -> None:
     most = max(BUDGETS)
     good = a_seed({(SUFFIX, most): said(0.95, 0.8, 5.0), (FULL, most): said(0.95, 0.9, 10.0)})
     bad = a_seed({(SUFFIX, most): said(0.6, 0.9, 7.0), (FULL, most): said(0.95, 0.9, 10.0)})
@@ -70,6 +73,8 @@ def test_a_row_says_in_how_many_seeds_and_stands_beside_all_weights() -> None:
     low, high = first["beside_full"]
     assert low < -0.1 < high < 0, "of the first seed, in which the suffix gives ten right answers in a hundred less"
     assert second["beside_full"][0] <= 0 <= second["beside_full"][1]
+    draw([first, second], tmp_path / "recovery.svg")
+    assert (tmp_path / "recovery.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
 def test_each_method_moves_more_than_the_one_before() -> None:

@@ -74,10 +74,12 @@ def bench(
     seed: int = 0,
     input: Path | None = None,
     full: bool = False,
+    figure: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """{"name", "rows", "ratios"}: a row per stream, method and epochs with medians over seeds; ratios, for each method
-    that recovers in more than half of the seeds, its seconds until then to those of all weights."""
+    """{"name", "rows", "ratios"}: a row per stream, method and epochs with medians over seeds; draws them, with a
+    `figure`. Ratios: of each method that recovers in more than half of the seeds, its seconds until then to those of
+    all weights."""
     seeds = range(seed, seed + (3 if full else 1))
     rows: list[dict[str, Any]] = []
     ratios: dict[str, float | None] = {}
@@ -86,6 +88,10 @@ def bench(
             found = play(stream, seeds, Path(scratch), progress or _tell)
             rows += table(stream, found)
             ratios |= {f"{stream.name}.{name}": value for name, value in to_full(found).items()}
+    if figure is not None:
+        from benchmarks.recovery.figure import draw
+
+        draw(rows, figure)
     return {"name": "recovery", "rows": rows, "ratios": ratios}
 
 
