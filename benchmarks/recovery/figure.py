@@ -20,6 +20,7 @@ def draw(rows: Sequence[Mapping[str, Any]], to: Path) -> None:
     matplotlib.rcParams |= {"svg.hashsalt": "homeostat", "font.size": 9, "axes.spines.top": False,
                             "axes.spines.right": False}  # fmt: skip
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     streams = list(dict.fromkeys(row["data"] for row in rows))
     figure, panels = plt.subplots(1, len(streams), figsize=(6.4 * len(streams), 4.2), squeeze=False)
@@ -35,8 +36,13 @@ def draw(rows: Sequence[Mapping[str, Any]], to: Path) -> None:
                            markerfacecolor=colour if kept else "white")  # fmt: skip
         panel.axhline(ENOUGH, color="#9ca3af", linewidth=0.8, linestyle="--")
         panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_xlabel("CPU seconds of the whole update")
-        panel.set_title(f"{stream}: share of the gap closed at the new site", fontsize=9, loc="left")
+        panel.set_title(
+            f"{stream}: share of the gap closed at the new site (hollow: home is not kept)", fontsize=9, loc="left"
+        )
         panel.legend(fontsize=8, frameon=False)
         panel.grid(color="#e5e5e5", linewidth=0.5)
         panel.set_axisbelow(True)
