@@ -33,7 +33,7 @@ from benchmarks.loop import (
 FEW = 16  # labelled patients of the new site, where labels are few
 UNLABELLED = ("batch_statistics", "feature_statistics", "coral", "prototypes", "prior_correction", "test_time")
 BANKED = tuple(f"{name}_banked" for name in UNLABELLED)
-TRAINED = ("full_from_base", "contrastive_full_rehearsal", "lora_banked", "lora_mixture")
+TRAINED = ("full_from_base", "contrastive_full_rehearsal", "masked_full_rehearsal", "lora_banked", "lora_mixture")
 METHODS = ("frozen", *UNLABELLED, *BANKED, *TRAINED)
 
 

@@ -44,6 +44,13 @@ def mirror(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.where(mirrored, batch.flip(3), batch).float()
 
 
+def hidden(batch: torch.Tensor, generator: torch.Generator, share: float, side: int = 8) -> torch.Tensor:
+    """float32 [b, 3, s, s] -> the same, with `share` of its `side` x `side` squares in the image's mean colour."""
+    squares = torch.rand(len(batch), 1, side, side, generator=generator) < share
+    mask = functional.interpolate(squares.float(), size=batch.shape[-2:], mode="nearest") > 0
+    return torch.where(mask, batch.mean(dim=(2, 3), keepdim=True), batch)
+
+
 def upright(batch: torch.Tensor) -> bool:
     """Whether images [b, 3, s, s] have an up, as a chest film has and a cell under the microscope has not.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from strategies.inputs import Inputs
+    from strategies.inputs import Inputs, Views
     from strategies.model import Classifier
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
@@ -274,6 +274,13 @@ class ObjectiveMechanism(Protocol):
     def prepare(self, lesson: Lesson, learner: Learner) -> Loss:
         """The loss of a batch. Raises ValueError on a new or remembered case without a label, where it needs one."""
         ...
+
+
+@runtime_checkable
+class Viewing(Protocol):
+    """An objective that learns from other random views than the usual ones."""
+
+    def views(self, usual: Views) -> Views: ...
 
 
 @runtime_checkable

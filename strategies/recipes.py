@@ -47,6 +47,7 @@ from strategies.protocols import (
     Stage,
     Step,
     Stepwise,
+    Viewing,
 )
 from strategies.representation import Recalibrate
 from strategies.routing import BANK, PLACES, Router, files_of
@@ -211,7 +212,8 @@ def _train(
     # A short adaptation sees mirrored views; without labels, telling views apart is all there is to learn from.
     cut = int(stage.parameter.frozen * model.origin.depth) if stage.objective.labelled else 0
     images = Pixels(cases, model.origin.preprocessing, progress=progress)
-    inputs: Inputs = Images(images, mirror if stage.objective.labelled else _strong(images))
+    views = mirror if stage.objective.labelled else _strong(images)
+    inputs: Inputs = Images(images, stage.objective.views(views) if isinstance(stage.objective, Viewing) else views)
     shown: Inputs = Images(held_images, mirror)
     encoder: torch.nn.Module = model.backbone
     if cut:

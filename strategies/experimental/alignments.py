@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from strategies.architecture import AdapterBank, AdapterMixture
 from strategies.data import AllCases, NewCases, Rehearsal
-from strategies.objective import Contrastive, CrossEntropy
+from strategies.objective import Contrastive, CrossEntropy, MaskedFeatures
 from strategies.parameter import Full, LoRA
 from strategies.protocols import Recipe, Stage
 from strategies.recipes import EPOCHS, SOFTEN
@@ -24,6 +26,7 @@ ALIGNMENTS = {
 REHEARSED = Stage(parameter=Full(5e-4), objective=CrossEntropy(), data=Rehearsal(), epochs=EPOCHS)
 NAIVE_LORA = Stage(parameter=LoRA(), objective=CrossEntropy(), data=NewCases(), epochs=EPOCHS)
 PRETRAINED = Stage(parameter=Full(2e-4), objective=Contrastive(), data=AllCases(), epochs=EPOCHS)
+MASKED = replace(PRETRAINED, objective=MaskedFeatures())
 
 _REPRESENTATION = (
     *(Recipe(name=name, stages=stages, risk=1) for name, stages in ALIGNMENTS.items()),
@@ -32,6 +35,7 @@ _REPRESENTATION = (
     Recipe(name="lora_mixture", stages=(NAIVE_LORA, MIXED), risk=3),
     Recipe(name="full_from_base", stages=(REHEARSED, SOFTEN), risk=4),
     Recipe(name="contrastive_full_rehearsal", stages=(PRETRAINED, REHEARSED, SOFTEN), risk=5),
+    Recipe(name="masked_full_rehearsal", stages=(MASKED, REHEARSED, SOFTEN), risk=5),
 )
 
 REPRESENTATIONS = {recipe.name: recipe for recipe in _REPRESENTATION}

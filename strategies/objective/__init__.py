@@ -9,10 +9,10 @@ from strategies.objective.dark_experience import DarkExperience
 from strategies.objective.distillation import Distillation, LwF
 from strategies.objective.ewc import EWC
 from strategies.objective.focal import Focal
-from strategies.objective.self_supervised import Contrastive
+from strategies.objective.self_supervised import Contrastive, MaskedFeatures
 from strategies.objective.worst_group import WorstGroup
 
 __all__ = ["CrossEntropy"]
 
 # No row on real data says yet what these move, so no public recipe has them.
-EXPERIMENTAL = (Focal, Distillation, LwF, EWC, DarkExperience, MMCE, WorstGroup, Contrastive)
+EXPERIMENTAL = (Focal, Distillation, LwF, EWC, DarkExperience, MMCE, WorstGroup, Contrastive, MaskedFeatures)

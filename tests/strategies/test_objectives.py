@@ -11,7 +11,17 @@ from torch import nn
 from torch.nn import functional
 
 from strategies import objective
-from strategies.objective import EWC, MMCE, CrossEntropy, DarkExperience, Distillation, Focal, LwF, WorstGroup
+from strategies.objective import (
+    EWC,
+    MMCE,
+    CrossEntropy,
+    DarkExperience,
+    Distillation,
+    Focal,
+    LwF,
+    MaskedFeatures,
+    WorstGroup,
+)
 from strategies.objective.sum import Sum
 from strategies.protocols import Learner, Lesson, ObjectiveMechanism, Recorded, Step
 
@@ -82,9 +92,9 @@ def learn(loss, learner: Learner, steps: int = 60, rows: list[int] | None = None
 
 
 def test_every_objective_is_covered() -> None:
-    """Nine classes, each made without arguments and of a name of its own; and two more of other arguments."""
-    assert len(KINDS) == 9 == len({kind().name for kind in KINDS})
-    assert len(ALL) == 11
+    """Ten classes, each made without arguments and of a name of its own; and two more of other arguments."""
+    assert len(KINDS) == 10 == len({kind().name for kind in KINDS})
+    assert len(ALL) == 12
     assert all(isinstance(one, ObjectiveMechanism) for one in ALL)
 
 
@@ -305,3 +315,26 @@ def test_a_sum_is_weighed_and_remembers_its_terms() -> None:
     assert record["cross_entropy"] == {"weight": 1.0, "mean": pytest.approx(np.mean(means), rel=1e-5)}
     assert sum(one["weight"] * one["mean"] for one in record.values()) == pytest.approx(np.mean(values), rel=1e-5)
     assert set(record["worst_group"]) == {"weight", "mean", "group_weights"}
+
+
+def test_a_part_is_to_say_what_the_whole_said() -> None:
+    """Nothing is lost where the features are those that the whole had; training brings them there from elsewhere."""
+    lesson, learner = taught()
+    loss = MaskedFeatures().prepare(lesson, learner)
+    rows = list(range(NEW + OLD))
+    assert float(loss(step(learner, rows))) == pytest.approx(0.0, abs=1e-5)
+    shift(learner, 0.5)
+    before = float(loss(step(learner, rows)).detach())
+    learn(loss, learner)
+    assert before > 0.1 and float(loss(step(learner, rows)).detach()) < before / 4
+
+
+def test_what_is_hidden_is_hidden_in_the_view_that_is_learnt_from() -> None:
+    """About the share asked for, in whole squares, in the image's own mean; the usual view comes before."""
+    usual = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 255
+    seen = MaskedFeatures(share=0.4).views(lambda batch, generator: usual)(usual, torch.Generator().manual_seed(0))
+    squares = (seen != usual).any(dim=1).unfold(1, 4, 4).unfold(2, 4, 4).float().mean(dim=(3, 4))
+    assert set(squares.unique().tolist()) == {0.0, 1.0}
+    assert 0.37 < float(squares.mean()) < 0.43
+    changed = (seen != usual).any(dim=1)
+    assert torch.allclose(seen[0][:, changed[0]][:, 0], usual[0].mean(dim=(1, 2)))
