@@ -12,7 +12,7 @@ from agent.plan import Plan
 FEW = 30  # cases of develop below which a fall by half a margin is noise
 NOISE = 0.5  # over the root of n: the error at 95 % of a paired difference of which a tenth of the cases changes
 FLOOR, RECALIBRATE = "linear_probe", "recalibrate"
-TIE = 0.01  # develop is small: recipes within a point of the best are equal, and the cheaper one is taken
+TIE = 0.01  # develop is small: within a point two versions are equal, and of equal ones the cheaper is taken
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,16 @@ Measures = Mapping[str, Mapping[str, float]]  # of one version on *develop*: {do
 def choose(table: Mapping[str, Measures], before: Measures, margin: float, shown: bool) -> str:
     """The finalist among recipes in order of cost, by their measures on *develop*.
 
-    A recipe that harms goes behind all that don't. Among equals the mean over domains of balanced accuracy decides,
-    each by the root of its number of cases as in training, and within a point of the best the cheapest. Only the
-    finalist is shown to the anchors.
+    A recipe that harms goes behind all that don't, and one that is right no more often than the live version behind all
+    that are. Of the rest the Brier score decides, and within a point of the best the cheapest: accuracy turns on a few
+    answers, of which an epoch was chosen already, where a proper score (Gneiting and Raftery 2007) weighs every one.
+    Means are over domains, each by the root of its number of cases as in training. Only the finalist is shown to the
+    anchors.
     """
-    means = {name: mean(measures) for name, measures in table.items()}
-    eligible = [name for name in table if not _harms(table[name], before, margin, shown)] or list(table)
-    best = max(means[name] for name in eligible)
-    return next(name for name in eligible if means[name] >= best - TIE)
+    harmless = [name for name in table if not _harms(table[name], before, margin, shown)] or list(table)
+    eligible = [name for name in harmless if mean(table[name]) > mean(before) + TIE] or harmless
+    loss = {name: mean(table[name], "brier") for name in eligible}
+    return next(name for name in eligible if loss[name] <= min(loss.values()) + TIE)
 
 
 def worth_judging(after: Measures, before: Measures, margin: float, shown: bool) -> bool:
@@ -130,7 +132,7 @@ def _harms(after: Measures, before: Measures, margin: float, shown: bool) -> boo
     )
 
 
-def mean(measures: Measures) -> float:
-    """Balanced accuracy over domains, each by the root of its number of cases."""
-    found = [(math.sqrt(m["n"]), m["balanced_accuracy"]) for m in measures.values()]
+def mean(measures: Measures, of: str = "balanced_accuracy") -> float:
+    """One measure over domains, each by the root of its number of cases."""
+    found = [(math.sqrt(m["n"]), m[of]) for m in measures.values()]
     return sum(weight * value for weight, value in found) / sum(weight for weight, _ in found)

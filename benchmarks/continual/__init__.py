@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from agent.plan import LADDER
+from agent.drift.domains import HOME
+from agent.plan import LADDER, Plan
+from agent.updates.decide import choose
 from benchmarks.continual.scores import Run, Said, matrix, scores
 from benchmarks.continual.streams import Parts, Stream, divide, generated, real
 
@@ -130,13 +132,16 @@ def _with_first(run: Run, base: Run) -> Run:
 
 
 def portfolio(runs: Runs) -> Runs:
-    """What the default plan would keep: of its recipes the one that is best on develop cases, at the cost of all."""
-    tried = [runs[name] for name in LADDER if name in runs]
+    """What the default plan would keep: of its recipes the one that an update's job would choose on develop cases, at
+    the cost of all."""
+    tried = [name for name in LADDER if name in runs]
     if not tried:
         return {}
-    chosen = []
-    for of_seed in zip(*tried, strict=True):
-        best = max(of_seed, key=lambda run: run.develop)
+    rule, chosen = Plan().gates["forgetting"], []
+    for base, *of_seed in zip(runs[FROZEN], *(runs[name] for name in tried), strict=True):
+        by_name = dict(zip(tried, of_seed, strict=True))
+        table = {name: run.develop for name, run in by_name.items()}
+        best = by_name[choose(table, base.develop, rule.margin, (rule.elsewhere or rule.burden) == "no_harm_found")]
         chosen.append(
             Run(
                 said=best.said,
@@ -158,7 +163,7 @@ def perform(task: Task) -> Run:
     import torch
 
     from benchmarks.continual.ours import answers
-    from benchmarks.loop import peak_mib, recall
+    from benchmarks.loop import peak_mib
     from strategies.predictor import Predictor
 
     torch.set_num_threads(1)
@@ -178,7 +183,8 @@ def perform(task: Task) -> Run:
             answer = learner.arrive(site)
             seconds.append(time.process_time() - began)
             said.append([_said(answer, part) for part in parts])
-    develop = float(np.mean([recall(answer(part.develop), part.develop.label) for part in parts]))
+    names = [HOME, *(site.name for site in task.stream.sites[1:])]
+    develop = {name: _developed(answer, part) for name, part in zip(names, parts, strict=True)}
     return Run(said=said, develop=develop, cpu_seconds=sum(seconds), last_seconds=seconds[-1], peak_mib=peak_mib())
 
 
@@ -229,6 +235,18 @@ def _said(answer: Answers, part: Parts) -> Said:
         accuracy=float(balanced_accuracy(given)[0]),
         ece=float(ece(given)[0]),
     )
+
+
+def _developed(answer: Answers, part: Parts) -> dict[str, float]:
+    from monitors.measures import balanced_accuracy, brier
+    from monitors.protocols import Scores
+
+    given = Scores(probability=answer(part.develop), target=part.develop.label, unit=part.develop.patient)
+    return {
+        "balanced_accuracy": float(balanced_accuracy(given)[0]),
+        "brier": float(brier(given)[0]),
+        "n": float(len(given)),
+    }
 
 
 def table(stream: Stream, runs: Runs) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from math import exp
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.updates.decide import Measures
+
 DECAY = 0.5  # of retention, per version: the default of the FDA's VIGILANT
 
 
@@ -28,11 +30,12 @@ class Said:
 class Run:
     """One method on one stream and one seed. said[i][j]: version i at site j.
 
-    `develop` is the mean balanced accuracy of the last version over the sites' develop cases.
+    `develop` is what a job's table has of the last version: {domain: {"balanced_accuracy", "brier", "n"}} on its
+    develop cases, of which the first site's are home's.
     """
 
     said: Sequence[Sequence[Said]]
-    develop: float
+    develop: Measures
     cpu_seconds: float
     last_seconds: float
     peak_mib: float

@@ -78,8 +78,12 @@ def test_a_farther_change_never_takes_a_recipe_away(situation, more):
     assert unknown == decide(Plan(), situation).recipes
 
 
-def measured(n: int = 100, brier: float = 0.1, **domains: float) -> dict[str, dict[str, float]]:
-    return {domain: {"balanced_accuracy": value, "brier": brier, "n": n} for domain, value in domains.items()}
+def measured(n: int = 100, brier: float | None = None, **domains: float) -> dict[str, dict[str, float]]:
+    """Without another Brier score, that of a model which is sure of every answer but a few."""
+    return {
+        domain: {"balanced_accuracy": value, "brier": 1 - value if brier is None else brier, "n": n}
+        for domain, value in domains.items()
+    }
 
 
 BEFORE = measured(home=0.90, new=0.40)
@@ -97,6 +101,22 @@ def test_among_equals_the_cheapest_is_taken():
     assert choose(table, BEFORE, 0.05, True) == "recalibrate"
     table["lora_rehearsal"] = measured(home=0.90, new=0.80)
     assert choose(table, BEFORE, 0.05, True) == "lora_rehearsal"
+
+
+def test_the_better_probabilities_are_chosen_where_accuracy_turns_on_a_few_answers():
+    """Of two that are right as often, or nearly, the one that knows it better; a cheap one that is right no more often
+    than the live version is not chosen for its probabilities alone."""
+    table = {
+        "recalibrate": measured(home=0.90, new=0.41, brier=0.05),
+        "lora_rehearsal": {**measured(home=0.90, brier=0.10), **measured(new=0.81, brier=0.25)},
+        "full_rehearsal": {**measured(home=0.90, brier=0.10), **measured(new=0.80, brier=0.20)},
+    }
+    assert choose(table, BEFORE, 0.05, True) == "full_rehearsal"
+    table["full_rehearsal"]["new"]["brier"] = 0.24
+    assert choose(table, BEFORE, 0.05, True) == "lora_rehearsal"
+    del table["lora_rehearsal"], table["full_rehearsal"]
+    assert choose(table, BEFORE, 0.05, True) == "recalibrate", "the only one is a finalist, though not worth a look"
+    assert not worth_judging(table["recalibrate"], BEFORE, 0.05, True)
 
 
 def test_two_cases_of_a_new_site_do_not_choose():

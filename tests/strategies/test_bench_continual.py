@@ -25,7 +25,8 @@ def a_run(accuracies: list[list[float]], *, develop: float = 0.5, seconds: float
     said = [
         [Said(right=np.arange(10) < round(10 * a), accuracy=a, ece=round(1 - a, 6)) for a in row] for row in accuracies
     ]
-    return Run(said=said, develop=develop, cpu_seconds=seconds, last_seconds=seconds / 2, peak_mib=100.0)
+    measured = {"site": {"balanced_accuracy": develop, "brier": 1 - develop, "n": 100.0}}
+    return Run(said=said, develop=measured, cpu_seconds=seconds, last_seconds=seconds / 2, peak_mib=100.0)
 
 
 LEARNT = [[0.9, 0.4, 0.3], [0.8, 0.7, 0.5], [0.6, 0.8, 0.9]]
@@ -48,7 +49,7 @@ def test_the_numbers_of_a_run_are_the_fields() -> None:
 
 def test_the_portfolio_is_chosen_on_develop_cases_and_pays_for_all_that_it_tried() -> None:
     """A recipe that is best on held patients only is not chosen; the seconds are those of every recipe of the plan."""
-    runs = {name: [a_run(LEARNT, develop=0.4)] for name in LADDER}
+    runs = {name: [a_run(LEARNT, develop=0.4)] for name in ("frozen", *LADDER)}
     runs[LADDER[1]] = [a_run([[0.9, 0.4, 0.3]] * 3, develop=0.8)]
     runs["full_finetune"] = [a_run([[1.0, 1.0, 1.0]] * 3, develop=1.0)]
     (chosen,) = portfolio(runs)[PORTFOLIO]
