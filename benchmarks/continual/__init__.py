@@ -9,13 +9,11 @@ strategies, its Cumulative, and joint training. Each method on each seed is a pr
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,6 +26,7 @@ from agent.plan import LADDER, Plan
 from agent.updates.decide import choose
 from benchmarks.continual.scores import Run, Said, matrix, scores
 from benchmarks.continual.streams import Parts, Stream, divide, generated, real
+from benchmarks.workers import workers
 
 if TYPE_CHECKING:
     from benchmarks.continual.ours import Answers
@@ -105,9 +104,7 @@ def play(
         if method != FROZEN
     ]
     done: dict[tuple[str, int], Run] = {}
-    context = multiprocessing.get_context("spawn")
-    at_once = min(processes, os.cpu_count() or 1)
-    with ProcessPoolExecutor(at_once, mp_context=context, max_tasks_per_child=1) as pool:
+    with workers(processes, tasks_each=1) as pool:
         for tasks in (bases, others):
             for future in as_completed(running := {pool.submit(perform, task): task for task in tasks}):
                 task = running[future]

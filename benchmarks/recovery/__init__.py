@@ -10,12 +10,9 @@ passes the plan's forgetting gate, both on held patients.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -25,6 +22,7 @@ import numpy as np
 
 from benchmarks.continual import FROZEN, JOINT, Progress, Task, _tell, fit
 from benchmarks.continual.streams import Stream, divide, generated, real
+from benchmarks.workers import workers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -119,9 +117,8 @@ def play(stream: Stream, seeds: Sequence[int], scratch: Path, progress: Progress
     folders = {seed: scratch / f"{stream.name}-{seed}" for seed in seeds}
     bases = [Task(stream, seed, FROZEN, folder) for seed, folder in folders.items()]
     others = [task for base in bases for task in (replace(base, method=JOINT), *_of(base))]
-    context = multiprocessing.get_context("spawn")
     found: dict[tuple[int, str], Said] = {}
-    with ProcessPoolExecutor(min(processes, os.cpu_count() or 1), mp_context=context) as pool:
+    with workers(processes) as pool:
         for tasks in (bases, others):
             for task, said in zip(tasks, pool.map(perform, tasks), strict=True):
                 found[task.seed, task.method] = said
