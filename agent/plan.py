@@ -102,7 +102,6 @@ class Portfolio(Section):
         default_factory=dict,
         description="per recipe: standard deviations that the new cases lie away, below which it is not tried",
     )
-
     asked: tuple[Question, ...] = Field(
         (), description="also asked of a finalist, by training it again: label_curve, unseen_domain"
     )

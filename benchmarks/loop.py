@@ -7,13 +7,10 @@ Without data, generated heads of two scanners take their place. Each training is
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -26,6 +23,7 @@ from numpy.typing import NDArray
 from agent.cases.datafolder import read_folder, sharing_bytes
 from agent.cases.examples import FolderExamples
 from agent.cases.split import Split
+from benchmarks.workers import workers
 
 SEEDS = 3
 MEMORY = 200
@@ -154,8 +152,7 @@ def _run_all(
     updates = [Task(base.shift, base.seed, method, base.folder) for base in bases for method in METHODS[1:]]
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     done = 0
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=context, max_tasks_per_child=1) as pool:
+    with workers(4, tasks_each=1) as pool:
         for tasks in (bases, updates):
             for task, measured in zip(tasks, pool.map(perform, tasks), strict=True):
                 found.setdefault((task.shift.name, task.method), []).append(measured)

@@ -60,7 +60,7 @@ def fit_base(
     torch.manual_seed(seed)
     origin = load_backbone(backbone)
     scale = _scale(train_examples, known[0])
-    origin = _at(
+    origin = _taking_its_size(
         origin.fed(replace(origin.preprocessing, scale=scale, size=origin.preprocessing.size if size is None else size))
     )
     model = Classifier(origin, nn.Linear(origin.width, len(classes)), classes)
@@ -210,7 +210,7 @@ def _check(examples: Examples, known: list[np.ndarray], classes: Sequence[str]) 
         raise ValueError("No labelled case is left to choose the best epoch with.")
 
 
-def _at(origin: Backbone) -> Backbone:
+def _taking_its_size(origin: Backbone) -> Backbone:
     """The backbone, once it has taken an image of its size."""
     size = origin.preprocessing.size
     try:

@@ -93,7 +93,7 @@ class Play:
             title=f"A model is fitted on {self.cast.home_name}",
             says=f"{made['backbone']} learns from {made['n_train']} images; on patients that it has never seen its "
             f"balanced accuracy is {accuracy:.2f}.",
-            command="homeostat fit --data home --task classification --out base",
+            command=" ".join(["homeostat fit --data home --task classification --out base", *epochs, *size]),
             facts={"n_train": made["n_train"], "balanced_accuracy": accuracy},
         )
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BUDGETS = (1, 3, 6, 12)  # epochs
 ENOUGH = 0.9  # of the gap
-FULL, SUFFIX = "all weights", "suffix"
+FULL, SUFFIX = "all_weights", "suffix"
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ def recipes() -> Mapping[str, Recipe]:
         "statistics": EXPERIMENTAL["batch_statistics_banked"],
         "head": RECIPES["linear_probe"],
         SUFFIX: blocks(0.75),
-        "early blocks": EXPERIMENTAL["early_blocks_rehearsal"],
-        "all but the first blocks": lora,
-        "all blocks": blocks(0.0),
+        "early_blocks": EXPERIMENTAL["early_blocks_rehearsal"],
+        "all_but_first_blocks": lora,
+        "all_blocks": blocks(0.0),
         FULL: RECIPES["full_rehearsal"],
-        "all weights, no rehearsal": RECIPES["full_finetune"],
+        "all_weights_no_rehearsal": RECIPES["full_finetune"],
     }
 
 
@@ -85,7 +85,7 @@ def bench(
         for stream in streams(data, Path(scratch), seed, full):
             found = play(stream, seeds, Path(scratch), progress or _tell)
             rows += table(stream, found)
-            ratios |= {f"{stream.name}.{name}": value for name, value in to_full(found).items()}
+            ratios |= {f"{stream.name}.{name}.seconds_to_full": value for name, value in to_full(found).items()}
     if figure is not None:
         from benchmarks.recovery.figure import draw
 

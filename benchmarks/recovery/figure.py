@@ -29,7 +29,7 @@ def draw(rows: Sequence[Mapping[str, Any]], to: Path) -> None:
         for colour, method in zip(COLOURS, dict.fromkeys(row["method"] for row in some), strict=False):
             runs = [row for row in some if row["method"] == method]
             seconds, closed = ([row[name] for row in runs] for name in ("cpu_seconds", "gap_closed"))
-            panel.plot(seconds, closed, color=colour, linewidth=1, label=method)
+            panel.plot(seconds, closed, color=colour, linewidth=1, label=method.replace("_", " "))
             for row in runs:
                 kept = 2 * row["home_passes"] > row["seeds"]
                 panel.plot(row["cpu_seconds"], row["gap_closed"], "o", markersize=5, color=colour,

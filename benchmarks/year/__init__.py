@@ -10,12 +10,9 @@ that is most of a day on two cores, so years may be played one by one, and `--in
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from agent.errors import HomeostatError
+from benchmarks.workers import workers
 from benchmarks.year.pictures import Sites, generated_sites, real_sites
 from benchmarks.year.play import Trace
 from benchmarks.year.policies import AGENT, DERIVED, MORE, NEVER, ORACLE, POLICIES, Policy
@@ -123,8 +121,7 @@ def play_all(trial: Trial, backbone: str, policies: Sequence[Policy], progress: 
     trial.folder.mkdir(parents=True, exist_ok=True)
     never = prepare(trial, backbone, progress)
     traces, truths = {NEVER: never[0]}, {NEVER: never[1]}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=context, max_tasks_per_child=1) as pool:
+    with workers(4, tasks_each=1) as pool:
         waiting = {ORACLE: pool.submit(foretell, trial, partial(_tell_at_end, trial.seed))}
         waiting |= {policy.name: pool.submit(run, trial, policy, partial(_month, policy.name)) for policy in policies}
         for done, (name, future) in enumerate(waiting.items(), 1):

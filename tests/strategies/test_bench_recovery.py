@@ -85,7 +85,7 @@ def test_each_method_moves_more_than_the_one_before() -> None:
     from strategies.model import Classifier
 
     moved = []
-    for name in ("statistics", "head", SUFFIX, "all but the first blocks", "all blocks", FULL):
+    for name in ("statistics", "head", SUFFIX, "all_but_first_blocks", "all_blocks", FULL):
         backbone = load_backbone("mobilenet_v3_small")
         model = Classifier(backbone, nn.Linear(backbone.width, 2), ["a", "b"])
         parameters = [stage.parameter for stage in recipes()[name].stages if stage.parameter is not None]

@@ -84,7 +84,7 @@ def test_recovery(play: Any) -> None:
     said = play("recovery")
     assert [(row["method"], row["epochs"]) for row in said["rows"]] == [("statistics", 0), (recovery.FULL, 1)]
     assert all(row["cpu_seconds"] > 0 for row in said["rows"])
-    assert said["ratios"].keys() == {"generated.statistics", f"generated.{recovery.FULL}"}
+    assert said["ratios"].keys() == {f"generated.{name}.seconds_to_full" for name in ("statistics", recovery.FULL)}
 
 
 def test_mechanisms(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
