@@ -12,15 +12,19 @@ from monitors.appearance import QualityStream
 from monitors.attribution import Attribution, attribute, without_nan
 from monitors.bootstrap import paired, paired_all, patient_weights
 from monitors.classifier import ClassifierBet
+from monitors.detection import box_brier, boxes, case_f1, class_f1, f1, froc, map, map50, match
 from monitors.embedding import EmbeddingMean
 from monitors.estimates import ATC, CBPE, DoC, Estimate, Estimator, estimate
 from monitors.evidence import EDetector, as_before, family
+from monitors.expected import expected_worth
 from monitors.facts import FactStream
 from monitors.far_out import FarOut
-from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips, WorstSubgroup
+from monitors.forms import FORMS, Form, form_of
+from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips
 from monitors.harm import PairedHarm, by_confidence, collapse, unharmed
 from monitors.intervals import wilson
 from monitors.kernel import KernelMean
+from monitors.mask_statistics import expected_dice, shares
 from monitors.measures import (
     accuracy,
     auroc,
@@ -34,24 +38,31 @@ from monitors.measures import (
 )
 from monitors.onset import Onset, onset
 from monitors.outcomes import CalibrationStream, PerformanceStream, SubgroupStream
+from monitors.overlap import case_dice, dice, dice_per_structure, pixel_brier, pixel_nll
 from monitors.predictions import PredictionStream
 from monitors.protocols import (
     Batch,
+    Boxes,
     Burden,
     Gate,
     Judgement,
     Monitor,
     OtherVersion,
+    Record,
     Reference,
+    Regions,
     Scores,
     Shift,
     Signal,
     Verdict,
+    regions,
 )
 from monitors.quality import NAMES as QUALITY
 from monitors.quality import quality
 from monitors.schema import SchemaStream
+from monitors.surfaces import hd95, nsd
 from monitors.volume import CaseVolume
+from monitors.worst import WorstStructure, WorstSubgroup
 
 SHARES: Mapping[type[Any], float] = {
     EmbeddingMean: 0.57,
@@ -73,7 +84,7 @@ EXPERIMENTAL: tuple[type[Any], ...] = (KernelMean, ClassifierBet)
 
 OF_LABELS: tuple[type[Any], ...] = (PerformanceStream, CalibrationStream, SubgroupStream)
 """Those that read the cases whose labels have come since the last tick, and not those of the tick."""
-GATES = (Gain, Forgetting, Calibration, NegativeFlips, WorstSubgroup)
+GATES = (Gain, Forgetting, Calibration, NegativeFlips, WorstSubgroup, WorstStructure)
 ESTIMATORS = (CBPE, ATC, DoC)
 MEASURES = (
     accuracy,
@@ -86,6 +97,8 @@ MEASURES = (
     calibration_slope,
     calibration_in_the_large,
 )
+MEASURES_OF_REGIONS = (dice, pixel_brier, pixel_nll)
+MEASURES_OF_BOXES = (map50, map, froc, f1, box_brier)
 
 
 def default_monitors(
@@ -120,15 +133,29 @@ __all__ = [
     "EXPERIMENTAL",
     "GATES",
     "MEASURES",
+    "MEASURES_OF_REGIONS",
+    "MEASURES_OF_BOXES",
     "ESTIMATORS",
     *(monitor.__name__ for monitor in (*MONITORS, *EXPERIMENTAL)),
-    *(thing.__name__ for thing in (*GATES, *MEASURES, *ESTIMATORS)),
+    *(thing.__name__ for thing in (*GATES, *MEASURES, *MEASURES_OF_REGIONS, *MEASURES_OF_BOXES, *ESTIMATORS)),
+    "case_dice",
+    "dice_per_structure",
+    "case_f1",
+    "class_f1",
+    "match",
+    "hd95",
+    "nsd",
+    "shares",
+    "expected_dice",
+    "regions",
+    "boxes",
     "default_monitors",
     "family",
     "as_before",
     "attribute",
     "without_nan",
     "estimate",
+    "expected_worth",
     "Estimate",
     "Estimator",
     "onset",
@@ -154,7 +181,13 @@ __all__ = [
     "Shift",
     "Monitor",
     "OtherVersion",
+    "FORMS",
+    "Form",
+    "form_of",
+    "Record",
     "Scores",
+    "Regions",
+    "Boxes",
     "Verdict",
     "Burden",
     "Judgement",

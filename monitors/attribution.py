@@ -70,6 +70,7 @@ def attribute(
     by_sensor: bool = True,
     alpha: float = ALPHA,
     new_labels: Int | None = None,
+    of_classes: bool = True,
 ) -> Attribution:
     """Names the change between `reference` and `cases`, those since the onset.
 
@@ -79,8 +80,10 @@ def attribute(
     which is exact where it is calibrated. new_domain: the cases are of sites or scanners that the reference has none
     of. by_sensor: the embeddings are a sensor's that was made to tell kinds of images apart; else no case is called far
     out. new_labels [m]: class of each of `cases`, -1 where unknown; only with them is a change called manifestation,
-    annotation or mixed (see `attribution_by_labels`). Raises ValueError where a part of the reference is too small for
-    the tests (two cases).
+    annotation or mixed (see `attribution_by_labels`). of_classes: each case is of one class, and outputs say of which;
+    where they are shares of a mask or the like there is no mix of classes to estimate: `prevalence` is their mean, the
+    reference is not weighed, labels are not read, and no change is called prevalence. Raises ValueError where a part of
+    the reference is too small for the tests (two cases).
     """
     new_labels = np.full(len(cases), -1) if new_labels is None else new_labels
     whole = np.flatnonzero(np.isfinite(cases.embedding).all(axis=1) & np.isfinite(cases.outputs).all(axis=1))
@@ -91,7 +94,10 @@ def attribute(
     known, labels = taken(known, first), labels[first]
     outlook = FarOut()
     outlook.fit(reference)
-    was, now = prevalence(known.outputs, labels, new.outputs)
+    if of_classes:
+        was, now = prevalence(known.outputs, labels, new.outputs)
+    else:
+        was, now, new_labels = known.outputs.mean(axis=0), new.outputs.mean(axis=0), np.full(len(new), -1)
     told: dict[str, Any] = {"n": len(new), "was": tuple(was.tolist()), "prevalence": tuple(now.tolist())}
     told |= {"confidence": (_confidence(known.outputs), _confidence(new.outputs)), "facts": {}}
     told |= {"p_before": 1.0, "p_after": 1.0, "p_answers": 1.0, "labelled": int((new_labels >= 0).sum())}
@@ -107,7 +113,7 @@ def attribute(
     see = features(reference, outlook)
     seen, before = see(new), see(known)
     both = Labelled(before=before, said_before=known.outputs, was=labels, seen=seen, said=new.outputs, now=new_labels)
-    weights = _weights(known.outputs, labels, was, now)
+    weights = _weights(known.outputs, labels, was, now) if of_classes else np.ones(len(known))
     told["facts"] = facts = _facts(known, new)
     told["p_before"] = p_before = hotelling(before, seen)
     told["p_after"] = p_after = hotelling(before, seen, weights)
@@ -124,7 +130,8 @@ def attribute(
         shift = Shift.POPULATION if patients else Shift.ACQUISITION
         what = "another group of patients" if patients else "another look of the images"
         share = "" if part is None else f", in about {part:.0%} of the cases"
-        says = f"{what}{share}: it remains with the reference weighed to the new prevalence (p {p_after:.1g})"
+        remains = "it remains with the reference weighed to the new prevalence " if of_classes else ""
+        says = f"{what}{share}: {remains}(p {p_after:.1g})"
         driver = fact or ("embedding" if part is not None else outlook.name)
         better = None if fact in DEMOGRAPHIC else look_and_mix(both, alpha)
         if better and (better[0] == Shift.MIXED or not new_domain):  # a new scanner says why its images look otherwise
@@ -135,7 +142,7 @@ def attribute(
     if found := [answer for ask in asked if (answer := ask(both, alpha))]:
         shift, says = next((answer for answer in found if answer[0] != Shift.UNDETERMINED), found[0])
         return Attribution(shift=shift, driver="labels", says=says, **told)
-    other_mix = min(p_before, p_answers) < alpha and p_after > CLEAR and len(new) >= ENOUGH
+    other_mix = of_classes and min(p_before, p_answers) < alpha and p_after > CLEAR and len(new) >= ENOUGH
     if other_mix and _is_a_mix(both, weights, was, now) and agree(both, alpha):
         most = int(np.argmax(np.abs(now - was)))
         says = (

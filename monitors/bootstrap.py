@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitors.measures import Measure
-from monitors.protocols import Float, Scores
+from monitors.protocols import Float, Record
 
 CHUNK = 2**20
 """Weights that are drawn at a time: some 4 MiB, about what a processor's cache holds."""
@@ -45,14 +45,14 @@ def _poisson_table(mean: float) -> Float:
 
 
 def paired(
-    measure: Measure, before: Scores, after: Scores, resamples: int = 2000, seed: int = 0
+    measure: Measure, before: Record, after: Record, resamples: int = 2000, seed: int = 0
 ) -> tuple[Float, Float]:
     """The measure on the same resampled patients before and after: two arrays [resamples]. Raises ValueError unless
     both are of the same cases."""
     return tuple(paired_all([measure], before, after, resamples, seed)[:, 0])
 
 
-def paired_all(measures: list[Measure], before: Scores, after: Scores, resamples: int = 2000, seed: int = 0) -> Float:
+def paired_all(measures: list[Measure], before: Record, after: Record, resamples: int = 2000, seed: int = 0) -> Float:
     """[2, measures, resamples] of several measures in one go, all of them in the same draw."""
     if not np.array_equal(before.unit, after.unit):
         raise ValueError("before and after are not of the same cases")

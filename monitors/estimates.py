@@ -169,8 +169,8 @@ def estimate(
         if classes == 1:
             says = "no estimate of a model that knows one class only"
         return Estimate(n=patients, by_class=(None,) * classes, says=says)
-    weights = _drawn(new.unit, 1)
-    chances = _chances(how, old, new, (_drawn(old.unit, 0), weights), by_class)
+    weights = resampled(new.unit, 1)
+    chances = _chances(how, old, new, (resampled(old.unit, 0), weights), by_class)
     value, low, high = _band(chances, weights, patients)
     taught = np.isfinite(chances[0]).all(axis=0)
     return Estimate(
@@ -211,7 +211,7 @@ def _asked(probability: Float, unit: NDArray[np.str_], several: bool, target: ND
     return _Asked(unit[kept], answer[kept], said.max(axis=2)[kept], right[kept], truth[kept], said[kept])
 
 
-def _drawn(unit: NDArray[np.str_], seed: int) -> Float:
+def resampled(unit: NDArray[np.str_], seed: int) -> Float:
     """[1 + RESAMPLES, n]: every case once, and the weights of patients drawn anew."""
     return np.vstack([np.ones((1, len(unit))), *patient_weights(unit, RESAMPLES, seed)])
 

@@ -6,14 +6,14 @@ Every interval is over patients, of the change for the better (after less before
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monitors.alpha import quantile
-from monitors.intervals import Change, decide, labelled, paired_change, patients, subset
-from monitors.measures import accuracy, balanced_accuracy, brier, calibration_in_the_large, calibration_slope, nll
-from monitors.protocols import Burden, Judgement, Scores, Verdict
+from monitors.forms import form_of
+from monitors.intervals import Change, decide, labelled, paired_change, patients
+from monitors.measures import calibration_in_the_large, calibration_slope
+from monitors.protocols import Burden, Judgement, Record, Scores, Verdict
 
-__all__ = ["Gain", "Forgetting", "Calibration", "NegativeFlips", "WorstSubgroup"]
+__all__ = ["Gain", "Forgetting", "Calibration", "NegativeFlips"]
 
 RESAMPLES = 2000
 LEAST = 12
@@ -28,8 +28,9 @@ class Gain:
 
     Shown in balanced accuracy, or in accuracy while balanced accuracy has not fallen, each at half the level: among few
     patients a class of two or three makes balanced accuracy too coarse to show anything, and accuracy alone would
-    praise a model that gives up a rare class. The one gate that an incumbent does not pass against itself. It answers
-    INSUFFICIENT while a true gain of `margin` + 5 points could be missed with more than one chance in five.
+    praise a model that gives up a rare class. Regions and boxes have one measure, at the whole level (monitors.forms).
+    The one gate that an incumbent does not pass against itself. It answers INSUFFICIENT while a true gain of `margin` +
+    5 points could be missed with more than one chance in five.
     """
 
     name = "gain"
@@ -45,15 +46,18 @@ class Gain:
     ) -> None:
         self.margin, self.burden, self.alpha, self.min_n, self.seed = margin, burden, alpha, min_n, seed
 
-    def judge(self, before: Scores, after: Scores) -> Judgement:
-        alpha, what = self.alpha / 2, "balanced accuracy"
-        change = paired_change(balanced_accuracy, before, after, better=1, resamples=RESAMPLES, seed=self.seed)
+    def judge(self, before: Record, after: Record) -> Judgement:
+        form = form_of(before, after)
+        (what, quality), two = form.quality, form.plain != form.quality
+        alpha = self.alpha / 2 if two else self.alpha
+        change = paired_change(quality, before, after, better=1, resamples=RESAMPLES, seed=self.seed)
         low, high = change.interval(alpha)
         needed = max(self.min_n, change.needed(self.worthwhile, alpha)) if change.n else self.min_n
-        if change.n and low <= self.margin and change.change >= 0:
-            plain = paired_change(accuracy, before, after, better=1, resamples=RESAMPLES, seed=self.seed)
+        if two and change.n and low <= self.margin and change.change >= 0:
+            name, measure = form.plain
+            plain = paired_change(measure, before, after, better=1, resamples=RESAMPLES, seed=self.seed)
             if plain.interval(alpha)[0] > self.margin:
-                change, what = plain, "accuracy"
+                change, what = plain, name
                 low, high = change.interval(alpha)
         enough = change.n >= self.min_n
         if enough and high <= self.margin:
@@ -64,11 +68,12 @@ class Gain:
             verdict, missing = Verdict.FAIL, None
         else:
             verdict, missing = Verdict.INSUFFICIENT, needed
-        return _judgement(self.name, what, change, alpha, self.margin, verdict, missing)
+        return judgement(self.name, what, change, alpha, self.margin, verdict, missing)
 
 
 class Forgetting:
-    """Is it as good as before where it was good? Paired non-inferiority in balanced accuracy.
+    """Is it as good as before where it was good? Paired non-inferiority in balanced accuracy, in the mean Dice of
+    regions, in the mean F1 of boxes.
 
     Judged against the original as well as against the live version, small losses cannot add up unseen.
     """
@@ -85,16 +90,19 @@ class Forgetting:
     ) -> None:
         self.margin, self.burden, self.alpha, self.min_n, self.seed = margin, burden, alpha, min_n, seed
 
-    def judge(self, before: Scores, after: Scores) -> Judgement:
-        change = paired_change(balanced_accuracy, before, after, better=1, resamples=RESAMPLES, seed=self.seed)
+    def judge(self, before: Record, after: Record) -> Judgement:
+        what, quality = form_of(before, after).quality
+        change = paired_change(quality, before, after, better=1, resamples=RESAMPLES, seed=self.seed)
         verdict, missing = decide(change, self.margin, self.alpha, self.burden, self.min_n)
-        return _judgement(self.name, "balanced accuracy", change, self.alpha, self.margin, verdict, missing)
+        return judgement(self.name, what, change, self.alpha, self.margin, verdict, missing)
 
 
 class Calibration:
     """Are the probabilities as good as before? Paired non-inferiority in Brier score and in log-loss, both.
 
-    The worse of the two gives the verdict; slope and calibration-in-the-large are told from 200 patients on.
+    Of regions it is those of the pixels; of boxes the Brier score alone: the log-loss of a box that was never said has
+    no bound. The worse of the two gives the verdict; of scores, slope and calibration-in-the-large are told from 200
+    patients on.
     """
 
     name = "calibration"
@@ -111,21 +119,22 @@ class Calibration:
         self.margin, self.margin_nll, self.burden = margin, margin_nll, burden
         self.alpha, self.min_n, self.seed = alpha, min_n, seed
 
-    def judge(self, before: Scores, after: Scores) -> Judgement:
+    def judge(self, before: Record, after: Record) -> Judgement:
         worst: Judgement | None = None
-        for what, measure, margin in (("Brier score", brier, self.margin), ("log-loss", nll, self.margin_nll)):
+        losses, margins = form_of(before, after).losses, (self.margin, self.margin_nll)
+        for (what, measure), margin in zip(losses, margins, strict=False):
             change = paired_change(measure, before, after, better=-1, resamples=RESAMPLES, seed=self.seed)
             verdict, missing = decide(change, margin, self.alpha, self.burden, self.min_n)
-            found = _judgement(self.name, what, change, self.alpha, margin, verdict, missing, self._shape(after))
-            if worst is None or _ORDER.index(found.verdict) > _ORDER.index(worst.verdict):
+            found = judgement(self.name, what, change, self.alpha, margin, verdict, missing, self._shape(after))
+            if worst is None or ORDER.index(found.verdict) > ORDER.index(worst.verdict):
                 worst = found
         assert worst is not None
         return worst
 
     @staticmethod
-    def _shape(after: Scores) -> str:
+    def _shape(after: Record) -> str:
         after = labelled(after)
-        if patients(after) < SLOPE_DECIDES:
+        if not isinstance(after, Scores) or patients(after) < SLOPE_DECIDES:
             return ""
         slope, large = float(calibration_slope(after)[0]), float(calibration_in_the_large(after)[0])
         return f"; slope {slope:.2f}, in the large {large:+.3f}"
@@ -134,7 +143,8 @@ class Calibration:
 class NegativeFlips:
     """How many patients were answered rightly before and wrongly now? Their share must stay within `margin`.
 
-    The interval is of that share, exact (Clopper and Pearson 1934); a patient flips where one of their cases does.
+    The interval is of that share, exact (Clopper and Pearson 1934); a patient flips where one of their cases does. One
+    of regions or boxes is answered rightly from a Dice or an F1 of 0.5 on.
     """
 
     name = "negative-flips"
@@ -148,11 +158,12 @@ class NegativeFlips:
     ) -> None:
         self.margin, self.burden, self.alpha, self.min_n = margin, burden, alpha, min_n
 
-    def judge(self, before: Scores, after: Scores) -> Judgement:
+    def judge(self, before: Record, after: Record) -> Judgement:
         from scipy.special import betaincinv
 
+        form = form_of(before, after)
         before, after = labelled(before), labelled(after)
-        flipped = _right(before) & ~_right(after)
+        flipped = (form.worth(before) >= form.served) & ~(form.worth(after) >= form.served)
         n, k = patients(before), len(np.unique(before.unit[flipped]))
         low = float(betaincinv(k, n - k + 1, self.alpha)) if k else 0.0
         high = float(betaincinv(k + 1, n - k, 1 - self.alpha)) if k < n else 1.0
@@ -167,10 +178,7 @@ class NegativeFlips:
         else:
             verdict = Verdict.FAIL if n >= needed else Verdict.INSUFFICIENT
         missing = needed if verdict is Verdict.INSUFFICIENT else None
-        says = (
-            f"{k} of {n} patients were right and are wrong now, between {low:.1%} and {high:.1%}, "
-            f"allowed {self.margin:.1%}"
-        )
+        says = f"{k} of {n} patients {form.flipped}, between {low:.1%} and {high:.1%}, allowed {self.margin:.1%}"
         return Judgement(
             gate=self.name,
             verdict=verdict,
@@ -184,72 +192,11 @@ class NegativeFlips:
         )
 
 
-class WorstSubgroup:
-    """Does the update harm a group of patients while the mean looks well? Accuracy per group, the worst one speaks.
-
-    `groups` [n] names each case's group. Groups with fewer than `min_n` labelled patients are pooled; where even that
-    is too few, they are told as not evaluable. The level is shared among the groups that are judged.
-    """
-
-    name = "worst-subgroup"
-
-    def __init__(
-        self,
-        groups: NDArray[np.str_],
-        margin: float = 0.05,
-        burden: Burden = Burden.NO_HARM_FOUND,
-        alpha: float = 0.05,
-        min_n: int = LEAST,
-        seed: int = 0,
-    ) -> None:
-        self.groups = np.asarray(groups)
-        self.margin, self.burden, self.alpha, self.min_n, self.seed = margin, burden, alpha, min_n, seed
-
-    def judge(self, before: Scores, after: Scores) -> Judgement:
-        """Raises ValueError where the groups are not of these cases."""
-        if len(self.groups) != len(before):
-            raise ValueError(f"{len(self.groups)} groups were named for {len(before)} cases")
-        judged, unheard = self._evaluable(before)
-        aside = f"; not evaluable: {', '.join(unheard)}" if unheard else ""
-        if not judged:
-            return Judgement(
-                gate=self.name,
-                verdict=Verdict.INSUFFICIENT,
-                n=patients(labelled(before)),
-                before=None,
-                after=None,
-                interval=None,
-                margin=self.margin,
-                says=f"no group has {self.min_n} labelled patients{aside}",
-                needed=self.min_n,
-            )
-        alpha, found = self.alpha / len(judged), []
-        for name, which in judged.items():
-            old, new = subset(before, which), subset(after, which)
-            change = paired_change(accuracy, old, new, better=1, resamples=RESAMPLES, seed=self.seed)
-            verdict, missing = decide(change, self.margin, alpha, self.burden, self.min_n)
-            what = f"accuracy of {name}"
-            found.append((change, _judgement(self.name, what, change, alpha, self.margin, verdict, missing, aside)))
-        return max(found, key=lambda pair: (_ORDER.index(pair[1].verdict), -pair[0].change))[1]
-
-    def _evaluable(self, scores: Scores) -> tuple[dict[str, NDArray[np.bool_]], list[str]]:
-        known = scores.target >= 0
-        groups = {str(name): known & (self.groups == name) for name in np.unique(self.groups)}
-        sizes = {name: len(np.unique(scores.unit[which])) for name, which in groups.items()}
-        judged = {name: which for name, which in groups.items() if sizes[name] >= self.min_n}
-        small = [name for name in groups if name not in judged]
-        if small:
-            pooled = np.any([groups[name] for name in small], axis=0)
-            if len(small) > 1 and len(np.unique(scores.unit[pooled])) >= self.min_n:
-                return judged | {f"small groups ({', '.join(small)})": pooled}, []
-        return judged, [f"{name} ({sizes[name]} patients)" for name in small]
-
-
-_ORDER = [Verdict.PASS, Verdict.INSUFFICIENT, Verdict.FAIL]
+ORDER = [Verdict.PASS, Verdict.INSUFFICIENT, Verdict.FAIL]
 """From best to worst: of several findings the worst speaks."""
 
 
-def _judgement(
+def judgement(
     gate: str,
     what: str,
     change: Change,
@@ -259,6 +206,7 @@ def _judgement(
     needed: int | None,
     aside: str = "",
 ) -> Judgement:
+    """In words: `what` was measured, what `change` it showed, at which level, and `aside`, which begins with "; "."""
     if not change.n:
         return Judgement(
             gate=gate,
@@ -291,10 +239,6 @@ def _judgement(
 
 def _wanting(needed: int | None) -> str:
     return "" if needed is None else f"; about {needed} labelled patients would decide"
-
-
-def _right(scores: Scores) -> NDArray[np.bool_]:
-    return scores.probability.argmax(axis=1) == scores.target
 
 
 def _patients_for_share(share: float, margin: float, alpha: float) -> int:

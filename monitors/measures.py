@@ -10,14 +10,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from monitors.protocols import Float, Int, Scores
+from monitors.protocols import Float, Int, Record, Scores
 
-Measure = Callable[[Scores, Float | None], Float]
+Measure = Callable[[Any, Float | None], Float]
 
 BINS = 15
 CLIP = 1e-6
@@ -26,27 +26,27 @@ CLIP = 1e-6
 
 def accuracy(scores: Scores, weights: Float | None = None) -> Float:
     """Share of cases whose most probable class is the target, 0..1."""
-    hits, total = (_weights(scores, weights) @ scores.once(_hits)).T
-    return _ratio(hits, total)
+    hits, total = (weights_of(scores, weights) @ scores.once(_hits)).T
+    return ratio(hits, total)
 
 
 def balanced_accuracy(scores: Scores, weights: Float | None = None) -> Float:
     """Mean recall over the classes present (with weight), 0..1."""
-    w, right = _weights(scores, weights), scores.once(_right)
+    w, right = weights_of(scores, weights), scores.once(_right)
     member = _members(scores, w.dtype)
     total, hit = w @ member, w @ (member * right[:, None])
     present = total > 0
     recall = np.divide(hit, total, out=np.zeros(hit.shape), where=present)
-    return _ratio(recall.sum(axis=1), present.sum(axis=1))
+    return ratio(recall.sum(axis=1), present.sum(axis=1))
 
 
 def auroc(scores: Scores, weights: Float | None = None) -> Float:
     """Area under the ROC curve, ties counting half: of class 1 with two classes, else the mean of one against the rest
     over the classes present."""
-    w = _weights(scores, weights)
+    w = weights_of(scores, weights)
     areas = np.stack([_area(w, ranking) for ranking in scores.once(_rankings)])
     defined = ~np.isnan(areas)
-    return _ratio(np.where(defined, areas, 0.0).sum(axis=0), defined.sum(axis=0))
+    return ratio(np.where(defined, areas, 0.0).sum(axis=0), defined.sum(axis=0))
 
 
 def ece(scores: Scores, weights: Float | None = None) -> Float:
@@ -54,8 +54,8 @@ def ece(scores: Scores, weights: Float | None = None) -> Float:
 
     It is far from 0 on few cases even of a perfect model (0.04 at n = 500): see ece_debiased.
     """
-    binned = _weights(scores, weights) @ scores.once(_gaps)
-    return _ratio(np.abs(binned[:, :BINS]).sum(axis=1), binned[:, BINS])
+    binned = weights_of(scores, weights) @ scores.once(_gaps)
+    return ratio(np.abs(binned[:, :BINS]).sum(axis=1), binned[:, BINS])
 
 
 def ece_debiased(scores: Scores, weights: Float | None = None) -> Float:
@@ -64,25 +64,25 @@ def ece_debiased(scores: Scores, weights: Float | None = None) -> Float:
     Per bin of total weight W and mean gap g, g^2 is reduced by the variance of the mean of its gaps, with the bin's
     effective number of cases W^2 / sum w^2. A display, not a gate.
     """
-    w, residual = _weights(scores, weights), _right(scores) - scores.probability.max(axis=1)
+    w, residual = weights_of(scores, weights), _right(scores) - scores.probability.max(axis=1)
     total, squares = w @ _binned(scores, np.ones(len(scores))), (w * w) @ _binned(scores, np.ones(len(scores)))
-    mean = _ratio(w @ _binned(scores, residual), total)
-    variance = np.maximum(_ratio(w @ _binned(scores, residual**2), total) - mean**2, 0.0)
-    effective = _ratio(total**2, squares)
+    mean = ratio(w @ _binned(scores, residual), total)
+    variance = np.maximum(ratio(w @ _binned(scores, residual**2), total) - mean**2, 0.0)
+    effective = ratio(total**2, squares)
     with np.errstate(invalid="ignore", divide="ignore"):
         noise = np.where(effective > 1, variance / (effective - 1), mean**2)
     squared = np.nansum(np.maximum(total, 0.0) * (mean**2 - noise), axis=1)
-    return np.sqrt(np.maximum(_ratio(squared, w.sum(axis=1)), 0.0))
+    return np.sqrt(np.maximum(ratio(squared, w.sum(axis=1)), 0.0))
 
 
 def brier(scores: Scores, weights: Float | None = None) -> Float:
     """Mean squared distance of the probabilities from the truth; halved for two classes, so that it lies in 0..1."""
-    return _mean(scores, weights, squared_error(scores))
+    return mean_over_cases(scores, weights, squared_error(scores))
 
 
 def nll(scores: Scores, weights: Float | None = None) -> Float:
     """Mean log-loss in nats; probabilities are clipped at 1e-6."""
-    return _mean(scores, weights, log_loss(scores))
+    return mean_over_cases(scores, weights, log_loss(scores))
 
 
 def calibration_slope(scores: Scores, weights: Float | None = None) -> Float:
@@ -96,7 +96,7 @@ def calibration_slope(scores: Scores, weights: Float | None = None) -> Float:
 def calibration_in_the_large(scores: Scores, weights: Float | None = None) -> Float:
     """What happened less what was foretold, on average: share of right answers (class 1, with two) less probability."""
     odds, happened = _events(scores)
-    return _mean(scores, weights, happened - 1.0 / (1.0 + np.exp(-odds)))
+    return mean_over_cases(scores, weights, happened - 1.0 / (1.0 + np.exp(-odds)))
 
 
 def squared_error(scores: Scores) -> Float:
@@ -112,9 +112,10 @@ def log_loss(scores: Scores) -> Float:
     return -np.log(np.clip(said, CLIP, 1.0))
 
 
-def _weights(scores: Scores, weights: Float | None) -> Float:
-    labelled = scores.target >= 0
-    w = np.ones((1, len(scores))) if weights is None else np.atleast_2d(weights)
+def weights_of(record: Record, weights: Float | None) -> Float:
+    """[B, n], those of cases without a label 0."""
+    labelled = record.known
+    w = np.ones((1, len(record))) if weights is None else np.atleast_2d(weights)
     return w if labelled.all() else w * labelled.astype(w.dtype)
 
 
@@ -126,9 +127,10 @@ def _members(scores: Scores, dtype: np.dtype) -> Float:
     return (scores.target[:, None] == np.arange(scores.probability.shape[1])).astype(dtype)
 
 
-def _mean(scores: Scores, weights: Float | None, values: Float) -> Float:
-    w = _weights(scores, weights)
-    return _ratio(w @ values.astype(w.dtype), w.sum(axis=1))
+def mean_over_cases(record: Record, weights: Float | None, values: Float) -> Float:
+    """[B] of values [n] that are finite, whether or not there is a label."""
+    w = weights_of(record, weights)
+    return ratio(w @ values.astype(w.dtype), w.sum(axis=1))
 
 
 def _binned(scores: Scores, values: Float) -> Float:
@@ -184,7 +186,7 @@ def _area(w: Float, ranking: _Ranking) -> Float:
     if upper is not None:
         under = (under + total[upper]) / 2
     won = np.einsum("pb,pb->b", mass, under)
-    return _ratio(won, mass.sum(axis=0).astype(np.float64) * total[-1])
+    return ratio(won, mass.sum(axis=0).astype(np.float64) * total[-1])
 
 
 def _running(w: Float, rows: Int) -> Float:
@@ -214,7 +216,7 @@ def _events(scores: Scores) -> tuple[Float, Float]:
 
 def _logistic(scores: Scores, weights: Float | None, steps: int = 25) -> Float:
     """[B, 2] intercept and slope, by Newton's method from (0, 0); NaN where the outcomes are all alike."""
-    w = np.asarray(_weights(scores, weights), dtype=np.float64)
+    w = np.asarray(weights_of(scores, weights), dtype=np.float64)
     odds, happened = _events(scores)
     design = np.column_stack([np.ones(len(odds)), odds])
     found = np.zeros((len(w), 2))
@@ -223,11 +225,12 @@ def _logistic(scores: Scores, weights: Float | None, steps: int = 25) -> Float:
         gradient = (w * (happened - p)) @ design
         information = np.einsum("bn,ni,nj->bij", w * p * (1 - p), design, design) + 1e-9 * np.eye(2)
         found = found + np.clip(np.linalg.solve(information, gradient[:, :, None])[:, :, 0], -2, 2)
-    share = _ratio(w @ happened, w.sum(axis=1))
+    share = ratio(w @ happened, w.sum(axis=1))
     found[~((share > 0) & (share < 1))] = np.nan
     return found
 
 
-def _ratio(top: Float, bottom: Float) -> Float:
+def ratio(top: Float, bottom: Float) -> Float:
+    """NaN where the bottom is not above 0."""
     top = np.asarray(top, dtype=np.float64)
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=np.asarray(bottom) > 0)

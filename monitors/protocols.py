@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,8 +135,39 @@ class Monitor(Protocol):
     def restore(self, state: Mapping[str, NDArray]) -> None: ...
 
 
+class Record(Protocol):
+    """What a version said of some cases and what is true of them, in one output form; see `monitors.forms`.
+
+    unit [n], the patient; known [n], whether there is a label, without which a case has no weight in any measure.
+    """
+
+    @property
+    def unit(self) -> NDArray[np.str_]: ...
+
+    @property
+    def known(self) -> NDArray[np.bool_]: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, which: NDArray) -> Self:
+        """These cases only: bool [n], or places [k]."""
+
+    def once(self, make: Callable[[Any], Made]) -> Made:
+        """What `make` derives from the records, derived at the first call only: a bootstrap asks for every chunk."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class _Derived:
+    _made: dict[Callable[[Any], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, make: Callable[[Any], Made]) -> Made:
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores(_Derived):
     """Records of the output form *scores*: one row per case.
 
     probability [n, c], rows sum to 1; target [n], class index, -1 where there is no label; unit [n], the patient.
@@ -145,16 +176,98 @@ class Scores:
     probability: Float
     target: Int
     unit: NDArray[np.str_]
-    _made: dict[Callable[[Scores], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        return self.target >= 0
 
     def __len__(self) -> int:
         return len(self.target)
 
-    def once(self, make: Callable[[Scores], Made]) -> Made:
-        """What `make` derives from the records, derived at the first call only: a bootstrap asks for every chunk."""
-        if make not in self._made:
-            self._made[make] = make(self)
-        return self._made[make]
+    def take(self, which: NDArray) -> Scores:
+        return Scores(probability=self.probability[which], target=self.target[which], unit=self.unit[which])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions(_Derived):
+    """Records of the output form *regions*: one row per case, whose structures are told pixel by pixel.
+
+    overlap [n, s, 3]: of each structure the pixels that are in both, in what was said, and in what is true; brier [n],
+    0..1, and nll [n], in nats: means over the case's pixels; known [n], whether there is a mask; unit [n], the patient.
+    What is told of a case without a mask is not read, and may be NaN.
+    """
+
+    overlap: Float
+    brier: Float
+    nll: Float
+    known: NDArray[np.bool_]
+    unit: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def take(self, which: NDArray) -> Regions:
+        return Regions(
+            overlap=self.overlap[which],
+            brier=self.brier[which],
+            nll=self.nll[which],
+            known=self.known[which],
+            unit=self.unit[which],
+        )
+
+
+def regions(rows: Float, label: Int, unit: NDArray[np.str_]) -> Regions:
+    """Of rows [n, 3 * s + 2]: for each structure in order the pixels in both, said and true; then Brier score and
+    log-loss. label [n] is -1 where there is no mask. Raises ValueError for another number of columns."""
+    n, columns = np.shape(rows)
+    if columns < 5 or columns % 3 != 2:
+        raise ValueError(f"a row has three numbers per structure and two losses: {columns} is no such number")
+    return Regions(
+        overlap=rows[:, :-2].reshape(n, -1, 3),
+        brier=rows[:, -2],
+        nll=rows[:, -1],
+        known=np.asarray(label) >= 0,
+        unit=np.asarray(unit, dtype=np.str_),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes(_Derived):
+    """Records of the output form *boxes*: n cases and the m boxes that were said of them, those of a case together.
+
+    case [m], whose box it is, ascending; label [m], its class; score [m], 0..1; matched [m, 10], whether it found a
+    true box at the IoU thresholds 0.5, 0.55, ..., 0.95 (see `monitors.detection.match`); true [n, c], how many boxes of
+    each class there are; known [n], whether the true boxes are known (there may be none); unit [n], the patient.
+    threshold: score from which a box is shown, and counts for the worth of a case.
+    """
+
+    case: Int
+    label: Int
+    score: Float
+    matched: NDArray[np.bool_]
+    true: Int
+    known: NDArray[np.bool_]
+    unit: NDArray[np.str_]
+    threshold: float = 0.5
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def take(self, which: NDArray) -> Boxes:
+        places = np.arange(len(self))[which]
+        start, stop = np.searchsorted(self.case, places), np.searchsorted(self.case, places, side="right")
+        case = np.repeat(np.arange(len(places)), stop - start)
+        own = np.arange(len(case)) + (start - np.cumsum(stop - start) + (stop - start))[case]
+        return Boxes(
+            case=case,
+            label=self.label[own],
+            score=self.score[own],
+            matched=self.matched[own],
+            true=self.true[places],
+            known=self.known[places],
+            unit=self.unit[places],
+            threshold=self.threshold,
+        )
 
 
 class Verdict(StrEnum):
@@ -192,8 +305,9 @@ class Judgement:
 
 @runtime_checkable
 class Gate(Protocol):
-    """A pure rule over records before and after an update; the constructor arguments are margin, burden and alpha."""
+    """A pure rule over records of any output form before and after an update, both of the same form; the constructor
+    arguments are margin, burden and alpha."""
 
     name: str
 
-    def judge(self, before: Scores, after: Scores) -> Judgement: ...
+    def judge(self, before: Record, after: Record) -> Judgement: ...

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import monitors
-from monitors import GATES, MEASURES, Burden, Gain, Gate, Scores, Verdict, WorstSubgroup
+from monitors import (
+    FORMS,
+    GATES,
+    MEASURES,
+    MEASURES_OF_BOXES,
+    MEASURES_OF_REGIONS,
+    Boxes,
+    Burden,
+    Gain,
+    Gate,
+    Record,
+    Regions,
+    Scores,
+    Verdict,
+    WorstSubgroup,
+)
 
 EVERY = pytest.mark.parametrize("kind", GATES, ids=lambda kind: kind.__name__)
+FORM = pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 
 
 def scores(n: int, seed: int, skill: float = 2.0) -> Scores:
@@ -21,6 +39,55 @@ def scores(n: int, seed: int, skill: float = 2.0) -> Scores:
     return Scores(
         probability=p / p.sum(axis=1, keepdims=True), target=target, unit=np.array([f"p{i}" for i in range(n)])
     )
+
+
+def regions(n: int, seed: int) -> Regions:
+    """Two structures of a Dice near 0.85."""
+    dice = np.random.default_rng(seed).beta(12, 2.1, (n, 2))
+    pixels = np.full((n, 2), 1000.0)
+    return Regions(
+        overlap=np.stack([dice * 1000, pixels, pixels], axis=2),
+        brier=np.full(n, 0.05),
+        nll=np.full(n, 0.1),
+        known=np.ones(n, bool),
+        unit=np.array([f"p{i}" for i in range(n)]),
+    )
+
+
+def boxes(n: int, seed: int) -> Boxes:
+    """One true box of three classes per case, found in nine of ten."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, n)
+    return Boxes(
+        case=np.arange(n),
+        label=label,
+        score=np.full(n, 0.9),
+        matched=np.repeat(rng.random((n, 1)) < 0.9, 10, axis=1),
+        true=np.eye(3, dtype=int)[label],
+        known=np.ones(n, bool),
+        unit=np.array([f"p{i}" for i in range(n)]),
+    )
+
+
+RECORDS = {Scores: scores, Regions: regions, Boxes: boxes}
+
+
+def ruined(good: Record, cases: np.ndarray) -> Record:
+    """The same answers, but these cases wrong, and none the less sure."""
+    if isinstance(good, Scores):
+        return spoilt(good, cases)
+    lost = np.isin(np.arange(len(good)), cases)
+    if isinstance(good, Regions):
+        overlap = np.where(lost[:, None, None], good.overlap * [0.1, 1, 1], good.overlap)
+        return replace(good, overlap=overlap, brier=np.where(lost, 0.6, good.brier), nll=np.where(lost, 2.0, good.nll))
+    assert isinstance(good, Boxes)
+    return replace(good, matched=good.matched & ~lost[good.case][:, None])
+
+
+def without_labels(record: Record) -> Record:
+    if isinstance(record, Scores):
+        return replace(record, target=np.full(len(record), -1))
+    return replace(record, known=np.zeros(len(record), bool))
 
 
 def spoilt(good: Scores, cases: np.ndarray) -> Scores:
@@ -35,59 +102,64 @@ def made(kind: type, n: int, **settings) -> Gate:
 
 
 def test_the_registries_are_covered() -> None:
-    """Five gates and nine measures, all of them exported."""
+    """Six gates, nine measures of scores, three of regions and five of boxes, all of them exported."""
     names = {kind.name for kind in GATES}
 
-    assert names == {"gain", "forgetting", "calibration", "negative-flips", "worst-subgroup"}
-    assert len(MEASURES) == 9
-    assert {thing.__name__ for thing in (*GATES, *MEASURES)} <= set(monitors.__all__)
+    assert names == {"gain", "forgetting", "calibration", "negative-flips", "worst-subgroup", "worst-structure"}
+    measures = (*MEASURES, *MEASURES_OF_REGIONS, *MEASURES_OF_BOXES)
+    assert (len(GATES), len(MEASURES), len(measures), len(FORMS)) == (6, 9, 17, 3)
+    assert {thing.__name__ for thing in (*GATES, *FORMS, *measures)} <= set(monitors.__all__)
 
 
+@FORM
 @EVERY
-def test_an_incumbent_passes_beside_itself(kind: type) -> None:
+def test_an_incumbent_passes_beside_itself(kind: type, form: type) -> None:
     """Where n decides, no change is no harm. A gain it is not, and so the gain gate alone says no."""
-    one = scores(400, 0)
+    one = RECORDS[form](400, 0)
     judged = made(kind, 400).judge(one, one)
 
     assert isinstance(made(kind, 400), Gate)
     assert judged.verdict is (Verdict.FAIL if kind is Gain else Verdict.PASS)
 
 
+@FORM
 @EVERY
-def test_a_ruined_candidate_fails(kind: type) -> None:
+def test_a_ruined_candidate_fails(kind: type, form: type) -> None:
     """A third of the answers made wrong is refused by every gate, whatever it looks at."""
-    one = scores(400, 0)
+    one = RECORDS[form](400, 0)
 
-    assert made(kind, 400).judge(one, spoilt(one, np.arange(130))).verdict is Verdict.FAIL
+    assert made(kind, 400).judge(one, ruined(one, np.arange(130))).verdict is Verdict.FAIL
 
 
+@FORM
 @EVERY
 @pytest.mark.parametrize("burden", list(Burden))
-def test_a_handful_of_patients_is_insufficient_under_either_burden(kind: type, burden: Burden) -> None:
+def test_a_handful_of_patients_is_insufficient_under_either_burden(kind: type, burden: Burden, form: type) -> None:
     """Five patients decide nothing, and the judgement names how many would."""
-    one = scores(5, 0)
-    judged = made(kind, 5, burden=burden).judge(one, spoilt(one, np.arange(3)))
+    one = RECORDS[form](5, 0)
+    judged = made(kind, 5, burden=burden).judge(one, ruined(one, np.arange(3)))
 
     assert judged.verdict is Verdict.INSUFFICIENT
     assert judged.needed is not None
     assert judged.needed >= 12
 
 
+@FORM
 @EVERY
-def test_no_labels_at_all_is_insufficient(kind: type) -> None:
+def test_no_labels_at_all_is_insufficient(kind: type, form: type) -> None:
     """Unlabelled anchors are no anchors."""
-    one = scores(50, 0)
-    unlabelled = Scores(probability=one.probability, target=np.full(50, -1), unit=one.unit)
+    unlabelled = without_labels(RECORDS[form](50, 0))
     judged = made(kind, 50).judge(unlabelled, unlabelled)
 
     assert (judged.verdict, judged.before, judged.interval) == (Verdict.INSUFFICIENT, None, None)
 
 
+@FORM
 @EVERY
-def test_a_judgement_shows_its_sums(kind: type) -> None:
+def test_a_judgement_shows_its_sums(kind: type, form: type) -> None:
     """One sentence with n, and figures that agree: the interval holds the change that before and after tell of."""
-    one = scores(400, 0)
-    judged = made(kind, 400).judge(one, spoilt(one, np.arange(40)))
+    one = RECORDS[form](400, 0)
+    judged = made(kind, 400).judge(one, ruined(one, np.arange(40)))
 
     assert judged.gate == kind.name
     assert judged.interval is not None
@@ -98,26 +170,29 @@ def test_a_judgement_shows_its_sums(kind: type) -> None:
     assert "\n" not in judged.says
 
 
+@FORM
 @EVERY
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 1000), n=st.integers(15, 250), bad=st.floats(0, 0.4), more=st.floats(0, 0.4))
 def test_making_it_worse_never_turns_a_refusal_into_a_pass(
-    kind: type, seed: int, n: int, bad: float, more: float
+    kind: type, form: type, seed: int, n: int, bad: float, more: float
 ) -> None:
     """Where a candidate fails, one with more wrong answers never passes."""
-    before = scores(n, seed)
+    before = RECORDS[form](n, seed)
     order = np.random.default_rng(seed).permutation(n)
-    better = spoilt(scores(n, seed, 3.0), order[: int(bad * n)])
-    worse = spoilt(better, order[: int((bad + more) * n)])
+    better = ruined(scores(n, seed, 3.0) if form is Scores else before, order[: int(bad * n)])
+    worse = ruined(better, order[: int((bad + more) * n)])
     gate = made(kind, n)
 
     if gate.judge(before, better).verdict is Verdict.FAIL:
         assert gate.judge(before, worse).verdict is not Verdict.PASS
 
 
+@FORM
 @EVERY
-def test_the_same_records_get_the_same_verdict(kind: type) -> None:
+def test_the_same_records_get_the_same_verdict(kind: type, form: type) -> None:
     """Gates are pure: a verdict can be derived again from what is stored."""
-    before, after = scores(120, 4), spoilt(scores(120, 4), np.arange(10))
+    before = RECORDS[form](120, 4)
+    after = ruined(before, np.arange(10))
 
     assert made(kind, 120).judge(before, after) == made(kind, 120).judge(before, after)
