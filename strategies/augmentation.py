@@ -28,15 +28,39 @@ def augment(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def turned(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """`augment` after one of the eight symmetries of the square: for images without an up (see `upright`)."""
+    return augment(_symmetric(batch, generator), generator)
+
+
+def _symmetric(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """[b, c, s, s] -> the same, upside down, on its side, or both."""
     batch = batch.clone()
     for view in (lambda images: images.flip(2), lambda images: images.transpose(2, 3)):
         chosen = torch.rand(len(batch), generator=generator) < 0.5
         batch[chosen] = view(batch[chosen])
-    return augment(batch, generator)
+    return batch
+
+
+def lit(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """uint8 [b, 3 or 4, s, s] -> float32 of the same shape, every other image mirrored, in another light.
+
+    A fourth channel holds a mask: it moves with its image, and knows no light. Brightness and contrast within 15 %.
+    """
+    views = mirror(batch, generator)
+    count, images = len(batch), views[:, :3]
+    contrast = torch.empty(count, 1, 1, 1).uniform_(0.85, 1.15, generator=generator)
+    brightness = torch.empty(count, 1, 1, 1).uniform_(-0.15, 0.15, generator=generator) * 255
+    middle = images.mean(dim=(1, 2, 3), keepdim=True)
+    views[:, :3] = ((images - middle) * contrast + middle + brightness).clamp_(0, 255)
+    return views
+
+
+def lit_and_turned(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """`lit`, under one of the eight symmetries of the square: for images without an up (see `upright`)."""
+    return _symmetric(lit(batch, generator), generator)
 
 
 def mirror(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """uint8 [b, 3, s, s] -> float32 [b, 3, s, s] in 0..255, every other image mirrored.
+    """uint8 [b, c, s, s] -> float32 [b, c, s, s] in 0..255, every other image mirrored, whatever its channels are.
 
     For short adaptations: in a dozen epochs there is no time to learn the other invariances again, and home suffers.
     """

@@ -18,6 +18,7 @@ from strategies.base import load_base
 from strategies.model import Classifier
 from strategies.predictor import Predictor, apply_parts
 from strategies.preprocessing import Pixels, normalise
+from strategies.tasks import task_of
 
 CORRUPTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "noise": lambda images: (images + _noise(images)).clamp(0, 255).to(torch.uint8),
@@ -58,11 +59,18 @@ def depth(base: Path, before: Path | None, after: Path, images: Pixels) -> Depth
     )
 
 
-def corrupted(base: Path, parts: Path | None, images: Pixels) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """(kind of corruption, probabilities [n, k]) of a version for its images made worse."""
+def corrupted(
+    base: Path, parts: Path | None, images: Pixels, truth: Tensor | None = None
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """(kind of corruption, the task's rows) of a version for its images made worse: probabilities [n, k], or, of a
+    segmentation, what they come to beside the `truth`, the task's target of the images."""
     predictor = Predictor.load(base, parts)
+    task = task_of(predictor.task)
+    beside = torch.empty(len(images), 0) if truth is None else truth
     for name, worse in CORRUPTIONS.items():
-        yield name, np.concatenate([predictor.answer(normalise(images.preprocessing, worse(b))) for b in _each(images)])
+        answers = (predictor.answer(normalise(images.preprocessing, worse(batch))) for batch in _each(images))
+        pairs = zip(answers, beside.split(BATCH), strict=True)
+        yield name, np.concatenate([task.rows(said, some) for said, some in pairs])
 
 
 def cka(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:

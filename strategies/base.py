@@ -1,5 +1,7 @@
 """A base model as a folder: the encoder in its ecosystem's own form, `head.safetensors`, and `base.json`.
 
+One classifies images, another each of their pixels, as `base.json` names the task.
+
 Bases are fitted here or imported with the head that they came with; the digest of one binds every adapter to it.
 """
 
@@ -13,24 +15,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from strategies.augmentation import augment, turned, upright
+from strategies.augmentation import upright
 from strategies.families import family_of, load_backbone
 from strategies.families.weights import read_weights
-from strategies.inputs import Images
 from strategies.model import Classifier, head_from, head_layers
 from strategies.preprocessing import Pixels, from_record, to_record
-from strategies.protocols import Backbone, Examples, Progress
-from strategies.training import Measure, train
+from strategies.protocols import Backbone, Examples, Masked, Progress
+from strategies.tasks import task_of
+from strategies.training import CLASSIFICATION, Measure, train
 
 FORMAT = 1
 DEFAULT_BACKBONE = "mobilenet_v3_small"
+DEFAULT_BACKBONES = {"classification": DEFAULT_BACKBONE, "segmentation": "monai:unet"}
 DEFAULT_EPOCHS = 25
 
 
@@ -39,7 +42,8 @@ def fit_base(
     develop: Examples,
     classes: Sequence[str],
     *,
-    backbone: str = DEFAULT_BACKBONE,
+    task: str = "classification",
+    backbone: str | None = None,
     size: int | None = None,
     epochs: int = DEFAULT_EPOCHS,
     seed: int = 0,
@@ -47,27 +51,37 @@ def fit_base(
     measure: Measure,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Trains `backbone` and a linear head on the labelled examples and writes the base folder `out`.
+    """Trains `backbone` and a head on the labelled examples and writes the base folder `out`.
 
-    `size` is the side in pixels that images are brought to, where it isn't the backbone's own. Keeps the epoch with the
-    best `measure` on `develop`. Answers with the backbone, the counts, the measure, the epochs
-    and the seconds. Raises ValueError where `out` is taken, a class has no example, only one class is there, or the
-    backbone takes no images of that size.
+    A segmentation's classes are the background and then each structure; its examples have masks. `backbone` is the
+    task's default where none is named. `size` is the side in pixels that images are brought to, where it isn't the
+    backbone's own. Keeps the epoch with the best `measure` on `develop`. Answers with the backbone, the counts, the
+    measure, the epochs and the seconds. Raises ValueError where `out` is taken, a class has no example, only one class
+    is there, a mask is of another size than its image, or the backbone takes no images of that size or does not serve
+    the task.
     """
     started = time.monotonic()
+    kind, backbone = task_of(task), backbone or DEFAULT_BACKBONES[task]
     known = [np.flatnonzero(np.asarray(part.label) >= 0) for part in (train_examples, develop)]
-    _check(train_examples, known, classes)
+    if not len(known[0]):
+        raise ValueError("Training needs labelled cases of at least two classes, and there is none.")
+    if not len(known[1]):
+        raise ValueError("No labelled case is left to choose the best epoch with.")
     torch.manual_seed(seed)
-    origin = load_backbone(backbone)
+    origin = kind.backbone(load_backbone(backbone))
     scale = _scale(train_examples, known[0])
     origin = _taking_its_size(
         origin.fed(replace(origin.preprocessing, scale=scale, size=origin.preprocessing.size if size is None else size))
     )
-    model = Classifier(origin, nn.Linear(origin.width, len(classes)), classes)
+    model = Classifier(origin, kind.head(origin, len(classes)), classes, task)
     parts = [Chosen(part, rows) for part, rows in zip((train_examples, develop), known, strict=True)]
+    truth = [kind.target(part, origin.preprocessing) for part in parts]
+    for target in truth:
+        kind.check(target, classes)
+    kind.check_whole(truth[0], classes)
     images = [Pixels(part, origin.preprocessing, progress=progress) for part in parts]
     sample = images[0][np.linspace(0, len(parts[0]) - 1, min(128, len(parts[0]))).astype(int).tolist()]
-    inputs = [Images(part, augment if upright(sample) else turned) for part in images]
+    inputs = [kind.inputs(part, target, upright(sample)) for part, target in zip(images, truth, strict=True)]
     trained = train(
         model.backbone,
         model.head,
@@ -76,6 +90,9 @@ def fit_base(
         parts[0].label,
         develop=(inputs[1], parts[1].label),
         measure=measure,
+        task=kind,
+        truth=truth[1],
+        loss=kind.fitted(truth[0]),
         epochs=epochs,
         learning_rate=_learning_rate(model),
         seed=seed,
@@ -96,26 +113,30 @@ def fit_base(
     }
 
 
-def import_base(spec: str, classes: Sequence[str], out: Path, *, size: int | None = None) -> str:
-    """Writes the base folder `out` from a foreign classifier with the head it came with; answers with its digest.
+def import_base(
+    spec: str, classes: Sequence[str], out: Path, *, size: int | None = None, task: str = "classification"
+) -> str:
+    """Writes the base folder `out` from a foreign model with the head it came with; answers with its digest.
 
     `size` is the side in pixels that it was trained at, where the files don't say it (torchvision's don't).
     Raises ValueError where `spec` holds no head, or one of another number of classes.
     """
     family = family_of(spec)
     origin, head = family.load(spec), family.head(spec)
+    if (origin.stride is None) != (task_of(task) is CLASSIFICATION):
+        raise ValueError(f"The model {_plain(spec)} serves no {task}.")
     if size is not None:
         origin = origin.fed(replace(origin.preprocessing, size=size))
-    first, *_, last = [layer for layer in head.modules() if isinstance(layer, nn.Linear)] * 2
-    if first.in_features != origin.width:
+    first, *_, last = [layer.weight for layer in head.modules() if isinstance(layer, nn.Linear | nn.Conv2d)] * 2
+    if first.shape[1] != origin.width:
         raise ValueError(
-            f"The head of {_plain(spec)} takes {first.in_features} features; the encoder gives {origin.width}."
+            f"The head of {_plain(spec)} takes {first.shape[1]} features; the encoder gives {origin.width}."
         )
-    if last.out_features != len(classes):
+    if last.shape[0] != len(classes):
         raise ValueError(
-            f"The head of {_plain(spec)} has {last.out_features} outputs, but {len(classes)} classes are named."
+            f"The head of {_plain(spec)} has {last.shape[0]} outputs, but {len(classes)} classes are named."
         )
-    write_base(Classifier(origin, head, classes), out, {"how": "import", "spec": _plain(spec)})
+    write_base(Classifier(origin, head, classes, task), out, {"how": "import", "spec": _plain(spec)})
     return base_digest(out)
 
 
@@ -133,7 +154,7 @@ def write_base(model: Classifier, out: Path, made: dict[str, Any]) -> None:
     save_file(model.head.state_dict(), staging / "head.safetensors")
     record = {
         "format": FORMAT,
-        "task": "classification",
+        "task": model.task,
         "classes": list(model.classes),
         "preprocessing": to_record(model.origin.preprocessing),
         "head": head_layers(model.head),
@@ -147,11 +168,11 @@ def write_base(model: Classifier, out: Path, made: dict[str, Any]) -> None:
 
 
 def load_base(folder: Path) -> Classifier:
-    """The classifier of a base folder, in eval mode. Raises ValueError where a file is missing, broken or another's."""
+    """The model of a base folder, in eval mode. Raises ValueError where a file is missing, broken or another's."""
     record = read_record(folder)
-    origin = load_backbone(str(folder)).fed(from_record(record["preprocessing"]))
+    origin = task_of(record["task"]).backbone(load_backbone(str(folder)).fed(from_record(record["preprocessing"])))
     head = head_from(record["head"], read_weights(folder / "head.safetensors"))
-    return Classifier(origin, head, record["classes"]).eval()
+    return Classifier(origin, head, record["classes"], record["task"]).eval()
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -184,7 +205,7 @@ def base_digest(folder: Path) -> str:
 
 
 class Chosen:
-    """Some rows of other examples, in the order of `rows`."""
+    """Some rows of other examples, in the order of `rows`; their masks, where those have masks."""
 
     def __init__(self, examples: Examples, rows: np.ndarray) -> None:
         self._examples, self._rows = examples, rows
@@ -198,16 +219,8 @@ class Chosen:
     def image(self, i: int) -> np.ndarray:
         return self._examples.image(int(self._rows[i]))
 
-
-def _check(examples: Examples, known: list[np.ndarray], classes: Sequence[str]) -> None:
-    counts = np.bincount(np.asarray(examples.label)[known[0]], minlength=len(classes))
-    if len(classes) < 2 or np.count_nonzero(counts) < 2:
-        raise ValueError("Training needs labelled cases of at least two classes.")
-    empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
-    if empty:
-        raise ValueError(f"No training case is labelled {', '.join(empty)}.")
-    if not len(known[1]):
-        raise ValueError("No labelled case is left to choose the best epoch with.")
+    def mask(self, i: int) -> np.ndarray:
+        return cast(Masked, self._examples).mask(int(self._rows[i]))
 
 
 def _taking_its_size(origin: Backbone) -> Backbone:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
+GRID = 4  # places on a side
 LEAST_SPREAD = 0.05  # share of the spread before training
 LEAST_RANK = 1.5  # one direction holds 95 % of the singular values: more than two classes learnt well bring about
+
+
+def pooled(features: torch.Tensor) -> torch.Tensor:
+    """Features [b, d] as they are; dense ones, [b, c, h, w] -> [b, 16 c]: means over a grid of places.
+
+    Means over all of a map say how much there is of a structure and little else: one direction, and no collapse.
+    """
+    return functional.adaptive_avg_pool2d(features, GRID).flatten(1) if features.ndim == 4 else features
 
 
 def effective_rank(features: NDArray[np.floating]) -> float:

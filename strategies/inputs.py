@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from strategies.protocols import Progress
 
 Rows = Sequence[int] | torch.Tensor
 Views = Callable[[torch.Tensor, torch.Generator], torch.Tensor]  # uint8 [b, 3, s, s] -> float32, 0..255
+DENSE_BATCH = 16  # of cases with masks, whose features are maps of every pixel
 
 
 class Inputs(Protocol):
@@ -30,6 +31,15 @@ class Inputs(Protocol):
 
     def plain(self, rows: Rows) -> torch.Tensor:
         """Each case as it is served, float32 [b, ...]."""
+        ...
+
+
+@runtime_checkable
+class MaskedInputs(Inputs, Protocol):
+    """Inputs whose cases have masks, which move with the view that is drawn."""
+
+    def drawn_with_masks(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `drawn` gives, and the masks of just these views, uint8 [b, s, s]."""
         ...
 
 
@@ -47,6 +57,22 @@ class Images:
 
     def plain(self, rows: Rows) -> torch.Tensor:
         return normalise(self.pixels.preprocessing, self.pixels[rows])
+
+
+class MaskedImages(Images):
+    """Images beside their `masks`, uint8 [n, s, s]: a view is of four channels, and the fourth is the mask."""
+
+    def __init__(self, pixels: Pixels, views: Views, masks: torch.Tensor) -> None:
+        super().__init__(pixels, views)
+        self.masks = masks
+
+    def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
+        return self.drawn_with_masks(rows, generator)[0]
+
+    def drawn_with_masks(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        masks = self.masks[torch.as_tensor(rows).long()]
+        moved = self.views(torch.cat([self.pixels[rows], masks[:, None]], dim=1), generator)
+        return normalise(self.pixels.preprocessing, moved[:, :3]), moved[:, 3].to(torch.uint8)
 
 
 class Latents:
@@ -89,10 +115,13 @@ class Latents:
     def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         if self.views == 1:
             return self.plain(rows)
-        return self._fetch(torch.as_tensor(rows), torch.rand(len(rows), generator=generator) < 0.5)
+        return self._fetch(torch.as_tensor(rows), self._mirrored(rows, generator))
 
     def plain(self, rows: Rows) -> torch.Tensor:
         return self._fetch(torch.as_tensor(rows), torch.zeros(len(rows), dtype=torch.bool))
+
+    def _mirrored(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
+        return torch.rand(len(rows), generator=generator) < 0.5
 
     def _fetch(self, rows: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
         inside = rows < self.room
@@ -131,3 +160,24 @@ class Latents:
         seen = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         batch = normalise(self.pixels.preprocessing, seen)
         return self.prefix(batch.contiguous(memory_format=torch.channels_last)).contiguous()
+
+
+class MaskedLatents(Latents):
+    """Latents of both views beside the `masks` of their images, uint8 [n, s, s], mirrored with them."""
+
+    def __init__(
+        self,
+        prefix: nn.Module,
+        pixels: Pixels,
+        masks: torch.Tensor,
+        *,
+        folder: Path,
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__(prefix, pixels, folder=folder, mirrored=True, batch=DENSE_BATCH, progress=progress)
+        self.masks = masks
+
+    def drawn_with_masks(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        which, mirrored = torch.as_tensor(rows).long(), self._mirrored(rows, generator)
+        masks = self.masks[which]
+        return self._fetch(which, mirrored), torch.where(mirrored.view(-1, 1, 1), masks.flip(2), masks)

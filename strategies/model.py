@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,29 +17,34 @@ from strategies.protocols import Backbone
 
 
 class Classifier(nn.Module):
-    """Images [b, 3, h, w] -> logits [b, k], one per class in the order of `classes`.
+    """Images [b, 3, h, w] -> logits, one per class in the order of `classes`: [b, k], or [b, k, h, w] where the `task`
+    is a class for every pixel.
 
     `origin` is the Backbone that the encoder came from: its blocks, adaptable layers and preprocessing. `adapter` is
     what peft's adapter_config.json says of the adapter that was merged into the encoder, empty where none was.
     """
 
-    def __init__(self, origin: Backbone, head: nn.Module, classes: Sequence[str]) -> None:
+    def __init__(self, origin: Backbone, head: nn.Module, classes: Sequence[str], task: str = "classification") -> None:
         super().__init__()
         self.origin = origin
         self.backbone = origin.module
         self.head = head
         self.classes = tuple(classes)
+        self.task = task
         self.adapter: Mapping[str, Any] = {}
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """[b, 3, h, w] -> pooled features [b, d]."""
+        """[b, 3, h, w] -> pooled features [b, d], or dense ones [b, d, h, w]."""
         return self.backbone(images)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.features(images))
 
 
-# A head is a chain of these; its record is the list of their names, and its sizes are those of its weights.
+_FINER = "finer"  # and how many times, as in "finer4"
+
+# A head is a chain of these, and of layers with weights; its record is the list of their names, and its sizes are
+# those of its weights.
 _PLAIN_LAYERS: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish,
     "relu": nn.ReLU,
@@ -49,38 +54,57 @@ _PLAIN_LAYERS: dict[str, type[nn.Module]] = {
 
 
 def head_from(layers: Sequence[str], weights: dict[str, torch.Tensor]) -> nn.Module:
-    """The head of `layers` ("linear" or an activation) with `weights` named "weight" or "0.weight", "2.bias", ...
+    """The head of `layers` ("linear", "conv", "finer4" or an activation), `weights` named "weight" or "0.weight", ...
 
-    A single linear layer is an nn.Linear, a chain an nn.Sequential. Raises ValueError where the two don't fit.
+    A single layer with weights is that layer, a chain an nn.Sequential. Raises ValueError where the two don't fit.
     """
-    if list(layers) == ["linear"]:
-        head: nn.Module = _linear(weights, "")
-    else:
-        head = nn.Sequential(
-            *(
-                _linear(weights, f"{i}.") if layer == "linear" else _PLAIN_LAYERS[layer]()
-                for i, layer in enumerate(layers)
-            )
-        )
-    return head
+    if len(layers) == 1 and layers[0] in _WEIGHED:
+        return _weighed(layers[0], weights, "")
+    return nn.Sequential(
+        *(_weighed(layer, weights, f"{i}.") if layer in _WEIGHED else _plain(layer) for i, layer in enumerate(layers))
+    )
 
 
 def head_layers(head: nn.Module) -> list[str]:
     """The record of a head that `head_from` can build again. Raises ValueError for layers that it can't."""
-    names = {kind: name for name, kind in _PLAIN_LAYERS.items()} | {nn.Linear: "linear"}
+    names = {kind: name for name, kind in _PLAIN_LAYERS.items()} | {
+        nn.Linear: "linear",
+        nn.Conv2d: "conv",
+        nn.Upsample: _FINER,
+    }
     chain = list(head) if isinstance(head, nn.Sequential) else [head]
     unknown = [type(layer).__name__ for layer in chain if type(layer) not in names]
     if unknown:
         raise ValueError(f"A head of {', '.join(unknown)} can't be stored; linear layers and activations can.")
-    return [names[type(layer)] for layer in chain]
+    return [
+        names[type(layer)] + (f"{layer.scale_factor:g}" if isinstance(layer, nn.Upsample) else "") for layer in chain
+    ]
 
 
-def _linear(weights: dict[str, torch.Tensor], prefix: str) -> nn.Linear:
+def _plain(layer: str) -> nn.Module:
+    if layer.startswith(_FINER):
+        return nn.Upsample(scale_factor=int(layer.removeprefix(_FINER)), mode="bilinear")
+    return _PLAIN_LAYERS[layer]()
+
+
+def _linear(weight: torch.Tensor, bias: bool) -> nn.Module:
+    return nn.Linear(weight.shape[1], weight.shape[0], bias=bias)
+
+
+def _conv(weight: torch.Tensor, bias: bool) -> nn.Module:
+    """Of one group, and as large as what it reads."""
+    return nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], padding="same", bias=bias)
+
+
+_WEIGHED: dict[str, Callable[[torch.Tensor, bool], nn.Module]] = {"linear": _linear, "conv": _conv}
+
+
+def _weighed(kind: str, weights: dict[str, torch.Tensor], prefix: str) -> nn.Module:
     try:
         weight = weights[f"{prefix}weight"]
     except KeyError:
         raise ValueError(f"The head lacks the tensor '{prefix}weight'.") from None
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=f"{prefix}bias" in weights)
+    layer = _WEIGHED[kind](weight, f"{prefix}bias" in weights)
     layer.load_state_dict({name: weights[prefix + name] for name in layer.state_dict()})
     return layer
 
@@ -90,15 +114,18 @@ class Recalibrator:
     """probabilities = softmax(logits / temperature + bias).
 
     Temperature scaling (Guo and others 2017) with a bias vector: bias [k] moves the classes' priors; empty means none.
+    Dense logits are corrected alike in every pixel.
     """
 
     temperature: float = 1.0
     bias: tuple[float, ...] = ()
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """[b, k] -> probabilities float32 [b, k]."""
+        """[b, k] -> probabilities float32 [b, k], or [b, k, h, w] -> [b, k, h, w]."""
         scaled = logits.float() / self.temperature
-        return torch.softmax(scaled + torch.tensor(self.bias) if self.bias else scaled, dim=1)
+        if not self.bias:
+            return torch.softmax(scaled, dim=1)
+        return torch.softmax(scaled + torch.tensor(self.bias).view(-1, *[1] * (logits.ndim - 2)), dim=1)
 
     def write(self, file: Path) -> None:
         record = {"temperature": self.temperature, "bias": list(self.bias)}
@@ -124,8 +151,10 @@ class Thresholds:
     per_class: tuple[float, ...] = ()
 
     def __call__(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
-        """[b, k] -> the class's index, int64 [b]."""
-        return np.argmax(probabilities / np.array(self.per_class or 1.0), axis=1)
+        """[b, k] -> the class's index, int64 [b]; of every pixel, [b, k, h, w] -> int64 [b, h, w]."""
+        if not self.per_class:
+            return np.argmax(probabilities, axis=1)
+        return np.argmax(probabilities / np.array(self.per_class).reshape(-1, *[1] * (probabilities.ndim - 2)), axis=1)
 
     def write(self, file: Path) -> None:
         file.write_text(json.dumps({"per_class": list(self.per_class)}, indent=2) + "\n", encoding="utf-8")

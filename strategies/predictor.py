@@ -23,6 +23,7 @@ from torch import nn
 
 from strategies.alignment import ALIGNMENT, STATISTICS, fold, set_statistics
 from strategies.base import load_base
+from strategies.collapse import pooled
 from strategies.episode import Episode, trusted, views
 from strategies.families.weights import load_exactly, read_json, read_weights, same_tensors
 from strategies.inserted import insert
@@ -45,7 +46,8 @@ class Observation(NamedTuple):
     """What a version says of b images, float32.
 
     probabilities [b, k], rows sum to 1; logits [b, k], before recalibration, or the probabilities' logarithm where
-    several sets of parts or views answer together; embedding [b, d] of the pinned sensor.
+    several sets of parts or views answer together; embedding [b, d] of the pinned sensor. Of a segmentation the first
+    two are of every pixel, [b, k, s, s].
     """
 
     probabilities: NDArray[np.float32]
@@ -82,10 +84,11 @@ class Predictor:
         experts: Sequence[Expert] = (),
     ) -> None:
         self.classes = base.classes
+        self.task = base.task
         self.preprocessing = preprocessing
         self.served = served
         self.experts = dict(zip(router.experts() if router else (), experts, strict=True))
-        self._sensor = base.backbone.eval()
+        self._sensor = base.origin.sensor.eval()
         self._router = router
         self._thresholds = thresholds
 
@@ -112,15 +115,15 @@ class Predictor:
         return apply(self.preprocessing, image)
 
     def answer(self, batch: torch.Tensor) -> NDArray[np.float32]:
-        """Prepared images [b, 3, s, s] -> probabilities [b, k], without what the sensor sees."""
+        """Prepared images [b, 3, s, s] -> probabilities [b, k] or [b, k, s, s], without what the sensor sees."""
         return self._said(batch)[0].numpy()
 
     def features(self, batch: torch.Tensor) -> NDArray[np.float32]:
-        """Prepared images [b, 3, s, s] -> what the version's own encoder makes of them, [b, d], unrouted."""
-        return self._rows(self.served.backbone, batch).numpy()
+        """Prepared images [b, 3, s, s] -> what the version's own encoder makes of them, pooled, [b, d], unrouted."""
+        return pooled(self._rows(self.served.backbone, batch)).numpy()
 
     def logits(self, batch: torch.Tensor) -> NDArray[np.float32]:
-        """Prepared images [b, 3, s, s] -> logits [b, k], as they are before recalibration."""
+        """Prepared images [b, 3, s, s] -> logits [b, k] or [b, k, s, s], as they are before recalibration."""
         return self._said(batch)[1].numpy()
 
     def observe(self, batch: torch.Tensor) -> Observation:
@@ -134,7 +137,7 @@ class Predictor:
         return self._rows(self._sensor, batch).numpy()
 
     def decide(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
-        """[b, k] -> the index of the class that the version decides for, int64 [b]."""
+        """[b, k] -> the index of the class that the version decides for, int64 [b]; [b, k, s, s] -> [b, s, s]."""
         return self._thresholds(probabilities)
 
     def shares(self, embedding: torch.Tensor) -> NDArray[np.float64]:
@@ -205,7 +208,8 @@ def _one_thread() -> Iterator[None]:
 def expert_of(base: Classifier, parts: Path) -> Expert:
     """The parts over the base, which stays as it is: its encoder is shared where no part changes it."""
     moved = any((parts / name).is_file() for name in ENCODER)
-    classifier = copy.deepcopy(base) if moved else Classifier(base.origin, copy.deepcopy(base.head), base.classes)
+    head = copy.deepcopy(base.head)
+    classifier = copy.deepcopy(base) if moved else Classifier(base.origin, head, base.classes, base.task)
     apply_parts(classifier.eval(), parts)
     file = parts / "recalibrator.json"
     recalibrator = Recalibrator.read(file, len(base.classes)) if file.is_file() else Recalibrator()
@@ -271,10 +275,17 @@ def merged(network: nn.Module, parts: Path) -> nn.Module:
 def golden(predictor: Predictor) -> dict[str, NDArray[np.float32]]:
     """What the predictor says of images drawn from a fixed seed: no patient's, and the same on every machine.
 
-    Each expert of a bank says it too, wherever those images would be routed.
+    Each expert of a bank says it too, wherever those images would be routed. Of dense answers it is some pixels.
     """
     batch = torch.stack([predictor.prepare(image) for image in _synthetic()])
-    return predictor.observe(batch)._asdict() | predictor.by_each(batch)
+    said = predictor.observe(batch)._asdict() | predictor.by_each(batch)
+    return {name: _some(answers) for name, answers in said.items()}
+
+
+def _some(answers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[b, k] as it is; of dense answers [b, k, s, s] at most 32 pixels a side, evenly spaced."""
+    step = max(1, -(-answers.shape[-1] // 32))
+    return np.ascontiguousarray(answers[..., ::step, ::step]) if answers.ndim == 4 else answers
 
 
 def write_golden(predictor: Predictor, folder: Path) -> None:

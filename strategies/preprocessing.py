@@ -43,6 +43,13 @@ def pixels(preprocessing: Preprocessing, image: NDArray[np.float32]) -> torch.Te
     return (resized * 255).round_().clamp_(0, 255).to(torch.uint8).expand(3, -1, -1)
 
 
+def resized(preprocessing: Preprocessing, mask: NDArray[np.integer]) -> torch.Tensor:
+    """Classes [h, w] -> uint8 [size, size], each pixel's that of the nearest one of the mask."""
+    size = (preprocessing.size, preprocessing.size)
+    classes = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.uint8))
+    return functional.interpolate(classes[None, None], size=size, mode="nearest-exact")[0, 0]
+
+
 def normalise(preprocessing: Preprocessing, batch: torch.Tensor) -> torch.Tensor:
     """uint8 or float (0..255) [b, 3, h, w] -> float32 [b, 3, h, w] with the preprocessing's mean and deviation."""
     mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,13 @@ class Examples(Protocol):
     def image(self, i: int) -> NDArray[np.float32]: ...
 
 
+class Masked(Examples, Protocol):
+    """Examples of a segmentation: mask(i) gives the class of each pixel, uint8 [h, w] of the image's own size, 0 the
+    background. Their label is 0 where there is a mask and -1 where there is none."""
+
+    def mask(self, i: int) -> NDArray[np.uint8]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """From a read image to the network's input; part of every version and of its digest.
@@ -72,7 +79,7 @@ class Family(Protocol):
     """One kind of architecture and the form its ecosystem saves it in.
 
     `load` reads a local folder (or a hub id, where the machine may), never runs pickled code, and returns the backbone:
-    an nn.Module whose `forward` maps [b, 3, h, w] to pooled features [b, d].
+    an nn.Module whose `forward` maps [b, 3, h, w] to pooled features [b, d], or to dense ones [b, d, h, w].
     """
 
     name: str
@@ -84,7 +91,7 @@ class Family(Protocol):
     def load(self, spec: str, *, pretrained: bool = True) -> Backbone: ...
 
     def head(self, spec: str) -> nn.Module:
-        """The head that came with `spec`: [b, d] -> logits [b, k]. Raises ValueError where there is none."""
+        """The head that came with `spec`: features -> logits [b, k, ...]. Raises ValueError where there is none."""
         ...
 
 
@@ -96,7 +103,17 @@ class Backbone(Protocol):
 
     @property
     def width(self) -> int:
-        """d, the number of pooled features."""
+        """d, the number of features, of an image or, dense, of each place of it."""
+        ...
+
+    @property
+    def stride(self) -> int | None:
+        """Pixels of the image, on a side, that each place of dense features stands for; None where they are pooled."""
+        ...
+
+    @property
+    def sensor(self) -> nn.Module:
+        """What monitors see by: [b, 3, h, w] -> pooled features of the image; `module` itself where they are pooled."""
         ...
 
     @property
@@ -116,7 +133,8 @@ class Backbone(Protocol):
         ...
 
     def adaptable(self, cut: int = 0) -> list[str]:
-        """Names of the linear and pointwise layers after `cut` blocks: those that low-rank adapters may touch."""
+        """Names of the layers after `cut` blocks that low-rank adapters may touch: linear and pointwise ones, and, in a
+        network that was built for dense features, every convolution of one group."""
         ...
 
     def after(self, cut: int) -> list[tuple[str, nn.Module]]:
@@ -156,12 +174,30 @@ class ParameterMechanism(Protocol):
         ...
 
 
+@runtime_checkable
+class Tasked(Protocol):
+    """A mechanism that says which tasks it serves, by name. One that says nothing serves classification alone."""
+
+    tasks: tuple[str, ...]
+
+
+class Sample(NamedTuple):
+    """Pixels that stand for m / c cases: logits [m, k], class [m], row of the case [m], and weights [m] that sum to 1
+    for each case."""
+
+    logits: NDArray[np.float32]
+    label: NDArray[np.integer]
+    row: NDArray[np.integer]
+    weight: NDArray[np.floating]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
     """The cases of one training, by row: `new` new ones, then `remembered` ones, then new ones without a label.
 
     label [n], -1 where unknown; domain [n]; patient [n]. `logits()` [n, k] and `features()` [n, d] are what the model
-    says of each as the training begins, computed when first asked for.
+    says of each as the training begins, computed when first asked for. Of a segmentation `features()` are pooled, and
+    in place of `logits()`, which raises ValueError, there is a sample of the labelled cases' pixels.
     """
 
     label: NDArray[np.integer]
@@ -171,6 +207,8 @@ class Lesson:
     remembered: int
     logits: Callable[[], NDArray[np.float32]]
     features: Callable[[], NDArray[np.float32]]
+    task: str = "classification"
+    pixels: Callable[[], Sample] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -178,8 +216,8 @@ class Lesson:
 
 @dataclass(frozen=True, kw_only=True)
 class Learner:
-    """What is trained: `encoder` (or what of it is not frozen), [b, ...] -> features [b, d]; `head`, -> logits [b, k];
-    the weights that move; and the inputs of the lesson's rows."""
+    """What is trained: `encoder` (or what of it is not frozen), [b, ...] -> features [b, d] or, dense, [b, d, h, w];
+    `head`, -> logits [b, k] or [b, k, h, w]; the weights that move; and the inputs of the lesson's rows."""
 
     encoder: nn.Module
     head: nn.Module
@@ -247,15 +285,18 @@ class Stepwise(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One batch of a training: rows [b] of the lesson; features [b, d] and logits [b, k] of a random view of each.
+    """One batch of a training: rows [b] of the lesson; features [b, d] and logits [b, k] of a random view of each, or
+    dense ones, [b, d, h, w] and [b, k, h, w].
 
-    `again()` gives the features of another random view of the same cases.
+    `again()` gives the features of another random view of the same cases. `masks` are uint8 [b, h, w] of the same view,
+    where cases have masks.
     """
 
     rows: torch.Tensor
     features: torch.Tensor
     logits: torch.Tensor
     again: Callable[[], torch.Tensor]
+    masks: torch.Tensor | None = None
 
 
 Loss = Callable[[Step], "torch.Tensor"]  # -> scalar

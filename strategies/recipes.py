@@ -20,14 +20,14 @@ from safetensors.torch import save_file
 
 from strategies.alignment import ALIGNMENT, STATISTICS
 from strategies.augmentation import augment, mirror, turned, upright
-from strategies.base import load_base
+from strategies.base import load_base, read_record
 from strategies.data import NewCases, Rehearsal
 from strategies.domains import domain_shares
 from strategies.episode import TEST_TIME
 from strategies.inputs import Images, Inputs, Latents, Views
-from strategies.lessons import Joined, as_sensed, as_served, site_first
+from strategies.lessons import Joined, as_sensed, as_served, no_logits, site_first
 from strategies.model import Classifier, Thresholds
-from strategies.objective import CrossEntropy
+from strategies.objective import Supervised
 from strategies.parameter import Full, LinearProbe, LoRA
 from strategies.predictor import Predictor, apply_parts, write_golden
 from strategies.preprocessing import Pixels, to_record
@@ -52,7 +52,8 @@ from strategies.protocols import (
 from strategies.representation import Recalibrate
 from strategies.routing import BANK, PLACES, Router, files_of
 from strategies.suffix import lean
-from strategies.training import Measure, Trained, features_of, head_of, train
+from strategies.tasks import refuse_unserved, task_of
+from strategies.training import CLASSIFICATION, Measure, Trained, features_of, head_of, train
 
 EPOCHS = 12
 BATCH = 16
@@ -61,7 +62,7 @@ SOFTEN = Stage(representation=Recalibrate(bias=False))  # a temperature alone: w
 
 
 def _learn(parameter: ParameterMechanism, data: DataMechanism) -> Stage:
-    return Stage(parameter=parameter, objective=CrossEntropy(), data=data, epochs=EPOCHS)
+    return Stage(parameter=parameter, objective=Supervised(), data=data, epochs=EPOCHS)
 
 
 # What a plan may name. full_rehearsal is what low rank falls short of: another stain through a small convolutional
@@ -111,9 +112,11 @@ def run(
 ) -> Candidate:
     """Runs the stages on one model and writes the candidate's parts into the new folder `out`.
 
+    The base's task is learnt: of a segmentation `new`, `memory` and `develop` are `Masked`.
+
     A recipe whose every step continues starts from the live version (`live_parts`), any other from the base: what the
     live version had learnt is learnt again from the memory there, so that adapters don't pile up on each other. Of
-    the epochs the one is kept whose `measure(probabilities, labels)` is best: a mean by `domain_shares` over those
+    the epochs the one is kept whose `measure(the task's rows, labels)` is best: a mean by `domain_shares` over those
     domains of `develop` that the stage is taught (over all, where it has none of them), so that a naive recipe is
     naive in this too. `unlabelled` are new cases without a label, for mechanisms that need none. Scores are
     recalibrated, and features aligned, on cases that no weight was fitted on here: `develop` and `unlabelled`, and
@@ -122,10 +125,11 @@ def run(
     the same bytes on one machine with one thread. `epochs` replaces those of the stages. `latents` is a folder for what
     frozen blocks make of images, which the next recipe can use again and the caller deletes; without it there is one
     beside `out` meanwhile. Raises ValueError where there is nothing to learn from, a label is missing, the stages are
-    in no order that can be served, `out` is taken, or the training diverges or collapses.
+    in no order that can be served or do not serve the task, `out` is taken, or the training diverges or collapses.
     """
     started = time.monotonic()
     _check(recipe, new, memory, develop, unlabelled, out)
+    refuse_unserved(_mechanisms(recipe), task_of(read_record(base)["task"]))
     out.mkdir(parents=True, exist_ok=True)
     moving = [stage.parameter for stage in recipe.stages if stage.parameter is not None]
     continues = live_parts is not None and all(parameter.continues for parameter in moving)
@@ -196,33 +200,38 @@ def _train(
     if stage.parameter is None or stage.objective is None or stage.data is None:
         raise ValueError("A stage that moves weights needs an objective and a data mechanism.")
     new, memory, *_ = taught_from
+    task = task_of(model.task)
     cases = Joined(*(taught_from[:2] if stage.objective.labelled else taught_from))
     taught = {*new.domain.tolist(), *(memory.domain.tolist() if stage.data.remembers else ())}
     asked = np.isin(held.domain, sorted(taught))
     shares = domain_shares(held.domain[asked] if asked.any() else held.domain)
 
-    def over_domains(probabilities: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
-        found = {name: measure(probabilities[held.domain == name], labels[held.domain == name]) for name in shares}
+    def over_domains(rows: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
+        found = {name: measure(rows[held.domain == name], labels[held.domain == name]) for name in shares}
         known = {name: value for name, value in found.items() if np.isfinite(value)}
         return sum(shares[name] * value for name, value in known.items()) / sum(shares[name] for name in known)
 
-    def as_good(probabilities: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
+    def as_good(rows: NDArray[np.float32], labels: NDArray[np.integer]) -> float:
         return 0.0  # no label is learnt, so none says which epoch is best: of equals the last is kept
 
     # A short adaptation sees mirrored views; without labels, telling views apart is all there is to learn from.
     cut = int(stage.parameter.frozen * model.origin.depth) if stage.objective.labelled else 0
     images = Pixels(cases, model.origin.preprocessing, progress=progress)
     views = mirror if stage.objective.labelled else _strong(images)
-    inputs: Inputs = Images(images, stage.objective.views(views) if isinstance(stage.objective, Viewing) else views)
+    target, truth = (task.target(some, model.origin.preprocessing) for some in (cases, held))
+    for one in (target, truth):
+        task.check(one, model.classes)
+    drawn = stage.objective.views(views) if isinstance(stage.objective, Viewing) else views
+    inputs = task.adapted(images, target, drawn)
     shown: Inputs = Images(held_images, mirror)
     encoder: torch.nn.Module = model.backbone
     if cut:
         prefix, encoder = model.origin.split(cut)
-        inputs = Latents(prefix, images, folder=latents, mirrored=True, progress=progress)
+        inputs = task.cached(prefix, images, target, latents, progress)
         shown = Latents(prefix, held_images, folder=latents, mirrored=False)
         if isinstance(stage.parameter, LoRA) and stage.parameter.lean:
             encoder = lean(encoder, weights)
-    begins = cache(lambda: features_of(encoder.eval(), inputs))
+    begins = cache(lambda: features_of(encoder.eval(), inputs, task.at_once))
     lesson = Lesson(
         label=cases.label,
         domain=cases.domain,
@@ -230,7 +239,8 @@ def _train(
         new=len(new),
         remembered=len(memory),
         features=begins,
-        logits=cache(lambda: head_of(model.head, begins())),
+        logits=cache(lambda: head_of(model.head, begins())) if task is CLASSIFICATION else no_logits,
+        task=task.name,
     )
     learner = Learner(encoder=encoder, head=model.head, moving=weights, inputs=inputs)
     if isinstance(stage.parameter, Placed):
@@ -244,6 +254,8 @@ def _train(
         cases.label,
         develop=(shown, held.label),
         measure=over_domains if stage.objective.labelled else as_good,
+        task=task,
+        truth=truth,
         epochs=stage.epochs,
         learning_rate=stage.parameter.learning_rate,
         seed=seed,
@@ -325,6 +337,12 @@ def _check(
             raise ValueError(
                 f"{unknown} of {len(examples)} {what} cases have no label; only labelled cases are learnt from."
             )
+
+
+def _mechanisms(recipe: Recipe) -> list[object]:
+    """Every mechanism that its stages name."""
+    slots = [(one.parameter, one.representation, one.objective, one.data, one.architecture) for one in recipe.stages]
+    return [mechanism for stage in slots for mechanism in stage if mechanism is not None]
 
 
 def _check_order(recipe: Recipe) -> None:

@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional
 
-from strategies.collapse import CollapseGuard, evenly
-from strategies.inputs import Inputs
+from strategies.collapse import CollapseGuard, evenly, pooled
+from strategies.inputs import Inputs, MaskedInputs
 from strategies.protocols import Batches, Loss, Progress, Step
+from strategies.tasks import TASKS, Task
 
-Measure = Callable[
-    [NDArray[np.float32], NDArray[np.integer]], float
-]  # (probabilities [n, k], labels [n]) -> higher is better
+# (the task's rows [n, m], which are probabilities [n, k] of a classification; labels [n]) -> higher is better
+Measure = Callable[[NDArray[np.float32], NDArray[np.integer]], float]
 
 
 CLIP = 5.0  # the largest norm of a step's gradient
 WARM_UP = 0.2  # of the steps
+CLASSIFICATION = TASKS["classification"]
 
 
 class Shuffled:
@@ -82,9 +82,10 @@ class Steps:
 
     def __call__(self, rows: torch.Tensor) -> tuple[float, int]:
         """One step on a batch of rows [b]: its loss, and the number of classes."""
-        features = self._features(rows)
+        features, masks = self._seen(rows)
         logits = self.head(features)
-        value = self.loss(Step(rows=rows, features=features, logits=logits, again=partial(self._features, rows)))
+        again = partial(self._features, rows)
+        value = self.loss(Step(rows=rows, features=features, logits=logits, again=again, masks=masks))
         self.optimiser.zero_grad(set_to_none=True)
         value.backward()
         self._clip()
@@ -101,6 +102,12 @@ class Steps:
             for gradient in gradients:
                 gradient.mul_(CLIP / norm)
 
+    def _seen(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if not isinstance(self.inputs, MaskedInputs):
+            return self._features(rows), None
+        views, masks = self.inputs.drawn_with_masks(rows, self.generator)
+        return self.encoder(_pixel_major(views)), masks
+
     def _features(self, rows: torch.Tensor) -> torch.Tensor:
         return self.encoder(_pixel_major(self.inputs.drawn(rows, self.generator)))
 
@@ -114,6 +121,8 @@ def train(
     *,
     develop: tuple[Inputs, NDArray[np.integer]],
     measure: Measure,
+    task: Task = CLASSIFICATION,
+    truth: torch.Tensor | None = None,
     epochs: int,
     learning_rate: float,
     seed: int,
@@ -129,6 +138,7 @@ def train(
 ) -> Trained:
     """AdamW under one cycle of the learning rate; leaves encoder and head in eval mode with the best epoch's weights.
 
+    `measure` is given the task's rows of the develop cases beside their `truth`, [n, s, s] where it isn't the labels.
     `batches` defaults to all inputs shuffled, `loss` to plain cross-entropy, and `mode` puts the two into the state
     they are trained in, before every epoch; `stepped` is told (steps done, steps in all) after each step. In the second
     half it stops after `patience` epochs with no better measure on `develop`. Raises ValueError where the loss is not
@@ -138,12 +148,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential(encoder, head)
     batches = batches or Shuffled(len(inputs), batch_size, generator)
-    target = torch.as_tensor(np.asarray(labels, dtype=np.int64))
-    if loss is None:
-
-        def loss(step: Step) -> torch.Tensor:
-            return functional.cross_entropy(step.logits, target[step.rows])
-
+    loss = loss or CLASSIFICATION.fitted(torch.as_tensor(np.asarray(labels, dtype=np.int64)))
     step = Steps(
         encoder,
         head,
@@ -164,7 +169,9 @@ def train(
     best_epoch = 0
     watched = evenly(len(develop[0]))
     with torch.inference_mode():
-        guard = CollapseGuard(encoder.eval()(develop[0].plain(watched)).numpy())
+        encoder.eval()
+        some = [watched[rows.start : rows.stop] for rows in _batches(len(watched), 2 * task.at_once)]
+        guard = CollapseGuard(torch.cat([pooled(encoder(develop[0].plain(rows))) for rows in some]).numpy())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model.to(memory_format=torch.channels_last)
@@ -175,12 +182,12 @@ def train(
                 value, classes = step(torch.as_tensor(rows))
                 total, seen = total + value * len(rows), seen + len(rows)
             losses.append(total / seen)
-            if not losses[-1] <= 10 * math.log(max(2, classes)):
+            if not losses[-1] <= task.bounds * math.log(max(2, classes)):
                 raise ValueError(
                     f"The training diverged: in epoch {epoch} the mean loss is {losses[-1]:.3g}; "
                     "a smaller learning rate is needed, or other data."
                 )
-            embedded, said = served(encoder, head, develop[0])
+            embedded, said = served(encoder, head, develop[0], task, truth)
             if defended and epoch > epochs // 2:
                 guard.check(embedded[watched], epoch)
             measures.append(measure(said, develop[1]))
@@ -198,30 +205,43 @@ def train(
 
 
 def served(
-    encoder: nn.Module, head: nn.Module, inputs: Inputs, batch_size: int = 64
+    encoder: nn.Module,
+    head: nn.Module,
+    inputs: Inputs,
+    task: Task = CLASSIFICATION,
+    truth: torch.Tensor | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Features [n, d] and probabilities [n, k] in eval mode; both are left in it."""
+    """Features [n, d], pooled where they are dense, and the task's rows [n, m] in eval mode; both are left in it.
+
+    `truth` [n, ...] is asked for by tasks whose rows hold some of it.
+    """
     encoder.eval()
     head.eval()
-    features, parts = [], []
+    truth = torch.empty(len(inputs), 0) if truth is None else truth
+    features, rows = [], []
     with torch.inference_mode():
-        for i in range(0, len(inputs), batch_size):
-            features.append(encoder(inputs.plain(range(i, min(i + batch_size, len(inputs))))))
-            parts.append(torch.softmax(head(features[-1]), dim=1))
-    return torch.cat(features).numpy(), torch.cat(parts).numpy()
+        for some in _batches(len(inputs), task.at_once):
+            found = encoder(inputs.plain(some))
+            said = torch.softmax(head(found), dim=1)
+            features.append(pooled(found))
+            rows.append(task.rows(said, truth[some.start : some.stop]))
+    return torch.cat(features).numpy(), np.concatenate(rows)
 
 
 def features_of(encoder: nn.Module, inputs: Inputs, batch_size: int = 64) -> NDArray[np.float32]:
-    """What the encoder, in eval mode, makes of each case as it is served: float32 [n, d]."""
-    starts = range(0, len(inputs), batch_size)
+    """What the encoder, in eval mode, makes of each case as it is served, pooled where it is dense: float32 [n, d]."""
     with torch.inference_mode():
-        return torch.cat([encoder(inputs.plain(range(i, min(i + batch_size, len(inputs))))) for i in starts]).numpy()
+        return torch.cat([pooled(encoder(inputs.plain(some))) for some in _batches(len(inputs), batch_size)]).numpy()
 
 
 def head_of(head: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """[n, d] -> logits [n, k]."""
     with torch.inference_mode():
         return head(torch.from_numpy(features)).numpy()
+
+
+def _batches(n: int, size: int) -> list[range]:
+    return [range(i, min(i + size, n)) for i in range(0, n, size)]
 
 
 def _pixel_major(batch: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ class Rehearsal:
     """
 
     name = "rehearsal"
+    tasks = ("classification", "segmentation")
     remembers = True
 
     def __init__(self, size: int = 400, least: int = 16, choose: Choice = by_domain) -> None:
@@ -54,6 +55,7 @@ class NewCases:
     """The new cases alone, shuffled anew each epoch, in batches of nearly equal size."""
 
     name = "new_cases"
+    tasks = ("classification", "segmentation")
     remembers = False
 
     def batches(self, lesson: Lesson, batch: int, seed: int) -> Batches:

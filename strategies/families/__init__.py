@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from strategies.families.monai import MonaiFamily
 from strategies.families.timm import TimmFamily
 from strategies.families.torchvision import TorchvisionFamily
 from strategies.families.transformers import TransformersFamily
@@ -14,7 +15,7 @@ from strategies.families.transformers import TransformersFamily
 if TYPE_CHECKING:
     from strategies.protocols import Backbone, Family
 
-__all__ = ["TorchvisionFamily", "TimmFamily", "TransformersFamily"]
+__all__ = ["TorchvisionFamily", "TimmFamily", "TransformersFamily", "MonaiFamily"]
 
 
 def families() -> list[Family]:

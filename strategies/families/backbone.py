@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,19 @@ from torch import nn
 from strategies.protocols import Preprocessing
 
 Chain = Callable[[nn.Module], list[nn.Module]]
+Deepest = Callable[[Any, torch.Tensor], torch.Tensor]
+
+
+def pointwise(layer: nn.Module) -> bool:
+    """Linear layers, and convolutions of one pixel and one group."""
+    if isinstance(layer, nn.Conv2d):
+        return layer.kernel_size == (1, 1) and layer.groups == 1
+    return isinstance(layer, nn.Linear)
+
+
+def ungrouped(layer: nn.Module) -> bool:
+    """Linear layers, and convolutions of one group: all that peft's LoRA merges exactly."""
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
 class ClassToken(nn.Module):
@@ -35,10 +49,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.network = network
         self.inserted = nn.ModuleDict()
-        self._chain = chain
+        self.chain = chain
 
     def blocks(self) -> list[nn.Module]:
-        chain = self._chain(self.network)
+        chain = self.chain(self.network)
         behind = {int(i): module for i, module in self.inserted.items()}
         return [nn.Sequential(block, behind[i]) if i in behind else block for i, block in enumerate(chain)]
 
@@ -48,18 +62,42 @@ class Encoder(nn.Module):
         return images
 
 
+class Pooled(nn.Module):
+    """[b, 3, h, w] -> [b, d]: the mean over places of what the deepest layer of a network makes of an image."""
+
+    def __init__(self, network: nn.Module, deepest: Deepest) -> None:
+        super().__init__()
+        self.network = network
+        self._deepest = deepest
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self._deepest(self.network, images).mean(dim=(2, 3))
+
+
 @dataclass(frozen=True)
 class ChainedBackbone:
-    """The Backbone of every family; `write(network, preprocessing, folder)` is how its ecosystem saves."""
+    """The Backbone of every family; `write(network, preprocessing, folder)` is how its ecosystem saves.
+
+    Dense ones have a `stride`, and `sense(network)` is their sensor. `adapted` says of a layer whether low-rank
+    adapters may touch it.
+    """
 
     module: Encoder
     width: int
     preprocessing: Preprocessing
     write: Callable[[nn.Module, Preprocessing, Path], None]
+    stride: int | None = None
+    sense: Callable[[nn.Module], nn.Module] | None = None
+    adapted: Callable[[nn.Module], bool] = pointwise
 
     def fed(self, preprocessing: Preprocessing) -> ChainedBackbone:
         """The same encoder behind another preprocessing."""
         return replace(self, preprocessing=preprocessing)
+
+    @property
+    def sensor(self) -> nn.Module:
+        """The encoder itself where its features are pooled."""
+        return self.module if self.sense is None else self.sense(self.module.network)
 
     def split(self, cut: int) -> tuple[nn.Sequential, nn.Sequential]:
         """(prefix, suffix), the prefix with the first `cut` blocks. Raises ValueError where there are fewer."""
@@ -73,8 +111,8 @@ class ChainedBackbone:
         return len(self.module.blocks())
 
     def adaptable(self, cut: int = 0) -> list[str]:
-        """Names, within `module`, of the linear layers and pointwise convolutions of one group after `cut` blocks."""
-        return [name for name, layer in self.after(cut) if _pointwise(layer)]
+        """Names, within `module`, of the layers after `cut` blocks that are `adapted`."""
+        return [name for name, layer in self.after(cut) if self.adapted(layer)]
 
     def after(self, cut: int) -> list[tuple[str, nn.Module]]:
         """The network's own modules after `cut` blocks, with their names within `module`."""
@@ -85,12 +123,6 @@ class ChainedBackbone:
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.write(self.module.network, self.preprocessing, folder)
-
-
-def _pointwise(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.Conv2d):
-        return layer.kernel_size == (1, 1) and layer.groups == 1
-    return isinstance(layer, nn.Linear)
 
 
 def width_of(module: Encoder, size: int) -> int:

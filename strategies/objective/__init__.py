@@ -10,9 +10,10 @@ from strategies.objective.distillation import Distillation, LwF
 from strategies.objective.ewc import EWC
 from strategies.objective.focal import Focal
 from strategies.objective.self_supervised import Contrastive, MaskedFeatures
+from strategies.objective.supervised import Supervised
 from strategies.objective.worst_group import WorstGroup
 
-__all__ = ["CrossEntropy"]
+__all__ = ["CrossEntropy", "Supervised"]
 
 # No row on real data says yet what these move, so no public recipe has them.
 EXPERIMENTAL = (Focal, Distillation, LwF, EWC, DarkExperience, MMCE, WorstGroup, Contrastive, MaskedFeatures)

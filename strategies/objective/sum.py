@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strategies.protocols import Learner, Lesson, Loss, ObjectiveMechanism, Recorded, Step
+from strategies.protocols import Learner, Lesson, Loss, ObjectiveMechanism, Recorded, Step, Tasked
 
 
 class Terms:
@@ -44,6 +44,8 @@ class Sum:
         self.parts = parts
         self.name = "+".join(objective.name for objective, _ in parts)
         self.labelled = any(objective.labelled for objective, _ in parts)
+        served = [one.tasks if isinstance(one, Tasked) else ("classification",) for one, _ in parts]
+        self.tasks = tuple(task for task in served[0] if all(task in of_part for of_part in served))
 
     def prepare(self, lesson: Lesson, learner: Learner) -> Loss:
         """Raises ValueError on a new or remembered case without a label, where a part needs one."""

@@ -22,6 +22,7 @@ class LoRA:
     """
 
     name = "lora"
+    tasks = ("classification", "segmentation")
     continues = False
     whole = False
 

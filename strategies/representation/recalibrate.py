@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from strategies.domains import domain_shares
 from strategies.model import Recalibrator
-from strategies.protocols import Learner, Lesson
+from strategies.protocols import Learner, Lesson, Sample
 
 
 class Recalibrate:
@@ -24,6 +24,7 @@ class Recalibrate:
 
     name = "recalibrate"
     labelled = True
+    tasks = ("classification", "segmentation")
 
     def __init__(self, spread: float = 0.5, bias: bool = True) -> None:
         self.spread = spread
@@ -31,17 +32,31 @@ class Recalibrate:
 
     def fit(self, held: Lesson, served: Learner, folder: Path) -> dict[str, str]:
         """Writes recalibrator.json, from labelled cases. Raises ValueError for a logit that is not finite."""
-        self.mode(held.logits(), held.label, held.domain).write(folder / "recalibrator.json")
+        if held.pixels is None:
+            found = self.mode(held.logits(), held.label, held.domain)
+        else:
+            sample = held.pixels()
+            found = self.mode(sample.logits, sample.label, held.domain, sample)
+        found.write(folder / "recalibrator.json")
         return {"recalibrator": "recalibrator.json"}
 
-    def mode(self, logits: NDArray[np.floating], target: NDArray[np.integer], domain: NDArray[np.str_]) -> Recalibrator:
-        """The most likely temperature and bias (of mean 0) under the priors; logits [n, k], target [n], domain [n]."""
+    def mode(
+        self,
+        logits: NDArray[np.floating],
+        target: NDArray[np.integer],
+        domain: NDArray[np.str_],
+        sample: Sample | None = None,
+    ) -> Recalibrator:
+        """The most likely temperature and bias (of mean 0) under the priors; logits [n, k], target [n], domain [n].
+
+        Of a `sample` of pixels the logits [m, k] and target [m] are its own: the pixels of a case count as one case.
+        """
         if not np.isfinite(logits).all():
             raise ValueError("the model's scores hold NaN or infinity: they can't be recalibrated")
         known = target >= 0
         z = torch.as_tensor(logits[known], dtype=torch.float64)
         y = torch.as_tensor(target[known], dtype=torch.long)
-        weight = torch.as_tensor(_even(domain[known]), dtype=torch.float64)
+        weight = torch.as_tensor(_even(domain[known]) if sample is None else _of_pixels(sample, domain))
         log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
         bias = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=self.bias)
         free = [log_t, bias] if self.bias else [log_t]
@@ -57,6 +72,12 @@ class Recalibrate:
         optimiser.step(loss)
         centred = (bias - bias.mean()).detach()
         return Recalibrator(float(log_t.detach().exp()), tuple(centred.tolist()))
+
+
+def _of_pixels(sample: Sample, domain: NDArray[np.str_]) -> NDArray[np.float64]:
+    """[m] weights of pixels that sum to the number of cases, each domain's to its share."""
+    rows, of = np.unique(sample.row, return_inverse=True)
+    return _even(domain[rows])[of] * sample.weight
 
 
 def _even(domain: NDArray[np.str_]) -> NDArray[np.float64]:

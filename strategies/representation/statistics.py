@@ -22,6 +22,7 @@ class BatchStatistics:
     """
 
     name = "batch_statistics"
+    tasks = ("classification", "segmentation")
     labelled = False
 
     def __init__(self, prior: float = 16, batch: int = 64) -> None:

@@ -36,7 +36,7 @@ from strategies.protocols import (
 SLOTS = {
     parameter: (ParameterMechanism, 12),
     representation: (RepresentationMechanism, 7),
-    objective: (ObjectiveMechanism, 10),
+    objective: (ObjectiveMechanism, 11),
     data: (DataMechanism, 4),
 }
 SIZES = {"mobilenet_v3_small": 32, "dinov2-tiny": 48}  # images' side in tests

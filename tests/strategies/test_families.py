@@ -117,7 +117,7 @@ def test_contract_of_every_family(tmp_path: Path) -> None:
         assert again.preprocessing == backbone.preprocessing
         assert torch.equal(_answers(again.module, images), wanted), spec
         covered.add(type(family).__name__)
-    assert covered == set(families.__all__)
+    assert covered == set(families.__all__) - {"MonaiFamily"}  # dense: test_segmentation.py has all of its designs
     assert len(covered) == 3
 
 

@@ -1,0 +1,157 @@
+"""MONAI's segmentation networks in two dimensions: `monai:NAME`, or a folder as `save` writes it.
+
+The network's own last layer gives the features of every pixel, and the head behind it is a 1x1 convolution of ours: so
+any number of classes reads the same network. Importing MONAI takes seconds, so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from strategies.families.backbone import ChainedBackbone, Deepest, Encoder, Pooled, ungrouped
+from strategies.families.weights import load_exactly, read_json, read_weights
+from strategies.preprocessing import IMAGENET_MEAN, IMAGENET_STD, from_record, to_record
+from strategies.protocols import Preprocessing
+
+SIZE = 128  # nuclei and white cells are outlined as well as at 192, for less than half the time
+WIDTH = 16  # features of every pixel
+
+
+def _unet(network: Any, images: torch.Tensor) -> torch.Tensor:
+    """The bottom of the U: its skip connections stand one within the other."""
+    level = network.model
+    while isinstance(level, nn.Sequential):
+        images, level = level[0](images), level[1].submodule
+    return level(images)
+
+
+def _segresnet(network: Any, images: torch.Tensor) -> torch.Tensor:
+    return network.encode(images)[0]
+
+
+def _swin_unetr(network: Any, images: torch.Tensor) -> torch.Tensor:
+    return network.swinViT(images, network.normalize)[-1]
+
+
+@dataclass(frozen=True)
+class Design:
+    """A class of MONAI by its name, its deepest layer, what it is built with unless a folder says otherwise, and a
+    package that MONAI does without until this network runs."""
+
+    network: str
+    deepest: Deepest
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    needs: str | None = None
+
+
+# Batch norms, where the design leaves a choice: their statistics are files, which an alignment can measure again at
+# another site, and they cost nothing more at serving.
+DESIGNS = {
+    "unet": Design(
+        "UNet", _unet, {"channels": [16, 32, 64, 128], "strides": [2, 2, 2], "num_res_units": 2, "norm": "batch"}
+    ),
+    "segresnet": Design("SegResNet", _segresnet, {"init_filters": 16, "norm": "batch"}),
+    "swin_unetr": Design("SwinUNETR", _swin_unetr, {"feature_size": 24, "norm_name": "batch"}, "einops"),
+}
+FIXED = {"spatial_dims": 2, "in_channels": 3}
+
+
+class MonaiFamily:
+    """`monai:unet`, `monai:segresnet`, `monai:swin_unetr`, or a folder of config.json and model.safetensors."""
+
+    name = "monai"
+
+    def claims(self, spec: str) -> bool:
+        if Path(spec).is_dir():
+            return read_json(Path(spec) / "config.json").get("library") == self.name
+        return spec.startswith("monai:")
+
+    def load(self, spec: str, *, pretrained: bool = True) -> ChainedBackbone:
+        """A name gives random weights. Raises ValueError for an unknown design, other arguments or other tensors."""
+        folder = Path(spec)
+        if not folder.is_dir():
+            name = spec.removeprefix("monai:")
+            arguments = {"out_channels": WIDTH, **_design(name).arguments}
+            return _backbone(name, arguments, _built(name, arguments), _usual())
+        name, arguments, preprocessing = _config(folder)
+        network = _built(name, arguments)
+        load_exactly(network, read_weights(folder / "model.safetensors"), f"The model {folder.name}")
+        return _backbone(name, arguments, network, preprocessing)
+
+    def head(self, spec: str) -> nn.Module:
+        """A folder's network gives logits: its head is a 1x1 convolution that changes nothing. Raises ValueError for a
+        name, which has random weights."""
+        if not Path(spec).is_dir():
+            raise ValueError(f"{spec} is a name and has no trained head; `fit` trains one.")
+        outputs = int(_config(Path(spec))[1]["out_channels"])
+        head = nn.Conv2d(outputs, outputs, 1)
+        with torch.no_grad():
+            head.weight.copy_(torch.eye(outputs)[..., None, None])
+            head.bias.zero_()  # type: ignore[union-attr]
+        return head
+
+
+def _design(name: str) -> Design:
+    if name not in DESIGNS:
+        raise ValueError(f"MONAI's {name!r} is not known here; these are: {', '.join(DESIGNS)}.")
+    return DESIGNS[name]
+
+
+def _config(folder: Path) -> tuple[str, dict[str, Any], Preprocessing]:
+    config = read_json(folder / "config.json")
+    missing = {"architecture", "arguments"} - config.keys()
+    if missing:
+        raise ValueError(f"The config.json of {folder.name} lacks {', '.join(sorted(missing))}.")
+    preprocessing = from_record(config["preprocessing"]) if "preprocessing" in config else _usual()
+    arguments = {name: value for name, value in config["arguments"].items() if name not in FIXED}
+    if any(config["arguments"].get(name, value) != value for name, value in FIXED.items()):
+        raise ValueError(
+            f"The model {folder.name} is not of two dimensions and three channels, as images are read here."
+        )
+    if "out_channels" not in arguments:
+        raise ValueError(f"The config.json of {folder.name} lacks out_channels among its arguments.")
+    return str(config["architecture"]), arguments, preprocessing
+
+
+def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    design = _design(name)
+    if design.needs is not None and find_spec(design.needs) is None:
+        raise ValueError(f"monai:{name} needs the package {design.needs}, which is not installed: pip install it.")
+    from monai.networks import nets
+
+    try:
+        return getattr(nets, design.network)(**FIXED, **arguments)
+    except (TypeError, ValueError, KeyError, AssertionError) as error:
+        raise ValueError(f"MONAI builds no {name} with these arguments: {error}.") from error
+
+
+def _backbone(
+    name: str, arguments: Mapping[str, Any], network: nn.Module, preprocessing: Preprocessing
+) -> ChainedBackbone:
+    def write(network: nn.Module, preprocessing: Preprocessing, folder: Path) -> None:
+        record = {
+            "library": "monai",
+            "architecture": name,
+            "arguments": dict(FIXED | dict(arguments)),
+            "preprocessing": to_record(preprocessing),
+        }
+        (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        save_file(network.state_dict(), folder / "model.safetensors")
+
+    # A U-shaped network is one block: what its first layers make goes on by every skip connection.
+    module = Encoder(network, lambda network: [network])
+    width, deepest = int(arguments["out_channels"]), _design(name).deepest
+    return ChainedBackbone(module, width, preprocessing, write, 1, lambda network: Pooled(network, deepest), ungrouped)
+
+
+def _usual() -> Preprocessing:
+    return Preprocessing(size=SIZE, mean=IMAGENET_MEAN, std=IMAGENET_STD)

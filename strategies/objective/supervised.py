@@ -1,0 +1,18 @@
+"""The task's own supervised loss: what the public recipes minimise."""
+
+from __future__ import annotations
+
+from strategies import tasks
+from strategies.protocols import Learner, Lesson, Loss
+
+
+class Supervised:
+    """`CrossEntropy` for a classification, `DiceCrossEntropy` for a segmentation: as the lesson's task says."""
+
+    name = "supervised"
+    labelled = True
+    tasks = ("classification", "segmentation")
+
+    def prepare(self, lesson: Lesson, learner: Learner) -> Loss:
+        """Raises ValueError on a new or remembered case without a label."""
+        return tasks.task_of(lesson.task).objective.prepare(lesson, learner)

@@ -1,0 +1,237 @@
+"""What a model is asked for: one small object per task, by the name that a base's record has.
+
+A task knows its truth (labels, or masks at the model's size), what is kept of an answer beside it, its supervised loss,
+and the form of its features and its head. What differs between tasks is asked here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from strategies.augmentation import augment, lit, lit_and_turned, turned
+from strategies.families.dense import decoder, dense_from
+from strategies.inputs import DENSE_BATCH, Images, Inputs, Latents, MaskedImages, MaskedLatents, Views
+from strategies.objective.cross_entropy import CrossEntropy
+from strategies.objective.dice import DiceCrossEntropy
+from strategies.preprocessing import Pixels, resized
+from strategies.protocols import (
+    Backbone,
+    Examples,
+    Loss,
+    Masked,
+    ObjectiveMechanism,
+    Preprocessing,
+    Progress,
+    Step,
+    Tasked,
+)
+
+
+class Task(Protocol):
+    """`objective` is the supervised loss of recipes; `at_once` how many cases are answered in one pass of a training's
+    measure, as memory allows; `bounds` the mean loss, in units of log k, beyond which a training has diverged."""
+
+    name: str
+    objective: ObjectiveMechanism
+    at_once: int
+    bounds: float
+
+    def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
+        """The truth of every case, as the model is taught it: int64 [n], or uint8 [n, s, s].
+
+        Raises ValueError where a mask is missing or of another size than its image; it names the case's number.
+        """
+        ...
+
+    def rows(self, probabilities: torch.Tensor | NDArray, target: torch.Tensor | NDArray) -> NDArray[np.float32]:
+        """What is kept of answers [b, k, ...] beside their truth [b, ...], per case: float32 [b, m]."""
+        ...
+
+    def inputs(self, images: Pixels, target: torch.Tensor, upright: bool) -> Inputs:
+        """The random views of a training from scratch, with their truth where it moves along."""
+        ...
+
+    def adapted(self, images: Pixels, target: torch.Tensor, views: Views) -> Inputs:
+        """`views` of the images of an adaptation, with their truth where it moves along."""
+        ...
+
+    def cached(
+        self, prefix: nn.Module, images: Pixels, target: torch.Tensor, folder: Path, progress: Progress | None
+    ) -> Inputs:
+        """What a frozen prefix makes of images and of their mirror images, computed once; see `Latents`."""
+        ...
+
+    def fitted(self, target: torch.Tensor) -> Loss:
+        """The loss of a training from scratch on cases of this truth, all of them alike."""
+        ...
+
+    def check(self, target: torch.Tensor, classes: Sequence[str]) -> None:
+        """Raises ValueError where the truth of a case is of no class; it names the case's number."""
+        ...
+
+    def check_whole(self, target: torch.Tensor, classes: Sequence[str]) -> None:
+        """Raises ValueError where a class is nowhere in the truth of a training from scratch."""
+        ...
+
+    def backbone(self, origin: Backbone) -> Backbone:
+        """The encoder in the form that the task's head reads. Raises ValueError where it has none."""
+        ...
+
+    def head(self, origin: Backbone, classes: int) -> nn.Module:
+        """A fresh head for what `backbone` gave."""
+        ...
+
+
+class Classification:
+    """One class for the image. What is kept of an answer is the probabilities themselves, [b, k]."""
+
+    name = "classification"
+    objective: ObjectiveMechanism = CrossEntropy()
+    at_once = 64
+    bounds = 10.0
+
+    def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
+        return torch.as_tensor(np.asarray(examples.label, dtype=np.int64))
+
+    def rows(self, probabilities: torch.Tensor | NDArray, target: torch.Tensor | NDArray) -> NDArray[np.float32]:
+        return np.asarray(probabilities, dtype=np.float32)
+
+    def inputs(self, images: Pixels, target: torch.Tensor, upright: bool) -> Inputs:
+        return Images(images, augment if upright else turned)
+
+    def adapted(self, images: Pixels, target: torch.Tensor, views: Views) -> Inputs:
+        return Images(images, views)
+
+    def cached(
+        self, prefix: nn.Module, images: Pixels, target: torch.Tensor, folder: Path, progress: Progress | None
+    ) -> Inputs:
+        return Latents(prefix, images, folder=folder, mirrored=True, progress=progress)
+
+    def fitted(self, target: torch.Tensor) -> Loss:
+        def loss(step: Step) -> torch.Tensor:
+            return functional.cross_entropy(step.logits, target[step.rows])
+
+        return loss
+
+    def check(self, target: torch.Tensor, classes: Sequence[str]) -> None:
+        """The labels of examples are those of their classes already."""
+
+    def check_whole(self, target: torch.Tensor, classes: Sequence[str]) -> None:
+        counts = target.bincount(minlength=len(classes))
+        if len(classes) < 2 or int(counts.count_nonzero()) < 2:
+            raise ValueError("Training needs labelled cases of at least two classes.")
+        empty = [name for name, count in zip(classes, counts.tolist(), strict=True) if count == 0]
+        if empty:
+            raise ValueError(f"No training case is labelled {', '.join(empty)}.")
+
+    def backbone(self, origin: Backbone) -> Backbone:
+        if origin.stride is not None:
+            raise ValueError("This network answers for every pixel: it serves segmentation, and no classification.")
+        return origin
+
+    def head(self, origin: Backbone, classes: int) -> nn.Module:
+        return nn.Linear(origin.width, classes)
+
+
+class Segmentation:
+    """A class for every pixel, 0 the background; masks at the model's size, by nearest neighbour.
+
+    What is kept of an answer, [b, 3 (k - 1) + 2]: for each structure in order the pixels that are it in both the answer
+    and the truth, in the answer, and in the truth; then the mean over pixels of the Brier score (half the sum over
+    classes, 0 to 1) and of the log loss in nats (probabilities clipped at 1e-6).
+    """
+
+    name = "segmentation"
+    objective: ObjectiveMechanism = DiceCrossEntropy()
+    at_once = DENSE_BATCH
+    bounds = 30.0  # of another scanner's images most pixels may be wrong, and surely so, before the first step
+
+    def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
+        """Reads every image too, for its size."""
+        masks = torch.empty((len(examples), preprocessing.size, preprocessing.size), dtype=torch.uint8)
+        for i in range(len(examples)):
+            mask, shape = np.asarray(cast(Masked, examples).mask(i)), examples.image(i).shape[:2]
+            if mask.shape != shape:
+                raise ValueError(
+                    f"The mask of case {i} is of {' x '.join(map(str, mask.shape))} pixels and its image of "
+                    f"{' x '.join(map(str, shape))}: a mask is as large as its image."
+                )
+            masks[i] = resized(preprocessing, mask)
+        return masks
+
+    def rows(self, probabilities: torch.Tensor | NDArray, target: torch.Tensor | NDArray) -> NDArray[np.float32]:
+        said, truth = torch.as_tensor(probabilities).float(), torch.as_tensor(target).long()
+        decided, over = said.argmax(dim=1), (1, 2)
+        columns = []
+        for structure in range(1, said.shape[1]):
+            answer, true = decided == structure, truth == structure
+            columns += [(answer & true).sum(over), answer.sum(over), true.sum(over)]
+        of_truth = said.gather(1, truth[:, None])[:, 0]
+        # sum (p - y)^2 over the classes is sum p^2 - 2 p_true + 1
+        brier = (said.square().sum(dim=1) - 2 * of_truth + 1).mean(over) / 2
+        log_loss = -of_truth.clamp_min(1e-6).log().mean(over)
+        return torch.stack([*columns, brier, log_loss], dim=1).float().numpy()
+
+    def inputs(self, images: Pixels, target: torch.Tensor, upright: bool) -> Inputs:
+        return MaskedImages(images, lit if upright else lit_and_turned, target)
+
+    def adapted(self, images: Pixels, target: torch.Tensor, views: Views) -> Inputs:
+        return MaskedImages(images, views, target)
+
+    def cached(
+        self, prefix: nn.Module, images: Pixels, target: torch.Tensor, folder: Path, progress: Progress | None
+    ) -> Inputs:
+        return MaskedLatents(prefix, images, target, folder=folder, progress=progress)
+
+    def fitted(self, target: torch.Tensor) -> Loss:
+        return DiceCrossEntropy().loss()
+
+    def check(self, target: torch.Tensor, classes: Sequence[str]) -> None:
+        largest = target.flatten(1).amax(dim=1)
+        if (largest >= len(classes)).any():
+            first = int((largest >= len(classes)).nonzero()[0])
+            raise ValueError(
+                f"The mask of case {first} has pixels of class {int(largest[first])}; "
+                f"{len(classes)} classes are named, so 0 to {len(classes) - 1} are known."
+            )
+
+    def check_whole(self, target: torch.Tensor, classes: Sequence[str]) -> None:
+        if len(classes) < 2:
+            raise ValueError("A segmentation needs the name of one structure at least beside the background's.")
+        absent = [name for c, name in enumerate(classes) if c and not (target == c).any()]
+        if absent:
+            raise ValueError(f"No training mask has a pixel of {', '.join(absent)}: it can't be learnt.")
+
+    def backbone(self, origin: Backbone) -> Backbone:
+        return dense_from(origin)
+
+    def head(self, origin: Backbone, classes: int) -> nn.Module:
+        return decoder(origin, classes)
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation())}
+
+
+def task_of(name: str) -> Task:
+    """Raises ValueError where there is no such task."""
+    try:
+        return TASKS[name]
+    except KeyError:
+        raise ValueError(f"There is no task {name!r}; there are {', '.join(TASKS)}.") from None
+
+
+def refuse_unserved(mechanisms: Iterable[object], task: Task) -> None:
+    """Raises ValueError for the first of the mechanisms that does not serve the task."""
+    for mechanism in mechanisms:
+        served = mechanism.tasks if isinstance(mechanism, Tasked) else (Classification.name,)
+        if task.name not in served:
+            name = getattr(mechanism, "name", type(mechanism).__name__)
+            raise ValueError(f"{name} serves {' and '.join(served)}, and no {task.name}: take another recipe.")
