@@ -46,7 +46,9 @@ CASES_PER_TICK = 10
 class ModelSection(Section):
     """The deployed model."""
 
-    task: Literal["classification"] = Field("classification", description="what the deployed model does")
+    task: Literal["classification", "segmentation"] = Field(
+        "classification", description="what the deployed model does"
+    )
     batch: int = Field(16, ge=1, le=1024, description="images in one forward pass")
 
 

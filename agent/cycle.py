@@ -19,6 +19,7 @@ from agent.updates import anchors, jobs, requests, update
 from agent.updates.clear import Clearing, served_so_far
 from agent.updates.decide import Decision, Situation, decide
 from agent.updates.material import new_cases, patients
+from agent.updates.settle import settle
 from agent.versions import registry
 from agent.workspace import Workspace, get_setting
 
@@ -67,7 +68,8 @@ class Cycle:
         return self.workspace.config.intake.inbox and inbox.scan(self.workspace) > 0
 
     def observe(self, now: datetime) -> bool:
-        return self.observer.step(now) > 0
+        observed = self.observer.step(now)
+        return settle(self.workspace) > 0 or observed > 0
 
     def detect(self, now: datetime) -> bool:
         return self.detector.step(now) > 0

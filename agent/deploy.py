@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from agent.config import Config, read_config, render
 from agent.drift.domains import key_of
 from agent.drift.reference import open_epoch
 from agent.errors import HomeostatError
-from agent.observe import Reading, answers, describe, record
+from agent.observe import Reading, describe, reading, record
 from agent.store import Connection, journal
+from agent.tasks import Task, task_named
 from agent.updates import anchors, material
+from agent.updates.quality import quality
 from agent.updates.records import store_memory
+from agent.updates.settle import settle
 from agent.versions import bundle, pointer, registry
 from agent.workspace import Workspace, put_setting, write_atomically
 
@@ -35,6 +39,7 @@ def fit(
     out: Path,
     *,
     where: Sequence[str],
+    task: str = "classification",
     backbone: str | None,
     size: int | None = None,
     epochs: int | None,
@@ -45,49 +50,44 @@ def fit(
 
     Raises HomeostatError where the folder has no labels, one class, or a split part without patients.
     """
-    import numpy as np
-
-    from monitors import Scores, balanced_accuracy
-
-    started = time.monotonic()
+    started, of = time.monotonic(), task_named(task)
     if out.exists() and any(out.iterdir()):
         raise HomeostatError(f"{out} is not empty: name a new folder with --out")
-    rows = [row for row in read_folder(data, where).rows if row.label]
-    classes = sorted({row.label for row in rows if row.label})
+    rows = [row for row in read_folder(data, where).rows if of.said(row)]
     if not rows:
-        raise HomeostatError(f"{data} has no labelled case to learn from: fill the column 'label' of its cases.csv")
-    if len(classes) < 2:
-        raise HomeostatError(f"{data} has one class only ({classes[0]}): a classifier needs at least two")
+        column = "label" if of.kind == "class" else of.kind
+        raise HomeostatError(f"{data} has no labelled case to learn from: fill the column '{column}' of its cases.csv")
+    try:
+        classes = of.classes(rows)
+    except HomeostatError as error:
+        raise HomeostatError(f"{data}: {error}") from None
     split = Split.draw({row.patient_id for row in rows}, seed, together=sharing_bytes(rows))
     parts = {name: [r for r in rows if split.assign(r.patient_id) == name] for name in ("train", "develop", "judge")}
     for name, part in parts.items():
         if not part:
             raise HomeostatError(f"{data} has too few patients: none fell into the {name} split; bring more patients")
-    examples = {name: FolderExamples(part, classes) for name, part in parts.items()}
+    examples = {name: FolderExamples(part, classes, of) for name, part in parts.items()}
 
-    from strategies.base import DEFAULT_BACKBONE, DEFAULT_EPOCHS, fit_base  # slow: only once the data are fit for it
-
-    def measure(probability: Any, target: Any) -> float:
-        unit = np.arange(len(target)).astype(np.str_)
-        return float(balanced_accuracy(Scores(probability=probability, target=target, unit=unit))[0])
+    from strategies.base import DEFAULT_EPOCHS, fit_base  # slow: only once the data are fit for it
 
     try:
         made = fit_base(
             examples["train"],
             examples["develop"],
             tuple(classes),
-            backbone=backbone or DEFAULT_BACKBONE,
+            task=task,
+            backbone=backbone,
             size=size,
             epochs=epochs or DEFAULT_EPOCHS,
             seed=seed,
             out=out,
-            measure=measure,
+            measure=partial(quality, of),
             progress=progress,
         )
     except ValueError as error:
         raise HomeostatError(str(error)) from error
     split.write(out)
-    judged = _measures(out, examples["judge"], progress)
+    judged = _measures(of, out, examples["judge"], progress)
     return {
         "out": str(out),
         "backbone": made["backbone"],
@@ -101,12 +101,11 @@ def fit(
     }
 
 
-def _measures(base: Path, examples: FolderExamples, progress: Progress) -> dict[str, float | None]:
+def _measures(task: Task, base: Path, examples: FolderExamples, progress: Progress) -> dict[str, float | None]:
     """The measures of a base on patients that it has never seen."""
-    from agent.updates.measure import measures_of, scores_of
     from strategies.predictor import Predictor
 
-    return measures_of(scores_of(Predictor.load(base), examples, progress))
+    return task.measured(Predictor.load(base), examples, progress).measures()
 
 
 def init(
@@ -127,6 +126,8 @@ def init(
     """
     resolved = read_config(config) if config else Config()
     classes, task = _of_base(base)
+    task_named(task)
+    resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"task": task})})
     read_folder(reference, where)  # a wrong folder is refused before anything is written
     workspace = Workspace.create(root, clock, key=key)
     write_atomically(workspace.path("homeostat.yaml"), render(resolved).encode())
@@ -163,6 +164,7 @@ def init(
             at=workspace.now(),
         )
         counts = _reference(workspace, connection, cases, seen, base_digest)
+    settle(workspace)
     pointer.publish(workspace)
     return {
         "workspace": str(workspace.root),
@@ -207,20 +209,20 @@ def _write_v0(workspace: Workspace) -> tuple[str, str]:
 
 
 def _observe(workspace: Workspace, cases: Sequence[str], progress: Progress) -> dict[str, Reading]:
-    from monitors import quality
+    from monitors import quality as look
     from strategies.predictor import Predictor
 
     predictor, examples = Predictor.load(workspace.base), StoredExamples(workspace, cases)
-    batch, seen = workspace.config.model.batch, {}
+    task, batch, seen = task_named(predictor.task), workspace.config.model.batch, {}
     for start in range(0, len(cases), batch):
         chunk = range(start, min(start + batch, len(cases)))
         tensors, looks = [], []
         for i in chunk:
             image = examples.image(i)
             tensors.append(predictor.prepare(image))
-            looks.append(quality(image))
-        scores, embedding = answers(predictor, tensors)
-        seen.update({cases[i]: Reading(scores[j], embedding[j], looks[j]) for j, i in enumerate(chunk)})
+            looks.append(look(image))
+        said = task.answer(predictor, tensors)
+        seen.update({cases[i]: reading(said, j, looks[j]) for j, i in enumerate(chunk)})
         progress("reading the reference", chunk[-1] + 1, len(cases))
     return seen
 
@@ -248,7 +250,8 @@ def _reference(
     for case in cases:
         describe(connection, case, seen[case].quality)
         record(connection, case_id=case, version="v0", role="replay", scores=seen[case].scores,
-               embedding=seen[case].embedding, sensor=sensor, trust="normal", at=now)  # fmt: skip
+               embedding=seen[case].embedding, sensor=sensor, trust="normal", kept=seen[case].kept,
+               at=now)  # fmt: skip
     connection.execute(
         "UPDATE cases SET state = 'observed', domain = 'home' WHERE origin = 'reference' AND alias_of IS NULL"
     )

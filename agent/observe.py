@@ -15,6 +15,7 @@ from agent.drift.reference import read_approved
 from agent.drift.ticks import CASES_PER_TICK, day_of
 from agent.errors import HomeostatError
 from agent.store import Connection, journal
+from agent.tasks import Answered, Kept, task_named
 from agent.trust import CAUTION, NORMAL, SUSPENDED, suspended_domains, trust_now
 from agent.versions import registry
 from agent.versions.pointer import Pointer
@@ -31,12 +32,13 @@ DAY_CHUNK = 64  # a busy day is observed in transactions of this many cases
 
 
 class Reading(NamedTuple):
-    """What a version says of a case, scores [k], what the pinned sensor sees of it, embedding [d], and what its image
-    looks like, quality [q] in the numbers of monitors.quality."""
+    """What a version says of a case, scores [k], what the pinned sensor sees of it, embedding [d], what its image
+    looks like, quality [q] in the numbers of monitors.quality, and what is kept of the answer beside its scores."""
 
     scores: NDArray[np.floating]
     embedding: NDArray[np.floating]
     quality: NDArray[np.floating]
+    kept: Kept | None = None
 
 
 class Observer:
@@ -82,8 +84,8 @@ class Observer:
                 broken[i] = str(error)
         readings = {}
         for chunk in _chunks(tensors, self.workspace.config.model.batch):
-            scores, embedding = answers(predictor, [tensor for _, tensor in chunk])
-            readings.update({i: Reading(scores[j], embedding[j], looks[i]) for j, (i, _) in enumerate(chunk)})
+            said = task_named(predictor.task).answer(predictor, [tensor for _, tensor in chunk])
+            readings.update({i: reading(said, j, looks[i]) for j, (i, _) in enumerate(chunk)})
         return readings, broken
 
     def _shadowed(self, examples: StoredExamples, version: str, now: datetime) -> dict[int, Reading]:
@@ -149,6 +151,7 @@ class Observer:
                     sensor=get_setting(connection, "sensor"),
                     trust=SUSPENDED if place_of(domain) in suspended else NORMAL if domain in spared else trust,
                     abstained=far or not finite,
+                    kept=seen[i].kept,
                     at=now,
                 )
         body = {"cases": len(wanted) - len(broken), "unreadable": len(broken), "abstained": abstained, "version": live}
@@ -188,12 +191,9 @@ def load_version(workspace: Workspace, version: str) -> Predictor:
     return load(workspace.root, named)
 
 
-def answers(predictor: Predictor, tensors: Sequence[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Prepared images -> (probabilities [b, k], what the pinned sensor sees [b, d])."""
-    import torch
-
-    said = predictor.observe(torch.stack(list(tensors)))
-    return said.probabilities, said.embedding
+def reading(said: Answered, place: int, quality: NDArray[np.floating]) -> Reading:
+    """One case of what a version answered."""
+    return Reading(said.scores[place], said.embedding[place], quality, said.kept[place])
 
 
 def record(
@@ -209,20 +209,23 @@ def record(
     at: datetime,
     number: int | None = None,
     abstained: bool = False,
+    kept: Kept | None = None,
 ) -> None:
     """Writes one observation; a second one of the same case, version and role is ignored."""
     packed = scores.astype("<f4").tobytes()
-    connection.execute(
+    digest = sha256(packed if kept is None else packed + kept.content).hexdigest()
+    written = connection.execute(
         """INSERT OR IGNORE INTO observations
            (number, case_id, version, role, form, output_digest, scores, sensor, embedding, trust, abstained, at)
-           VALUES (:number, :case_id, :version, :role, 'scores', :digest, :scores, :sensor, :embedding, :trust,
+           VALUES (:number, :case_id, :version, :role, :form, :digest, :scores, :sensor, :embedding, :trust,
                    :abstained, :at)""",
         {
             "number": number,
             "case_id": case_id,
             "version": version,
             "role": role,
-            "digest": sha256(packed).hexdigest(),
+            "digest": digest,
+            "form": "scores" if kept is None else "regions",
             "scores": packed,
             "sensor": sensor,
             "embedding": embedding.astype("<f4").tobytes(),
@@ -231,6 +234,11 @@ def record(
             "at": rfc3339(at),
         },
     )
+    if kept is not None and written.rowcount:
+        connection.execute(
+            "INSERT INTO answers (observation, content, sure) VALUES (?, ?, ?)",
+            (written.lastrowid, kept.content, kept.sure),
+        )
 
 
 def describe(connection: Connection, case_id: str, quality: NDArray[np.floating]) -> None:

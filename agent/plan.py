@@ -16,8 +16,8 @@ ShiftName = Literal[
 ]
 Question = Literal["label_curve", "unseen_domain"]
 RECIPES = ("recalibrate", "linear_probe", "lora_rehearsal", "full_rehearsal", "full_finetune")
-PER_DOMAIN = ("forgetting", "calibration", "negative_flips")
-GATES = ("gain", "forgetting", "calibration", "negative_flips", "worst_subgroup")
+PER_DOMAIN = ("forgetting", "calibration", "negative_flips", "worst_structure")
+GATES = ("gain", "forgetting", "calibration", "negative_flips", "worst_subgroup", "worst_structure")
 
 
 class Section(BaseModel):
@@ -74,6 +74,7 @@ GATE_RULES: dict[str, GateRule] = {
     "calibration": GateRule(margin=0.05, elsewhere="no_harm_found"),
     "negative_flips": GateRule(margin=0.10, burden="no_harm_found"),
     "worst_subgroup": GateRule(margin=0.10, burden="no_harm_found"),
+    "worst_structure": GateRule(margin=0.10, burden="no_harm_found"),
 }
 
 

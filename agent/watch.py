@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.errors import Refused
 from agent.store import Connection, journal
+from agent.tasks import task_of
 from agent.trust import SUSPENDED, set_trust
 from agent.versions import pointer, registry
 from agent.workspace import Workspace, get_setting, put_setting
@@ -93,20 +94,27 @@ def _harm(connection: Connection, workspace: Workspace, probation: dict[str, Any
 
     from monitors import PairedHarm
 
-    classes = {name: i for i, name in enumerate(get_setting(connection, "classes"))}
+    classes, task = get_setting(connection, "classes"), task_of(connection)
     rows = connection.execute(
-        """SELECT l.scores AS live, s.scores AS shadow, labels.value AS label, c.patient_key AS patient
+        """SELECT l.scores AS live, s.scores AS shadow, al.worth AS live_worth, sh.worth AS shadow_worth,
+                  labels.value AS label, c.patient_key AS patient
            FROM observations l JOIN cases c ON c.case_id = l.case_id
            JOIN observations s ON s.case_id = l.case_id AND s.role = 'shadow' AND s.version = :previous
-           JOIN labels ON labels.case_id = l.case_id AND labels.kind = 'class'
+           JOIN labels ON labels.case_id = l.case_id
+           LEFT JOIN answers al ON al.observation = l.id LEFT JOIN answers sh ON sh.observation = s.id
            WHERE l.role = 'live' AND l.version = :version AND l.number > :since ORDER BY labels.id""",
         probation,
     ).fetchall()
-    right: dict[str, list[tuple[bool, bool]]] = {}
+    right: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        target = classes[row["label"]]
-        pair = tuple(int(np.frombuffer(row[who], "<f4").argmax()) == target for who in ("shadow", "live"))
-        right.setdefault(row["patient"], []).append(pair)  # type: ignore[arg-type]
+        before, now = (
+            task.outcome(
+                {"scores": row[who], "value": row["label"], "worth": row[f"{who}_worth"], "sure": None}, classes
+            )[0]
+            for who in ("shadow", "live")
+        )
+        if before is not None and now is not None:
+            right.setdefault(row["patient"], []).append((before, now))
     if not right:
         return None
     evidence = PairedHarm(alpha=workspace.config.plan.probation.alpha)

@@ -203,7 +203,8 @@ def write_folder(folder: Path, rows: Sequence[Row]) -> None:
 def observed(base: Path, rows: Sequence[Row], alter: scanner_changes.Alter | None = None) -> list[Reading]:
     """What the base at this path reads of each row, its image altered."""
     from agent.cases.images import read_image
-    from agent.observe import Reading, answers
+    from agent.observe import Reading, reading
+    from agent.tasks import task_named
     from monitors import quality
     from strategies.predictor import Predictor
 
@@ -211,8 +212,8 @@ def observed(base: Path, rows: Sequence[Row], alter: scanner_changes.Alter | Non
     for start in range(0, len(rows), 32):
         images = [read_image(row.file) for row in rows[start : start + 32]]
         images = [alter(image, start + i) for i, image in enumerate(images)] if alter else images
-        read = answers(predictor, [predictor.prepare(image) for image in images])
-        said += [Reading(*one) for one in zip(*read, map(quality, images), strict=True)]
+        read = task_named(predictor.task).answer(predictor, [predictor.prepare(image) for image in images])
+        said += [reading(read, i, quality(image)) for i, image in enumerate(images)]
     return said
 
 

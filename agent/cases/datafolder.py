@@ -20,7 +20,8 @@ from agent.errors import HomeostatError
 
 LIST = "cases.csv"
 FROM_TAGS = ("patient_id", "site", "scanner", "acquired_at", "sex", "age")
-OF_LATER_PARTS = ("mask", "boxes", "text")
+OF_LATER_PARTS = ("text",)
+TRUTHS = ("mask", "boxes")  # labels that are files
 # A fact is whatever column nobody knows, but these would carry the patient's name into the store.
 IDENTIFYING = ("patient", "name", "birth", "mrn", "accession", "address", "phone", "email")
 
@@ -30,7 +31,8 @@ class Row:
     """One case as its data folder describes it; None where the cell is empty or the column is not there.
 
     patient_id is raw, as written: it is for `split` and `pseudonym`, and for nothing else. acquired_at is RFC 3339 in
-    UTC. facts holds sex, age and the columns that nobody knows, as text.
+    UTC. facts holds sex, age and the columns that nobody knows, as text. truths: the files of the cells
+    `mask` and `boxes`; wrong: why one names no file of the folder, which costs the label and not the case.
     """
 
     file: Path
@@ -40,6 +42,8 @@ class Row:
     scanner: str | None = None
     acquired_at: str | None = None
     label: str | None = None
+    truths: Mapping[str, Path] = field(default_factory=dict)
+    wrong: Mapping[str, str] = field(default_factory=dict)
     study: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     line: int | None = None
@@ -153,7 +157,7 @@ def _listed(root: Path, conditions: Sequence[Condition]) -> Folder:
             refused.append(Refusal(line, f"line {line} of {LIST}: {cells}"))
             continue
         try:
-            file = _below(root, cells["file"])
+            file = below(root, cells["file"])
         except ValueError as error:
             if fulfils(cells, [c for c in conditions if c.column in columns]):
                 refused.append(Refusal(line, f"line {line} of {LIST}: {error}"))
@@ -164,7 +168,7 @@ def _listed(root: Path, conditions: Sequence[Condition]) -> Folder:
         if not fulfils(cells, conditions):
             continue
         try:
-            row = _row(cells, file, cells["file"], line)
+            row = _row(cells, file, cells["file"], line, root)
             earlier = first_line.setdefault(row.case_id, line)
             if earlier != line:
                 raise ValueError(f"its case id was used in line {earlier} already")
@@ -225,25 +229,36 @@ def _records(lines: list[str], columns: list[str], delimiter: str) -> Iterator[t
             start = first + 1  # a stray quotation mark may have swallowed good lines: read on from the next one
 
 
-def _below(root: Path, name: str) -> Path:
+def below(root: Path, name: str, column: str = "file") -> Path:
+    """The file that a cell names, below the folder. Raises ValueError with what is wrong."""
     if not name:
-        raise ValueError("the cell 'file' is empty")
+        raise ValueError(f"the cell '{column}' is empty")
     try:
         path = (root / name).resolve()
         inside = path.is_relative_to(root)
         is_file = inside and path.is_file()
     except (OSError, ValueError, RuntimeError):
-        raise ValueError("the cell 'file' is no path") from None
+        raise ValueError(f"the cell '{column}' is no path") from None
     if not inside:
-        raise ValueError("its file lies outside the folder")
+        raise ValueError(f"its {column} lies outside the folder")
     if not is_file:
-        raise ValueError("its file is not there")
+        raise ValueError(f"its {column} is not there")
     return path
 
 
-def _row(cells: Mapping[str, str], file: Path, name: str, line: int | None) -> Row:
+def _row(cells: Mapping[str, str], file: Path, name: str, line: int | None, root: Path) -> Row:
     case_id = cells.get("case_id") or name
-    known = {"file", "case_id", "patient_id", "site", "scanner", "acquired_at", "label", "study", *OF_LATER_PARTS}
+    known = {
+        *("file", "case_id", "patient_id", "site", "scanner", "acquired_at", "label", "study"),
+        *TRUTHS,
+        *OF_LATER_PARTS,
+    }
+    truths, wrong = dict[str, Path](), dict[str, str]()
+    for kind in (kind for kind in TRUTHS if cells.get(kind)):
+        try:
+            truths[kind] = below(root, cells[kind], kind)
+        except ValueError as error:
+            wrong[kind] = str(error)
     facts = {c: v for c, v in cells.items() if v and c not in known and not c.lower().startswith(IDENTIFYING)}
     return Row(
         file=file,
@@ -253,6 +268,8 @@ def _row(cells: Mapping[str, str], file: Path, name: str, line: int | None) -> R
         scanner=cells.get("scanner") or None,
         acquired_at=_time(cells.get("acquired_at")),
         label=cells.get("label") or None,
+        truths=truths,
+        wrong=wrong,
         study=cells.get("study") or None,
         facts=facts,
         line=line,
@@ -284,7 +301,7 @@ def unlisted(root: Path, files: Iterable[Path], conditions: Sequence[Condition] 
         tags = _tags(file, FROM_TAGS)
         filled |= tags.keys()
         if fulfils(tags, conditions):
-            rows.append(_row(tags, file, file.relative_to(root).as_posix(), None))
+            rows.append(_row(tags, file, file.relative_to(root).as_posix(), None, root))
     _known(conditions, sorted(filled), root)
     return Folder(root, rows, [])
 

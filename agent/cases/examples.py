@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent.cases.boxes import Box, read_boxes
+from agent.cases.datafolder import TRUTHS
 from agent.cases.images import read_image
+from agent.cases.masks import read_mask
+from agent.errors import HomeostatError
+from agent.tasks import TASKS, Task, task_of
 from agent.workspace import Workspace, get_setting
 
 if TYPE_CHECKING:
@@ -20,15 +26,15 @@ AT_ONCE = 500  # SQLite takes a bounded number of parameters
 
 
 class FolderExamples:
-    """The rows of a data folder, before there is a workspace. An unknown class is label -1.
+    """The rows of a data folder, before there is a workspace. An unknown class is label -1, as is a case without the
+    label of its task.
 
     Patients are numbered in the order of their ids, because there is no key to make a pseudonym with.
     """
 
-    def __init__(self, rows: Sequence[Row], classes: Sequence[str]) -> None:
+    def __init__(self, rows: Sequence[Row], classes: Sequence[str], task: Task = TASKS["classification"]) -> None:
         self.rows = rows
-        number = {name: i for i, name in enumerate(classes)}
-        self.label = np.array([number.get(row.label or "", -1) for row in rows], dtype=np.int64)
+        self.label = task.targets([task.said(row) for row in rows], classes)
         numbered = {raw: f"p{i}" for i, raw in enumerate(sorted({row.patient_id for row in rows}))}
         self.patient = np.array([numbered[row.patient_id] for row in rows], dtype=np.str_)
         self.domain = np.array([row.site or UNKNOWN for row in rows], dtype=np.str_)
@@ -39,6 +45,14 @@ class FolderExamples:
     def image(self, i: int) -> NDArray[np.float32]:
         """float32 [h, w] or [h, w, 3], 0..255. Raises Unreadable."""
         return read_image(self.rows[i].file)
+
+    def mask(self, i: int) -> NDArray[np.uint8]:
+        """uint8 [h, w] of a case that has one. Raises Unreadable."""
+        return read_mask(_there(self.rows[i].truths.get("mask")))
+
+    def boxes(self, i: int) -> list[Box]:
+        """Of a case that has a list of them. Raises Unreadable."""
+        return read_boxes(_there(self.rows[i].truths.get("boxes")))
 
 
 class StoredExamples:
@@ -52,14 +66,15 @@ class StoredExamples:
         found = {}
         with workspace.store.read() as connection:
             connection.execute("BEGIN")
-            number = {name: i for i, name in enumerate(get_setting(connection, "classes", []))}
+            classes, task = get_setting(connection, "classes", []), task_of(connection)
             for begin in range(0, len(case_ids), AT_ONCE):
                 some = {f"c{i}": case_id for i, case_id in enumerate(case_ids[begin : begin + AT_ONCE])}
                 for row in connection.execute(_CASES.format(marks=", ".join(f":{name}" for name in some)), some):
                     found[row["case_id"]] = row
         rows = [found[case_id] for case_id in case_ids]
         self.files = [(workspace.path(row["uri"]), row["media_type"]) for row in rows]
-        self.label = np.array([number.get(row["label"], -1) for row in rows], dtype=np.int64)
+        self.label = task.targets([row["label"] for row in rows], classes)
+        self.truths = [workspace.path(row["label"]) if row["label"] and task.kind in TRUTHS else None for row in rows]
         self.patient = np.array([row["patient_key"] for row in rows], dtype=np.str_)
         self.domain = np.array([row["domain"] or row["site"] or UNKNOWN for row in rows], dtype=np.str_)
 
@@ -70,6 +85,20 @@ class StoredExamples:
         """float32 [h, w] or [h, w, 3], 0..255. Raises Unreadable."""
         return read_image(*self.files[i])
 
+    def mask(self, i: int) -> NDArray[np.uint8]:
+        """uint8 [h, w] of a case that has one. Raises Unreadable."""
+        return read_mask(_there(self.truths[i]))
+
+    def boxes(self, i: int) -> list[Box]:
+        """Of a case that has a list of them. Raises Unreadable."""
+        return read_boxes(_there(self.truths[i]))
+
+
+def _there(file: Path | None) -> Path:
+    if file is None:
+        raise HomeostatError("the case has no label of this kind")
+    return file
+
 
 _CASES = """
     SELECT asked.case_id, shown.patient_key, shown.domain, shown.site, inputs.uri, inputs.media_type,
@@ -77,6 +106,6 @@ _CASES = """
     FROM cases asked
     JOIN cases shown ON shown.case_id = COALESCE(asked.alias_of, asked.case_id)
     JOIN inputs ON inputs.case_id = shown.case_id AND inputs.role = 'image'
-    LEFT JOIN labels ON labels.case_id = shown.case_id AND labels.kind = 'class'
+    LEFT JOIN labels ON labels.case_id = shown.case_id
     WHERE asked.case_id IN ({marks})
 """

@@ -95,7 +95,7 @@ def read_image(path: Path, kind: str | None = None) -> NDArray[np.float32]:
     except MemoryError:
         raise Unreadable("the image does not fit in memory") from None
     except Exception as error:  # decoders raise what they like; whatever it is, the file is not an image to us
-        raise Unreadable(f"the file can't be decoded as {kind or 'an image'} ({_short(error)})") from error
+        raise Unreadable(f"the file can't be decoded as {kind or 'an image'} ({short(error)})") from error
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise Unreadable(f"the pixels have the shape {image.shape}, and one grey or three colour channels are needed")
     check_size(*image.shape[:2])
@@ -127,7 +127,7 @@ def check_size(height: int, width: int) -> None:
         )
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
     """What a library said, without what it quotes: that may be a value of the patient's header."""
     said = re.sub(r"'[^']*'|\"[^\"]*\"", "...", " ".join(str(error).split()))
     return f"{type(error).__name__}: {said[:200]}" if said else type(error).__name__
@@ -254,7 +254,7 @@ def _read_npy(path: Path) -> Pixels:
 
 
 @contextmanager
-def _nifti(path: Path) -> Iterator[Any]:
+def open_nifti(path: Path) -> Iterator[Any]:
     """The volume with its pixels still in the file, whose name tells nothing."""
     from nibabel import Nifti1Image, Nifti2Image
 
@@ -267,7 +267,7 @@ def _nifti(path: Path) -> Iterator[Any]:
 
 
 def _pixels_of_nifti(path: Path) -> str:
-    with _nifti(path) as image:
+    with open_nifti(path) as image:
         return str(image.get_data_dtype())
 
 
@@ -275,7 +275,7 @@ def _read_nifti(path: Path) -> Pixels:
     """The middle slice along the third axis (and of every further one), rows along y."""
     import numpy as np
 
-    with _nifti(path) as image:
+    with open_nifti(path) as image:
         shape = image.shape
         if len(shape) < 2 or 0 in shape:
             raise Unreadable(f"the volume has the shape {shape}")

@@ -7,30 +7,31 @@ transaction writes the cases, their labels and the journal event: only this step
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 
-from agent.cases import quarantine
-from agent.cases.datafolder import LIST, Folder, Row, read_folder
+from agent.cases import quarantine, truths
+from agent.cases.datafolder import LIST, TRUTHS, Folder, Row, read_folder
 from agent.cases.images import media_type
 from agent.cases.labels import NAMED_CONFLICTS, case_number, join, keep_unknown, unknown_class
 from agent.cases.probe import Probe
 from agent.cases.pseudonym import patient_key, study_key
 from agent.cases.quarantine import TAKEN, Cause
 from agent.cases.split import Split
+from agent.cases.truths import StagedTruth, intake_alone, uri_of
 from agent.clock import rfc3339
 from agent.errors import HomeostatError
 from agent.store import Connection, insert, journal
+from agent.tasks import task_of
 from agent.workspace import Workspace, fsync_folder, get_setting
 
+COUNTS = ("accepted", "duplicates", "quarantined", "labels", "unknown_classes", "conflicts", "wrong_labels")
 CASES_AT_ONCE = 64  # per transaction: so many share the cost of one commit
 CHUNK = 2**20
 
@@ -44,6 +45,7 @@ class Staged:
 
     copy: its bytes in the workspace, None where they are there already or could not be had. pixels: their depth and
     kind. reason: why it is refused, if it is, and cause: the same in a word. name: what it is called in quarantine.
+    truth: a label that is a file, where it has one; one that is refused costs the label and not the case.
     """
 
     row: Row
@@ -54,6 +56,7 @@ class Staged:
     reason: str = ""
     cause: Cause | None = None
     name: str = ""
+    truth: StagedTruth | None = None
 
 
 class Intake:
@@ -80,14 +83,15 @@ class Intake:
         """Takes a data folder; `origin` is "feed" or "reference".
 
         Counts what this call saw: "accepted", "duplicates" (the id with the same bytes, or the bytes under another
-        id, are there already), "quarantined", and of labels "labels" (joined), "unknown_classes" and "conflicts".
+        id, are there already), "quarantined", and of labels "labels" (joined), "unknown_classes", "conflicts"
+        and "wrong_labels" (files that are none).
         Raises HomeostatError where the folder or the workspace as a whole can't be used.
         """
         return self.take_cases(read_folder(path, where), labels=labels, origin=origin)
 
     def take_cases(self, folder: Folder, *, labels: bool = True, origin: str = "feed") -> dict[str, int]:
         """`take` for a folder that was read already."""
-        total = dict.fromkeys(("accepted", "duplicates", "quarantined", "labels", "unknown_classes", "conflicts"), 0)
+        total = dict.fromkeys(COUNTS, 0)
         batches: list[Sequence[Row]] = [
             folder.rows[i : i + CASES_AT_ONCE] for i in range(0, len(folder.rows), CASES_AT_ONCE)
         ]
@@ -95,12 +99,12 @@ class Intake:
         done = 0
         try:
             if folder.refused:
-                with self._alone():
+                with intake_alone(self.workspace):
                     write(self._refused_lines(folder))
             with Probe() as probe:
                 for rows in batches:
-                    with self._alone():
-                        write(self._staged(rows, probe))
+                    with intake_alone(self.workspace):
+                        write(self._staged(rows, probe, labels))
                     done += len(rows)
                     self.progress("cases taken in", done, len(folder.rows))
         except OSError as error:
@@ -110,23 +114,32 @@ class Intake:
             ) from error
         return total
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One intake at a time; the kernel lets go of the lock when its process dies."""
-        with self.workspace.path("intake.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
     # first step: copy and look --------------------------------------------------------------------------------------
 
-    def _staged(self, rows: Sequence[Row], probe: Probe) -> list[Staged]:
+    def _staged(self, rows: Sequence[Row], probe: Probe, labels: bool) -> list[Staged]:
         staging = self.workspace.path("objects", "incoming")
         staging.mkdir(exist_ok=True)
         for leftover in staging.iterdir():
             leftover.unlink()
         with self.workspace.store.read() as connection:
             known = _Known(connection)
-            return [self._stage(row, staging / str(i), known, probe) for i, row in enumerate(rows)]
+            staged = [self._stage(row, staging / str(i), known, probe) for i, row in enumerate(rows)]
+            kind = task_of(connection).kind
+            if labels and kind in TRUTHS:
+                classes = get_setting(connection, "classes", [])
+                for i, case in enumerate(staged):
+                    self._stage_truth(case, kind, staging / f"{i}.{kind}", classes, probe)
+        return staged
+
+    def _stage_truth(self, case: Staged, kind: str, copy: Path, classes: Sequence[str], probe: Probe) -> None:
+        row = case.row
+        if case.reason:
+            return
+        if source := row.truths.get(kind):
+            image = case.copy or self.workspace.path(uri_of(case.digest))
+            case.truth = truths.stage(source, kind, copy, image, case.media_type, classes, probe)
+        elif wrong := row.wrong.get(kind):
+            case.truth = StagedTruth(copy, "", wrong)
 
     def _stage(self, row: Row, copy: Path, known: _Known, probe: Probe) -> Staged:
         place = f"line {row.line} of {LIST}: " if row.line else ""
@@ -183,7 +196,7 @@ class Intake:
         if case.reason and not case.name:
             case.name = quarantine.keep(self.workspace, case.row.file.name, case.reason, case.digest, case.copy)
         elif case.copy is not None:
-            target = self.workspace.path(_uri(case.digest))
+            target = self.workspace.path(uri_of(case.digest))
             target.parent.mkdir(exist_ok=True)
             case.copy.replace(target)
             return target.parent
@@ -195,6 +208,7 @@ class Intake:
         self, staged: Sequence[Staged], *, split: Split, labels: bool, origin: str, total: dict[str, int]
     ) -> None:
         changed = {self._place(case) for case in staged} - {None}
+        changed |= {truths.place(self.workspace, case.truth) for case in staged if case.truth and not case.truth.reason}
         for folder in changed:
             assert folder is not None
             fsync_folder(folder)
@@ -210,6 +224,9 @@ class Intake:
         for case in staged:
             if case.reason:
                 self.tell(f"quarantine/{case.name}: {case.reason}")
+            if case.truth and case.truth.reason:
+                place = f"line {case.row.line} of {LIST}: " if case.row.line else ""
+                self.tell(f"{place}the case is taken without its label: {case.truth.reason}")
 
 
 class _Known:
@@ -245,6 +262,7 @@ class _Writer:
         self.split = split
         self.origin = origin
         self.at = workspace.now()
+        self.task = task_of(connection)
         self.classes: list[str] = get_setting(connection, "classes", [])
         self.counts: Counter[str] = Counter()
         self.conflicting: list[int] = []
@@ -267,7 +285,9 @@ class _Writer:
             self.counts["duplicates" if is_alias else "accepted"] += 1
             if not is_alias:
                 self.patients[TAKEN].add(case.row.patient_id)
-        if labels and case.row.label:
+        if labels and self.task.kind in TRUTHS:
+            self._label_by_file(case)
+        elif labels and case.row.label:
             self._label(case.row)
 
     def report(self) -> None:
@@ -313,7 +333,7 @@ class _Writer:
             "inputs",
             case_id=row.case_id,
             role="image",
-            uri=_uri(case.digest),
+            uri=uri_of(case.digest),
             digest=case.digest,
             media_type=case.media_type,
         )
@@ -331,20 +351,27 @@ class _Writer:
             insert(self.connection, "patients", patient_key=key, split=part, first_seen=rfc3339(self.at))
         return key
 
+    def _label_by_file(self, case: Staged) -> None:
+        if case.truth is None:
+            return
+        if case.truth.reason:
+            self.counts["wrong_labels"] += 1
+        else:
+            self._join(case.row, case.truth.uri)
+
     def _label(self, row: Row) -> None:
         assert row.label is not None
         if unknown_class(row.label, self.classes):
             self.counts["unknown_classes"] += 1
             self.unknown.add(row.label)
             return
-        said = join(self.connection, row.case_id, row.label, arm="with_case", at=self.at)
+        self._join(row, row.label)
+
+    def _join(self, row: Row, value: str) -> None:
+        said = join(self.connection, row.case_id, value, arm="with_case", at=self.at)
         if said == "joined":
             self.counts["labels"] += 1
             self.news = True
         elif said == "conflict":
             self.counts["conflicts"] += 1
             self.conflicting.append(case_number(self.connection, row.case_id))
-
-
-def _uri(digest: str) -> str:
-    return f"objects/{digest[:2]}/{digest}"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from agent.cases.datafolder import read_csv
+from agent.cases import truths
+from agent.cases.datafolder import TRUTHS, below, read_csv
+from agent.cases.probe import Probe
+from agent.cases.truths import intake_alone
 from agent.cases.wanted import arm_of
 from agent.clock import parse_time, rfc3339
 from agent.errors import HomeostatError
 from agent.store import Connection, insert, journal
-from agent.workspace import Workspace, get_setting, put_setting
+from agent.tasks import task_of
+from agent.workspace import Workspace, fsync_folder, get_setting, put_setting
 
+COLUMNS = {"class": "label", "mask": "mask", "boxes": "boxes"}  # of a CSV, by the kind of label that the task has
 YES_NO = {"": None, "true": 1, "yes": 1, "1": 1, "false": 0, "no": 0, "0": 0}
 NAMED_CONFLICTS = 20  # so many a journal event names; more are only counted
 UNKNOWN = "unknown_classes"  # setting: names of classes that labels had and the model has not
@@ -31,7 +37,8 @@ def join(
     labelled_at: str | None = None,
     model_output_seen: int | None = None,
 ) -> str:
-    """Gives a case its class inside an open transaction; a label of an alias goes to the case that it stands for.
+    """Gives a case its label inside an open transaction: a class, or where the file of a mask lies. A label of an alias
+    goes to the case that it stands for.
 
     Answers "joined", "repeated" (it says so already), "conflict" (it says otherwise; the first stays) or "unknown"
     (there is no such case).
@@ -41,16 +48,14 @@ def join(
     ).fetchone()
     if case is None:
         return "unknown"
-    said = connection.execute(
-        "SELECT value FROM labels WHERE case_id = :id AND kind = 'class'", {"id": case["id"]}
-    ).fetchone()
+    said = connection.execute("SELECT value FROM labels WHERE case_id = :id", {"id": case["id"]}).fetchone()
     if said is not None:
         return "repeated" if said["value"] == value else "conflict"
     insert(
         connection,
         "labels",
         case_id=case["id"],
-        kind="class",
+        kind=task_of(connection).kind,
         value=value,
         by=by,
         at=labelled_at,
@@ -67,16 +72,20 @@ def case_number(connection: Connection, case_id: str) -> int:
 
 
 def import_labels(workspace: Workspace, file: Path, *, tell: Callable[[str], None] = lambda _: None) -> dict[str, int]:
-    """Joins a CSV of late labels in one transaction; {"joined", "unknown", "conflicts", "refused"}.
+    """Joins a CSV of late labels in one transaction; {"joined", "unknown", "conflicts", "refused"}. Masks and boxes lie
+    below its folder; they are copied in, and held beside their images, before.
 
     `tell` gets one sentence per line that is not joined. Raises HomeostatError for wrong columns, and where every
     line is refused: then it is the file that is wrong.
     """
     columns, records = read_csv(file)
-    if "case_id" not in columns or not {"label", "mask", "boxes"} & set(columns):
-        raise HomeostatError(f"{file} needs the columns 'case_id' and 'label': the columns are {', '.join(columns)}")
-    if "label" not in columns:
-        raise HomeostatError(f"{file} has masks or boxes, which a later part reads: this one joins the column 'label'")
+    with workspace.store.read() as connection:
+        task = task_of(connection)
+    column = COLUMNS[task.kind]
+    if not {"case_id", column} <= set(columns):
+        raise HomeostatError(f"{file} needs the columns 'case_id' and '{column}': the columns are {', '.join(columns)}")
+    lines = list(records)
+    uris = _taken_in(workspace, file, column, lines) if column in TRUTHS else {}
     counts: Counter[str] = Counter()
     conflicting: list[int] = []
     sentences: list[str] = []
@@ -84,11 +93,15 @@ def import_labels(workspace: Workspace, file: Path, *, tell: Callable[[str], Non
     with workspace.store.transaction() as connection:
         now = workspace.now()
         classes = get_setting(connection, "classes", [])
-        for line, cells in records:
-            if isinstance(cells, dict) and cells["label"] and unknown_class(cells["label"], classes):
+        for line, cells in lines:
+            if column == "label" and isinstance(cells, dict) and unknown_class(cells["label"], classes):
                 strange.add(cells["label"])
             try:
-                said = _joined(connection, cells, classes, now)
+                if isinstance(cells, str):
+                    raise ValueError(cells)
+                if isinstance(wrong := uris.get(line), ValueError):
+                    raise wrong
+                said = _joined(connection, cells, column, uris.get(line), classes, now)
             except ValueError as error:
                 said = "refused"
                 sentences.append(f"line {line} of {file.name} is left out: {error}")
@@ -117,13 +130,50 @@ def import_labels(workspace: Workspace, file: Path, *, tell: Callable[[str], Non
     return answer
 
 
-def _joined(connection: Connection, cells: dict[str, str] | str, classes: Collection[str], now: datetime) -> str:
-    if isinstance(cells, str):
-        raise ValueError(cells)
-    if not cells["case_id"] or not cells["label"]:
-        raise ValueError("the case id or the label is empty")
-    if wrong := unknown_class(cells["label"], classes):
+def _taken_in(
+    workspace: Workspace, file: Path, kind: str, lines: Sequence[tuple[int, dict[str, str] | str]]
+) -> dict[int, str | ValueError]:
+    """By line: where its label's file lies now, or why it is none; lines of unknown cases are left out."""
+    root, taken = file.resolve().parent, dict[int, str | ValueError]()
+    with workspace.store.read() as connection, Probe() as probe, intake_alone(workspace):
+        classes = get_setting(connection, "classes", [])
+        copy = workspace.path("objects", "incoming", "late")
+        copy.parent.mkdir(exist_ok=True)
+        for line, cells in lines:
+            image = _image_of(connection, cells["case_id"]) if isinstance(cells, dict) else None
+            if image is None or isinstance(cells, str):
+                continue
+            try:
+                source = below(root, cells[kind], kind)
+            except ValueError as error:
+                taken[line] = error
+                continue
+            image_file = workspace.path(image["uri"])
+            staged = truths.stage(source, kind, copy, image_file, image["media_type"], classes, probe)
+            if not staged.reason:
+                fsync_folder(truths.place(workspace, staged))
+            taken[line] = ValueError(staged.reason) if staged.reason else staged.uri
+    return taken
+
+
+def _image_of(connection: Connection, case_id: str) -> Any:
+    return connection.execute(
+        """SELECT i.uri, i.media_type FROM cases c JOIN inputs i
+           ON i.case_id = COALESCE(c.alias_of, c.case_id) AND i.role = 'image' WHERE c.case_id = :id""",
+        {"id": case_id},
+    ).fetchone()
+
+
+def _joined(
+    connection: Connection, cells: dict[str, str], column: str, uri: Any, classes: Collection[str], now: datetime
+) -> str:
+    """`uri` is where the label's file lies, for a label that is one."""
+    if not cells["case_id"] or not cells[column]:
+        raise ValueError(f"the case id or the {column} is empty")
+    if column == "label" and (wrong := unknown_class(cells["label"], classes)):
         raise ValueError(wrong)
+    if column != "label" and uri is None:
+        return "unknown"
     seen = cells.get("model_output_seen", "").lower()
     if seen not in YES_NO:
         raise ValueError("model_output_seen is neither true nor false")
@@ -134,7 +184,7 @@ def _joined(connection: Connection, cells: dict[str, str] | str, classes: Collec
     return join(
         connection,
         cells["case_id"],
-        cells["label"],
+        uri or cells[column],
         arm="import",
         at=now,
         by=cells.get("labelled_by") or None,

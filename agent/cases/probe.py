@@ -12,9 +12,11 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from agent.cases import boxes, masks
 from agent.cases.images import Unreadable, pixels_of, read_image
 from agent.errors import HomeostatError
 
@@ -35,13 +37,23 @@ class Probe:
 
         Raises HomeostatError where it is not the file that is at fault, but this installation.
         """
+        return self._ask(str(path), kind)
+
+    def look_at_truth(self, truth: Path, kind: str, image: Path, image_kind: str, classes: Sequence[str]) -> str:
+        """Why a file is no "mask", or no "boxes", of this image with these classes, in one sentence; "" where it is.
+
+        Raises HomeostatError as `look` does.
+        """
+        return self._ask(str(truth), kind, str(image), image_kind, list(classes))[0]
+
+    def _ask(self, *request: str | list[str]) -> tuple[str, str]:
         process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps([str(path), kind]) + "\n")
+        process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         if answer := process.stdout.readline():
-            reason, pixels = json.loads(answer)
-            return str(reason), str(pixels)
+            reason, said = json.loads(answer)
+            return str(reason), str(said)
         self.close()
         if process.returncode == INCOMPLETE:
             raise HomeostatError("a library that reads images is missing or broken: 'homeostat doctor' says which")
@@ -84,17 +96,32 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the patient's image
     for line in sys.stdin:
-        path, kind = json.loads(line)
+        path, kind, *image = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         try:
-            read_image(Path(path), kind)
-            reason, pixels = "", pixels_of(Path(path), kind)
+            reason, said = "", _truth(Path(path), kind, *image) if image else _image(Path(path), kind)
         except Unreadable as error:
-            reason, pixels = str(error), ""
+            reason, said = str(error), ""
         except ImportError:
             sys.exit(INCOMPLETE)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps([reason, pixels]), flush=True)
+        print(json.dumps([reason, said]), flush=True)
+
+
+def _image(path: Path, kind: str) -> str:
+    read_image(path, kind)
+    return pixels_of(path, kind)
+
+
+def _truth(path: Path, kind: str, image: str, image_kind: str, classes: list[str]) -> str:
+    _BESIDE[kind](path, read_image(Path(image), image_kind).shape, classes)
+    return ""
+
+
+_BESIDE: dict[str, Callable[[Path, Sequence[int], Sequence[str]], None]] = {
+    "mask": lambda path, shape, classes: masks.against(masks.read_mask(path), shape, classes),
+    "boxes": lambda path, shape, classes: boxes.against(boxes.read_boxes(path), shape, classes),
+}
 
 
 if __name__ == "__main__":

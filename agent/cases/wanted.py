@@ -44,7 +44,7 @@ def _open(connection: Connection, since: datetime) -> list[dict[str, str]]:
     rows = connection.execute(
         """SELECT a.case_id, a.why FROM asked a
            WHERE a.at >= :since AND NOT EXISTS (
-               SELECT 1 FROM labels l WHERE l.case_id = a.case_id AND l.kind = 'class')
+               SELECT 1 FROM labels l WHERE l.case_id = a.case_id)
            ORDER BY a.arm = 'alarm' DESC, a.rowid""",
         {"since": rfc3339(since)},
     )
@@ -92,9 +92,9 @@ def _lot(workspace: Workspace, rows: Sequence[dict[str, Any]]) -> list[dict[str,
 def _unasked(connection: Connection, after: int) -> list[dict[str, Any]]:
     """Answered live cases after an observation that nobody was asked for, in order, and whether each has a label."""
     rows = connection.execute(
-        """SELECT o.number, o.case_id, o.scores, c.domain, l.id IS NOT NULL AS labelled
+        """SELECT o.number, o.case_id, o.scores, a.sure, c.domain, l.id IS NOT NULL AS labelled
            FROM observations o JOIN cases c ON c.case_id = o.case_id
-           LEFT JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
+           LEFT JOIN labels l ON l.case_id = o.case_id LEFT JOIN answers a ON a.observation = o.id
            WHERE o.role = 'live' AND o.number > :after AND o.abstained = 0
              AND NOT EXISTS (SELECT 1 FROM asked a WHERE a.case_id = o.case_id)
            ORDER BY o.number""",
@@ -123,7 +123,7 @@ def _alarmed(connection: Connection) -> list[dict[str, Any]]:
 def _top(row: Mapping[str, Any]) -> float:
     import numpy as np
 
-    return float(np.frombuffer(row["scores"], "<f4").max())
+    return float(np.frombuffer(row["scores"], "<f4").max() if row["sure"] is None else row["sure"])
 
 
 def arm_of(connection: Connection, case_id: str) -> str | None:

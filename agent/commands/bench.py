@@ -46,6 +46,10 @@ BENCHMARKS = {
     "families": Benchmark(
         module="benchmarks.families", shows="five ways of coming by a model for three sites, and a bank of adapters"
     ),
+    "tasks": Benchmark(
+        module="benchmarks.tasks",
+        shows="the loop on masks, from one real site to another: what is learnt and forgotten, and the agent itself",
+    ),
     "stream": Benchmark(
         module="benchmarks.stream", shows="how soon a new site is alarmed, and how often an alarm comes in vain"
     ),

@@ -12,7 +12,7 @@ from agent.progress import progress_bar
 
 def fit(args: argparse.Namespace) -> Answer:
     """Trains a base model on a labelled data folder."""
-    if args.task != "classification":
+    if args.task == "detection":
         raise later(f"--task {args.task}")
     if args.pretrain != "none":
         raise later(f"--pretrain {args.pretrain}")
@@ -23,6 +23,7 @@ def fit(args: argparse.Namespace) -> Answer:
             Path(args.data),
             Path(args.out),
             where=args.where,
+            task=args.task,
             backbone=args.backbone,
             size=args.size,
             epochs=args.epochs,

@@ -26,7 +26,8 @@ def feed(args: argparse.Namespace) -> Answer:
     finally:
         told.print("quarantine/ has the rest")
     says = f"{counts['accepted']} accepted, {counts['duplicates']} duplicates, {counts['quarantined']} quarantined"
-    more = {"labels": "labels joined", "unknown_classes": "of unknown classes left out", "conflicts": "in conflict"}
+    more = {"labels": "labels joined", "unknown_classes": "of unknown classes left out",
+            "wrong_labels": "taken without their label", "conflicts": "in conflict"}  # fmt: skip
     extra = [f"{counts[name]} {what}" for name, what in more.items() if counts[name]]
     return Answer(counts, "; ".join([says, *extra]))
 
@@ -38,7 +39,7 @@ def labels(args: argparse.Namespace) -> Answer:
     if args.action == "wanted":
         return _wanted(args)
     if args.file is None:
-        raise HomeostatError("'labels import' needs the CSV file with the columns case_id and label")
+        raise HomeostatError("'labels import' needs the CSV file with the columns case_id and label (or mask)")
     told = _Told()
     counts = import_labels(Workspace(args.workspace), Path(args.file), tell=told)
     told.print("the counts have the rest")

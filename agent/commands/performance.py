@@ -30,5 +30,6 @@ def _text(found: dict[str, Any], says: str) -> str:
 
 
 def _flat(measured: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    whole = [(name, measured[name]) for name in ("accuracy", "brier", "overconfidence")]
-    return whole + [(f"{k} {name}", one) for k, both in measured["by_class"].items() for name, one in both.items()]
+    whole = [(name, one) for name, one in measured.items() if isinstance(one, dict) and "value" in one]
+    by_class = measured.get("by_class", {})
+    return whole + [(f"{k} {name}", one) for k, both in by_class.items() for name, one in both.items()]

@@ -11,7 +11,7 @@ from agent.errors import HomeostatError
 from agent.progress import progress_bar
 from agent.trust import trust_now
 from agent.versions import registry
-from agent.workspace import Workspace
+from agent.workspace import Workspace, write_atomically
 
 
 def predict(args: argparse.Namespace) -> Answer:
@@ -19,31 +19,27 @@ def predict(args: argparse.Namespace) -> Answer:
     import numpy as np
 
     from agent.cases.images import read_image
-    from agent.observe import FarOutGuard, answers, load_version
+    from agent.observe import FarOutGuard, load_version
+    from agent.tasks import task_named
 
     workspace = Workspace(args.workspace)
     version, trust = _chosen(workspace, args.version)
     predictor = load_version(workspace, version)
-    guard = FarOutGuard(workspace, version)
+    guard, task = FarOutGuard(workspace, version), task_named(predictor.task)
     rows: list[dict[str, Any]] = []
     for name in args.files:
         row: dict[str, Any] = {"file": name, "version": version, "trust": trust}
         try:
-            scores, embedding = answers(predictor, [predictor.prepare(read_image(Path(name)))])
+            said = task.answer(predictor, [predictor.prepare(read_image(Path(name)))])
         except (HomeostatError, ValueError, OSError) as error:
             rows.append({**row, "prediction": None, "error": str(error)})
             continue
-        abstained = not np.isfinite(scores).all() or bool(guard.far(embedding)[0])
-        best = int(predictor.decide(scores)[0])
-        rows.append(
-            {
-                **row,
-                "prediction": None if abstained else predictor.classes[best],
-                "probability": round(float(scores[0, best]), 6),
-                "probabilities": {c: round(float(p), 6) for c, p in zip(predictor.classes, scores[0], strict=True)},
-                "abstained": abstained,
-            }
-        )
+        abstained = not np.isfinite(said.scores).all() or bool(guard.far(said.embedding)[0])
+        told = task.told(predictor, said, 0)
+        kept = said.kept[0]
+        if args.out is not None and kept is not None:
+            told["mask"] = str(_written(Path(args.out), name, kept.content))
+        rows.append({**row, **told, **({"prediction": None} if abstained else {}), "abstained": abstained})
     if all("error" in row for row in rows):
         raise HomeostatError(f"none of the {len(rows)} files can be read: {rows[0]['error']}")
     return Answer(rows, lambda: table(rows, ["file", "version", "trust", "prediction", "probability", "error"]))
@@ -56,41 +52,55 @@ def evaluate(args: argparse.Namespace) -> Answer:
     from agent.cases.datafolder import read_folder
     from agent.cases.examples import FolderExamples
     from agent.observe import load_version
+    from agent.tasks import task_named
     from agent.updates.judge import age_band
-    from agent.updates.measure import measures_by, measures_of, scores_of
 
     workspace = Workspace(args.workspace)
     version, _ = _chosen(workspace, args.version)
     predictor = load_version(workspace, version)
-    rows, unreadable = [], 0
-    for row in read_folder(Path(args.dir), args.where).rows:
-        if row.label in predictor.classes:
-            rows.append(row)
+    task, every = task_named(predictor.task), read_folder(Path(args.dir), args.where).rows
+    known = task.targets([task.said(row) for row in every], predictor.classes) >= 0
+    rows = [row for row, one in zip(every, known, strict=True) if one]
     if not rows:
-        raise HomeostatError(
-            f"{args.dir} has no case of the classes {', '.join(predictor.classes)}: check its cases.csv"
-        )
+        asked = f"of the classes {', '.join(predictor.classes)}" if task.kind == "class" else f"with a {task.kind}"
+        raise HomeostatError(f"{args.dir} has no case {asked}: check its cases.csv")
     with progress_bar() as progress:
-        scores = scores_of(predictor, FolderExamples(rows, predictor.classes), progress)
+        found = task.measured(predictor, FolderExamples(rows, predictor.classes, task), progress)
     groups = {}
     for column in workspace.config.monitors.subgroups:
         values = [row.scanner if column == "scanner" else row.facts.get(column, "") for row in rows]
         named = np.array([age_band(v) if column == "age" else (v or "") for v in values], np.str_)
-        if found := measures_by(scores, named):
-            groups[column] = found
+        if of_column := _by(found, named):
+            groups[column] = of_column
     value: dict[str, Any] = {
         "version": version,
         "n": len(rows),
-        "unreadable": unreadable,
-        "measures": measures_of(scores),
-        "by_site": measures_by(scores, np.array([row.site or "" for row in rows], np.str_)),
+        "unreadable": 0,
+        "measures": found.measures(),
+        "by_site": _by(found, np.array([row.site or "" for row in rows], np.str_)),
         "by_group": groups,
     }
     sites = [{"site": "all", "n": len(rows), **value["measures"]}]
     sites += [{"site": site, **measures} for site, measures in value["by_site"].items()]
-    return Answer(
-        value, lambda: table(sites, ["site", "n", "accuracy", "balanced_accuracy", "auroc", "ece", "brier", "nll"])
-    )
+    return Answer(value, lambda: table(sites, ["site", "n", *task.measures]))
+
+
+def _by(found: Any, groups: Any) -> dict[str, dict[str, Any]]:
+    """The measures within each group, with the number of cases; groups [n], "" for unknown, which is left out."""
+    names = sorted({*groups.tolist()} - {""})
+    return {name: {"n": int((groups == name).sum()), **found.measures(groups == name)} for name in names}
+
+
+def _written(folder: Path, name: str, content: bytes) -> Path:
+    """A label map beside the others, under the image's own name; of two images of one name the second has a number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem, number = Path(name).name, 0
+    file = folder / f"{stem}.png"
+    while file.exists():
+        number += 1
+        file = folder / f"{stem}.{number}.png"
+    write_atomically(file, content)
+    return file
 
 
 def _chosen(workspace: Workspace, name: str | None) -> tuple[str, str]:

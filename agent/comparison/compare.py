@@ -86,7 +86,8 @@ def compare(
     if (~taught).sum() < 2 or taught.sum() < 2:
         raise HomeostatError(f"{against} has {len(known)} readable cases: four patients are the fewest to compare with")
     reference = Reference(transform=_part(known, taught), calibrate=_part(known, ~taught))
-    answer = attribute(reference, fresh, sides[1].classes[~taught], by_sensor=bool(model))
+    classes = sides[1].classes[~taught]
+    answer = attribute(reference, fresh, classes, by_sensor=bool(model), of_classes=look.of_classes)
     p = min(1.0, 2 * min(answer.p_before, answer.p_answers))
     found = p < ALPHA or answer.shift == "far-out"
     return Comparison(
@@ -109,6 +110,7 @@ class Look:
 
     reduced: Callable[[Any], Any]
     together: Callable[[Sequence[Any]], tuple[Any, Any]]
+    of_classes: bool = True  # whether what is answered are probabilities of classes that exclude each other
 
 
 def _by_quality() -> Look:
@@ -120,7 +122,7 @@ def _by_quality() -> Look:
 
 
 def _by_model(base: Path) -> Look:
-    from agent.observe import answers
+    from agent.tasks import task_named
     from strategies.predictor import Predictor
 
     try:
@@ -129,10 +131,10 @@ def _by_model(base: Path) -> Look:
         raise HomeostatError(f"{base} can't be loaded as a base model: give a folder that 'fit' wrote") from error
 
     def together(tensors: Sequence[Any]) -> tuple[Any, Any]:
-        scores, embedding = answers(predictor, tensors)
-        return embedding, scores
+        said = task_named(predictor.task).answer(predictor, tensors)
+        return said.embedding, said.scores
 
-    return Look(predictor.prepare, together)
+    return Look(predictor.prepare, together, of_classes=task_named(predictor.task).kind == "class")
 
 
 def _side(name: str, rows: Sequence[Row], look: Look, seed: int, progress: Progress) -> Side:

@@ -32,7 +32,7 @@ class Audience:
         """What a version says of the test patients of a side, "home" or "new"."""
         from agent.cases.examples import FolderExamples
         from agent.observe import load_version
-        from agent.updates.measure import scores_of
+        from agent.tasks.classification import scores_of
 
         if (version, side) not in self._scores:
             predictor = load_version(Workspace(self.root), version)
@@ -41,9 +41,9 @@ class Audience:
 
     def accuracies(self, version: str) -> dict[str, float]:
         """Balanced accuracy of a version on either side."""
-        from agent.updates.measure import measures_of
+        from agent.tasks.classification import MeasuredScores
 
-        found = {side: measures_of(self.scores(version, side))["balanced_accuracy"] for side in SIDES}
+        found = {side: MeasuredScores(self.scores(version, side)).measures()["balanced_accuracy"] for side in SIDES}
         return {side: round(value or 0.0, 4) for side, value in found.items()}
 
     def patients(self, side: str) -> int:

@@ -5,7 +5,7 @@ They tell people what may be at stake. No trust, no plan and no gate reads them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +41,27 @@ def estimated(known: Batch, labels: Int, cases: Batch, shift: str) -> dict[str, 
     return found
 
 
+def estimated_worth(
+    reference: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], quality: str
+) -> dict[str, Any]:
+    """The same of answers that expect their own worth: their `quality` is estimated. Rows have patient_key, sure and
+    worth, which is asked of the reference alone."""
+    import numpy as np
+
+    from monitors import DoC, expected_worth
+
+    def column(some: Sequence[Mapping[str, Any]], name: str) -> Any:
+        return np.array([np.nan if row[name] is None else row[name] for row in some], np.float64)
+
+    unit, new = (np.array([row["patient_key"] for row in some], np.str_) for some in (reference, rows))
+    one = expected_worth(column(reference, "worth"), column(reference, "sure"), unit, column(rows, "sure"), new)
+    if one.value is None:
+        return {}
+    numbers = {"before": one.before, "now": one.value, "low": one.low, "high": one.high}
+    told = {name: round(number, 4) for name, number in numbers.items() if number is not None}
+    return {DoC.name: {**told, "patients": one.n, "of": quality}}
+
+
 def in_words(evidence: Mapping[str, Any]) -> str | None:
     """The worst of the estimates in an alarm's evidence, in a sentence or two; None without any.
 
@@ -52,7 +73,7 @@ def in_words(evidence: Mapping[str, Any]) -> str | None:
     name = min(estimates, key=lambda how: estimates[how]["now"])
     one = estimates[name]
     return (
-        f"Estimated accuracy {one['now']:.2f} ({one['low']:.2f} to {one['high']:.2f}) against {one['before']:.2f} at "
-        f"approval, without labels ({name}, {one['patients']} patients). An estimate approves nothing; at a new site "
-        "or scanner the truth may be far lower."
+        f"Estimated {one.get('of', 'accuracy')} {one['now']:.2f} ({one['low']:.2f} to {one['high']:.2f}) against "
+        f"{one['before']:.2f} at approval, without labels ({name}, {one['patients']} patients). An estimate approves "
+        "nothing; at a new site or scanner the truth may be far lower."
     )

@@ -75,7 +75,7 @@ def came(
     ]
     rows = connection.execute(
         ROWS.replace("SELECT ", "SELECT l.value AS value, ", 1)
-        + f"""JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
+        + f"""JOIN labels l ON l.case_id = o.case_id
               WHERE o.case_id IN (SELECT case_id FROM observations WHERE number > :case AND number <= :last
                                   UNION SELECT case_id FROM labels WHERE id > :label)
                 AND o.role = 'live' AND o.version = :live AND o.abstained = 0 AND l.arm != 'active'

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from agent.drift.domains import NEW, known, stream_of
 from agent.drift.episodes import CREEP, FAR_OUT, OF_SHIFT, kind_of, open_alarms
-from agent.drift.estimated import PREVALENCE, estimated
-from agent.drift.reference import ROWS, batch_of, classes_of, read_classes
+from agent.drift.estimated import PREVALENCE, estimated, estimated_worth
+from agent.drift.reference import ROWS, batch_of, calibration_rows, classes_of, read_classes
 from agent.store import Connection, journal
+from agent.tasks import task_of
 from agent.workspace import get_setting
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def name(
         batch_of(rows, facts=tuple(reference.calibrate.facts)),
         read_classes(connection, epoch, version, classes),
         new_domain=stream == NEW,
+        of_classes=task_of(connection).kind == "class",
         alpha=ALPHA,
         new_labels=classes_of(connection, [row["case_id"] for row in rows], classes),
     )
@@ -100,8 +102,12 @@ def estimate_again(connection: Connection, reference: Reference, epoch: int, ver
             continue
         rows = _rows(connection, version, alarm["stream"], since)
         if rows:
-            labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
-            found = estimated(reference.calibrate, labels, batch_of(rows), alarm["shift"])
+            task = task_of(connection)
+            if task.kind == "class":
+                labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
+                found = estimated(reference.calibrate, labels, batch_of(rows), alarm["shift"])
+            else:
+                found = estimated_worth(calibration_rows(connection, epoch, version), rows, task.quality)
             evidence |= {"estimated": found, "estimated_at": observed}
             connection.execute(
                 "UPDATE alarms SET evidence = :evidence WHERE id = :id",
@@ -165,7 +171,7 @@ def _labelled(connection: Connection, since: int) -> int:
     """Labelled cases since an observation; labels lead the count, for they are fewer than cases."""
     row = connection.execute(
         """SELECT count(*) FROM labels l CROSS JOIN observations o ON o.case_id = l.case_id
-           WHERE l.kind = 'class' AND o.role = 'live' AND o.number >= ?""",
+           WHERE o.role = 'live' AND o.number >= ?""",
         (since,),
     ).fetchone()
     return int(row[0])

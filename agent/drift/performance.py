@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agent.drift.labelled import UNTAUGHT
 from agent.errors import HomeostatError
 from agent.store import Connection
+from agent.tasks import Task, task_of
 from agent.versions import registry
 from agent.workspace import Workspace, get_setting
 
@@ -38,10 +39,12 @@ def performance(workspace: Workspace, window: int = WINDOW) -> dict[str, Any]:
     with workspace.store.read() as connection:
         version = registry.live(connection)["version"]
         rows = _answers(connection, version, window)
-        classes = get_setting(connection, "classes", [])
+        classes, task = get_setting(connection, "classes", []), task_of(connection)
     if not rows:
         raise HomeostatError(f"{version} has not answered a case yet: feed some, then 'homeostat run --until-idle'")
-    told = [row for row in rows if row["value"] in classes]
+    known = task.targets([row["value"] for row in rows], classes) >= 0
+    told = [row for row, one in zip(rows, known, strict=True) if one and task.outcome(row, classes)[0] is not None]
+    measured = OF_KIND[task.kind]
     weight = np.array([1 / row["chance"] if row["chance"] else 0.0 for row in told], np.float64)
     audited = {row["patient_key"] for row in told if row["chance"]}
     patients = {row["patient_key"] for row in told}
@@ -54,8 +57,8 @@ def performance(workspace: Workspace, window: int = WINDOW) -> dict[str, Any]:
         "patients": len(patients),
         "coverage": round(len(told) / len(rows), 4),
         "arms": dict(Counter(row["arm"] for row in told)),
-        "measured": _measured(told, np.ones(len(told)), classes) if len(patients) >= LEAST else None,
-        "weighted": _measured(told, weight, classes) if len(audited) >= LEAST else None,
+        "measured": measured(task, told, np.ones(len(told)), classes) if len(patients) >= LEAST else None,
+        "weighted": measured(task, told, weight, classes) if len(audited) >= LEAST else None,
     }
 
 
@@ -65,17 +68,19 @@ def sentence(found: Mapping[str, Any]) -> str:
     if found["measured"] is None:
         return f"{seen}, of {found['patients']} patients: {LEAST} are needed to say anything"
     best = found["weighted"] or found["measured"]
-    low, high = best["accuracy"]["interval"]
+    name = next(name for name in ("accuracy", "dice") if name in best)
+    low, high = best[name]["interval"]
     of_all = "weighted to all cases" if found["weighted"] else "of those labelled, whoever chose them"
-    return f"{seen}; accuracy {best['accuracy']['value']:.3f} ({low:.3f} to {high:.3f}), {of_all}"
+    return f"{seen}; {name} {best[name]['value']:.3f} ({low:.3f} to {high:.3f}), {of_all}"
 
 
 def _answers(connection: Connection, version: str, window: int) -> list[Mapping[str, Any]]:
     """The latest answers first, with the label where there is one and the patient did not teach the version."""
     return connection.execute(
-        f"""SELECT o.number, o.scores, c.patient_key, l.value, l.arm, a.probability AS chance
+        f"""SELECT o.number, o.scores, said.worth, said.sure, c.patient_key, l.value, l.arm, a.probability AS chance
             FROM observations o JOIN cases c ON c.case_id = o.case_id
-            LEFT JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
+            LEFT JOIN labels l ON l.case_id = o.case_id
+            LEFT JOIN answers said ON said.observation = o.id
             LEFT JOIN asked a ON a.case_id = o.case_id AND a.arm = 'audit'
             WHERE o.role = 'live' AND o.version = :version AND o.abstained = 0 AND {UNTAUGHT}
             ORDER BY o.number DESC LIMIT :window""",
@@ -83,8 +88,25 @@ def _answers(connection: Connection, version: str, window: int) -> list[Mapping[
     ).fetchall()
 
 
-def _measured(
-    told: Sequence[Mapping[str, Any]], weight: NDArray[np.floating], classes: Sequence[str]
+def _of_regions(
+    task: Task, told: Sequence[Mapping[str, Any]], weight: NDArray[np.floating], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Of answers with masks: Dice at the size of the answer, and how far the model's own expectation of it is above."""
+    import numpy as np
+
+    found = np.array([task.outcome(row, classes) for row in told], np.float64)
+    unit = np.array([row["patient_key"] for row in told], np.str_)
+    every = np.vstack([weight, *(np.asarray(w, np.float64) * weight for w in _draws(unit))])
+    total = every.sum(axis=1)
+    return {
+        "n": int((weight > 0).sum()),
+        "dice": _with_interval(every @ found[:, 0] / total),
+        "overconfidence": _with_interval(every @ (found[:, 1] - found[:, 0]) / total),
+    }
+
+
+def _of_scores(
+    _: Task, told: Sequence[Mapping[str, Any]], weight: NDArray[np.floating], classes: Sequence[str]
 ) -> dict[str, Any]:
     """Of answers with labels: accuracy, Brier score and overconfidence with intervals; sensitivity and specificity per
     class, at the answer that is given (the most probable class)."""
@@ -98,12 +120,8 @@ def _measured(
         unit=np.array([row["patient_key"] for row in told], np.str_),
     )
     answer, truth = scores.probability.argmax(axis=1), scores.target
+    hit = answer == truth
     every = np.vstack([weight, *(np.asarray(w, np.float64) * weight for w in _draws(scores.unit))])
-
-    def mean(values: NDArray[np.floating]) -> dict[str, Any]:
-        finite = values[1:][np.isfinite(values[1:])]
-        low, high = np.quantile(finite, (0.025, 0.975)) if len(finite) else (np.nan, np.nan)
-        return {"value": _round(values[0]), "interval": [_round(low), _round(high)]}
 
     def share(hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> dict[str, Any]:
         low, value, high = wilson(hit[among], weight[among], scores.unit[among])
@@ -111,9 +129,9 @@ def _measured(
 
     return {
         "n": int((weight > 0).sum()),
-        "accuracy": share(answer == truth, np.ones(len(truth), bool)),
-        "brier": mean(brier(scores, every)),
-        "overconfidence": mean(every @ (scores.probability.max(axis=1) - (answer == truth)) / every.sum(axis=1)),
+        "accuracy": share(hit, np.ones(len(truth), bool)),
+        "brier": _with_interval(brier(scores, every)),
+        "overconfidence": _with_interval(every @ (scores.probability.max(axis=1) - hit) / every.sum(axis=1)),
         "by_class": {
             name: {
                 "sensitivity": share(answer == k, truth == k),
@@ -122,6 +140,18 @@ def _measured(
             for k, name in enumerate(classes)
         },
     }
+
+
+OF_KIND = {"class": _of_scores, "mask": _of_regions}  # by the kind of label
+
+
+def _with_interval(values: NDArray[np.floating]) -> dict[str, Any]:
+    """[1 + draws] -> the first, and the middle 95 % of the others."""
+    import numpy as np
+
+    finite = values[1:][np.isfinite(values[1:])]
+    low, high = np.quantile(finite, (0.025, 0.975)) if len(finite) else (np.nan, np.nan)
+    return {"value": _round(values[0]), "interval": [_round(low), _round(high)]}
 
 
 def _draws(unit: NDArray[np.str_]) -> Iterator[NDArray[np.floating]]:

@@ -72,9 +72,10 @@ PATIENTS = ("age", "sex")  # facts that every shift is named with
 
 ROWS = """
     SELECT o.number, o.case_id, o.scores, o.embedding, o.version, o.sensor,
-           c.patient_key, c.domain, c.acquired_at, c.site, c.scanner, c.facts, a.quality, i.media_type
+           c.patient_key, c.domain, c.acquired_at, c.site, c.scanner, c.facts, a.quality, i.media_type, said.sure
     FROM observations o JOIN cases c ON c.case_id = o.case_id LEFT JOIN appearances a ON a.case_id = o.case_id
     LEFT JOIN inputs i ON i.case_id = o.case_id AND i.role = 'image'
+    LEFT JOIN answers said ON said.observation = o.id
 """
 
 
@@ -130,14 +131,17 @@ def read_classes(connection: Connection, epoch: int, version: str, classes: Sequ
 def calibration_rows(
     connection: Connection, epoch: int, version: str, as_opened: bool = False
 ) -> list[Mapping[str, Any]]:
-    """The domain and the label (None without one) of each calibration case of `read_reference`, in its order.
+    """The domain and the label (None without one) of each calibration case of `read_reference`, in its order, with the
+    patient and what the kept answer was worth and expected.
 
     as_opened: labels that came after the epoch was opened are left out, so that the answer stays the same.
     """
     return connection.execute(
-        """SELECT o.case_id, c.domain, l.value FROM observations o JOIN cases c ON c.case_id = o.case_id
+        """SELECT o.case_id, c.domain, c.patient_key, l.value, said.worth, said.sure
+           FROM observations o JOIN cases c ON c.case_id = o.case_id
+           LEFT JOIN answers said ON said.observation = o.id
            JOIN reference_members m ON m.case_id = o.case_id AND m.epoch = :epoch AND m.part = 'calibrate'
-           LEFT JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
+           LEFT JOIN labels l ON l.case_id = o.case_id
              AND (NOT :as_opened OR l.received_at <= (SELECT opened_at FROM reference_epochs WHERE epoch = :epoch))
            WHERE o.version = :version GROUP BY o.case_id ORDER BY c.acquired_at, c.seq""",
         {"epoch": epoch, "version": version, "as_opened": as_opened},
@@ -151,7 +155,7 @@ def classes_of(connection: Connection, cases: Sequence[str], classes: Sequence[s
 
     rows = connection.execute(
         """SELECT case_id, value FROM labels
-           WHERE kind = 'class' AND arm != 'active' AND case_id IN (SELECT value FROM json_each(?))""",
+           WHERE arm != 'active' AND case_id IN (SELECT value FROM json_each(?))""",
         (json.dumps(list(cases)),),
     )
     places, said = {name: place for place, name in enumerate(classes)}, {row["case_id"]: row["value"] for row in rows}

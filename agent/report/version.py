@@ -142,7 +142,7 @@ def _unseen(robust: Mapping[str, Any]) -> str:
         return ""
     rows = "".join(
         f'<tr><td>{escape(one["domain"])}</td><td class="number">{one["n"]}</td>'
-        f'<td class="number">{_share(one["balanced_accuracy"])}</td><td class="number">{_share(one["before"])}</td>'
+        f'<td class="number">{_share(one["quality"])}</td><td class="number">{_share(one["before"])}</td>'
         f"<td>{'has learnt it' if one['live_learnt'] else 'has not seen it'}</td>"
         f"<td>{escape(one.get('failed', ''))}</td></tr>"
         for one in robust["unseen"]

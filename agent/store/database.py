@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.errors import DiskFull, HomeostatError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Connection = sqlite3.Connection
 

@@ -48,8 +48,8 @@ CREATE TABLE appearances (
 CREATE TABLE labels (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     case_id      TEXT NOT NULL REFERENCES cases (case_id),   -- the canonical case, never an alias
-    kind         TEXT NOT NULL,                              -- 'class'
-    value        TEXT NOT NULL,
+    kind         TEXT NOT NULL,                              -- of the workspace's task: 'class', 'mask'
+    value        TEXT NOT NULL,                              -- the class, or the uri of the mask: objects/ab/abcd...
     by           TEXT,
     at           TEXT,                                       -- label time; event time is cases.acquired_at
     received_at  TEXT NOT NULL,
@@ -83,7 +83,7 @@ CREATE TABLE observations (
     case_id      TEXT NOT NULL REFERENCES cases (case_id),
     version      TEXT NOT NULL,
     role         TEXT NOT NULL CHECK (role IN ('live', 'shadow', 'replay')),
-    form         TEXT NOT NULL,                              -- 'scores'
+    form         TEXT NOT NULL,                              -- 'scores', 'regions'
     output_digest TEXT NOT NULL,
     scores       BLOB NOT NULL,
     sensor       TEXT NOT NULL,
@@ -96,6 +96,13 @@ CREATE TABLE observations (
 );
 CREATE INDEX observations_tick ON observations (tick, number);
 CREATE INDEX observations_open ON observations (number) WHERE tick IS NULL AND role = 'live';  -- not yet decided on
+
+CREATE TABLE answers (                                       -- what scores don't tell of an answer, for tasks with more
+    observation  INTEGER PRIMARY KEY REFERENCES observations (id),
+    content      BLOB NOT NULL,                              -- a label map as PNG, of the model's size
+    sure         REAL NOT NULL,                              -- what the model itself expects it to be worth, 0..1
+    worth        REAL                                        -- beside the label, 0..1 (Dice); null until one is there
+);
 
 CREATE TABLE reference_epochs (
     epoch        INTEGER PRIMARY KEY,

@@ -42,7 +42,7 @@ class Again(Protocol):
 
 def label_curve(finalist: Finalist, again: Again) -> Iterator[dict[str, Any]]:
     """The axis `label_efficiency`, whole after every point: `curve`, a list of {"patients", "cases",
-    "gained_on_develop", "balanced_accuracy", "learnt": {new domain: its own}}, with "failed" where a training did; and
+    "gained_on_develop", "quality", "learnt": {new domain: its own}}, with "failed" where a training did; and
     `curve_of`, the numbers of patients that it is to have.
 
     Subsets are nested and of whole patients, in an order that only seed and names decide; a patient who is not drawn is
@@ -65,7 +65,7 @@ def label_curve(finalist: Finalist, again: Again) -> Iterator[dict[str, Any]]:
 
 
 def unseen_domain(finalist: Finalist, again: Again) -> Iterator[dict[str, Any]]:
-    """The axis `robustness`, whole after every domain: `unseen`, a list of {"domain", "n", "balanced_accuracy",
+    """The axis `robustness`, whole after every domain: `unseen`, a list of {"domain", "n", "quality",
     "before", "live_learnt"}, with "failed" where a training did; `unseen_of`, the domains that it is to have; and
     `unseen_skipped`, {domain: why it can't be asked}.
 
@@ -90,8 +90,8 @@ def unseen_domain(finalist: Finalist, again: Again) -> Iterator[dict[str, Any]]:
             {
                 "domain": domain,
                 "n": finalist.before[domain]["n"],
-                "balanced_accuracy": None if failed else round(after[domain]["balanced_accuracy"], 4),
-                "before": round(finalist.before[domain]["balanced_accuracy"], 4),
+                "quality": None if failed else round(after[domain]["quality"], 4),
+                "before": round(finalist.before[domain]["quality"], 4),
                 "live_learnt": learnt,
                 **_why(failed),
             }
@@ -124,12 +124,12 @@ def _without(examples: Examples, values: Any, these: Collection[str]) -> Example
 
 def _gained(finalist: Finalist, after: Measures) -> dict[str, Any]:
     if not after:
-        return {"gained_on_develop": None, "balanced_accuracy": None, "learnt": {}}
+        return {"gained_on_develop": None, "quality": None, "learnt": {}}
     domains = sorted({*finalist.new.domain.tolist()} & {*after})
     return {
         "gained_on_develop": round(mean(after) - mean(finalist.before), 4),
-        "balanced_accuracy": round(mean(after), 4),
-        "learnt": {domain: round(after[domain]["balanced_accuracy"], 4) for domain in domains},
+        "quality": round(mean(after), 4),
+        "learnt": {domain: round(after[domain]["quality"], 4) for domain in domains},
     }
 
 

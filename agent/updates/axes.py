@@ -10,8 +10,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.updates.quality import quality
+
 if TYPE_CHECKING:
     from agent.plan import Plan
+    from agent.tasks import Task
     from strategies.preprocessing import Pixels
     from strategies.protocols import Examples
 
@@ -20,18 +23,20 @@ HASH = re.compile("[0-9a-f]{64}")  # sha256 in hex, by which the file of a case 
 
 
 def of_network(
-    base: Path, live: Path | None, parts: Path, develop: Examples, table: Mapping[str, Mapping[str, Any]]
+    task: Task, base: Path, live: Path | None, parts: Path, develop: Examples, table: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Depth and robustness of a finalist, beside the live version; `table`: its measures on *develop* by domain."""
     from strategies.axes import corrupted, depth
+    from strategies.tasks import task_of
 
     images = some_of(base, develop)
     found, label = depth(base, live, parts, images), images.examples.label
+    truth = task_of(task.name).target(images.examples, images.preprocessing)
     worse = {
-        when: {kind: _recall(scores, label) for kind, scores in corrupted(base, version, images)}
+        when: {kind: quality(task, rows, label) for kind, rows in corrupted(base, version, images, truth)}
         for when, version in (("before", live), ("after", parts))
     }
-    worst = min(table, key=lambda domain: table[domain]["balanced_accuracy"])
+    worst = min(table, key=lambda domain: table[domain]["quality"])
     return {
         "depth": {
             "touched": found.touched,
@@ -53,7 +58,7 @@ def of_record(
 ) -> dict[str, Any]:
     """Label efficiency, cost, auditability and burden: what the job and the plan tell.
 
-    gained: the mean over domains of balanced accuracy on *develop*, less that of the live version.
+    gained: the mean over domains of the task's figure on *develop*, less that of the live version.
     """
     spec = json.loads((job / "job.json").read_text())
     entries = [entry for part in ("new", "memory", "develop") for entry in spec[part]]
@@ -107,7 +112,7 @@ def sentences(axes: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         before, after = (_mean(robust["corrupted"][when].values()) for when in ("before", "after"))
         yield (
             "robustness",
-            f"worst domain {worst['domain']} {worst['balanced_accuracy']:.3f}; "
+            f"worst domain {worst['domain']} {worst['quality']:.3f}; "
             f"worse images {before:.3f} -> {after:.3f} (n={robust['n']}){_unseen(robust)}",
         )
     if cost := axes.get("cost"):
@@ -138,7 +143,7 @@ def _unseen(robust: Mapping[str, Any]) -> str:
         return ""
     unseen, of = robust["unseen"], robust["unseen_of"]
     said = [
-        f"{one['domain']} {_number(one['balanced_accuracy'], '.3f')} unseen, live {one['before']:.3f}"
+        f"{one['domain']} {_number(one['quality'], '.3f')} unseen, live {one['before']:.3f}"
         f"{' (which has learnt it)' if one['live_learnt'] else ''}"
         for one in unseen
     ]
@@ -160,12 +165,6 @@ def some_of(base: Path, develop: Examples) -> Pixels:
 
     rows = np.linspace(0, len(develop) - 1, min(len(develop), LOOKED_AT)).astype(int)
     return Pixels(Chosen(develop, rows), load_base(base).origin.preprocessing)
-
-
-def _recall(probability: Any, target: Any) -> float:
-    from monitors import Scores, balanced_accuracy
-
-    return float(balanced_accuracy(Scores(probability=probability, target=target, unit=target.astype(str)))[0])
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +15,7 @@ from agent.drift.labelled import UNTAUGHT
 from agent.drift.reference import open_epoch
 from agent.plan import Plan
 from agent.store import Connection, journal
+from agent.tasks import Task, task_of
 from agent.trust import CAUTION, NORMAL, SUSPENDED, set_trust, suspend_domains, suspended_for, trust_now
 from agent.updates import material
 from agent.versions import pointer, registry
@@ -34,10 +35,11 @@ TODAY = 256  # the latest so many cases, labelled or not, are what it is like no
 
 
 class Answer(NamedTuple):
-    """Of a labelled case: confidence 0..1; `at`, from when on both the answer and its label were there."""
+    """Of a labelled case: worth 0..1 (1 or 0 of a class, Dice of a mask) and confidence 0..1; `at`, from when on both
+    the answer and its label were there."""
 
     patient: str
-    right: bool
+    worth: float
     confidence: float
     at: str
 
@@ -185,12 +187,13 @@ def _labelled(connection: Connection, version: str, first: int, last: int = 2**6
     """Per domain, home's episodes being home: the answers of a version, while it was live, to the labelled cases of
     these observations in order of their labels, without patients whom it may have learnt from; and without those that
     were asked for because the answer was unsure, which is no fair sample."""
-    classes = get_setting(connection, "classes")
+    classes, task = get_setting(connection, "classes"), task_of(connection)
     rows = connection.execute(
-        """SELECT c.domain, c.patient_key AS patient, o.scores, l.value, max(o.at, l.received_at) AS at
+        """SELECT c.domain, c.patient_key AS patient, o.scores, a.worth, a.sure, l.value, max(o.at, l.received_at) AS at
            FROM observations o
            JOIN cases c ON c.case_id = o.case_id
-           JOIN labels l ON l.case_id = o.case_id AND l.kind = 'class'
+           JOIN labels l ON l.case_id = o.case_id
+           LEFT JOIN answers a ON a.observation = o.id
            WHERE o.role = 'live' AND o.version = :version AND o.number BETWEEN :first AND :last AND o.abstained = 0
              AND l.arm != 'active' AND """
         + UNTAUGHT
@@ -199,7 +202,7 @@ def _labelled(connection: Connection, version: str, first: int, last: int = 2**6
     )
     answers: dict[str, list[Answer]] = defaultdict(list)
     for row in rows:
-        answers[place_of(row["domain"])].append(_answer(row, classes))
+        answers[place_of(row["domain"])] += _answers(task, [row], classes)
     return answers
 
 
@@ -218,15 +221,16 @@ def _approved(connection: Connection) -> list[Answer]:
     """The deployed model's on its first reference, without the patients who taught it."""
     classes = get_setting(connection, "classes")
     rows = connection.execute(
-        """SELECT c.patient_key AS patient, o.scores, l.value, o.at
+        """SELECT c.patient_key AS patient, o.scores, a.worth, a.sure, l.value, o.at
            FROM (SELECT min(epoch) AS first FROM reference_epochs WHERE version = 'v0')
            JOIN reference_members m ON m.epoch = first
            JOIN observations o ON o.case_id = m.case_id AND o.version = 'v0'
            JOIN cases c ON c.case_id = m.case_id
-           JOIN labels l ON l.case_id = m.case_id AND l.kind = 'class'
+           JOIN labels l ON l.case_id = m.case_id
+           LEFT JOIN answers a ON a.observation = o.id
            WHERE m.part = 'calibrate' ORDER BY l.id""",
     )
-    return [_answer(row, classes) for row in rows]
+    return _answers(task_of(connection), rows, classes)
 
 
 def _to_today(
@@ -237,8 +241,9 @@ def _to_today(
 
     classes = get_setting(connection, "classes")
     rows = connection.execute(
-        """SELECT c.patient_key AS patient, o.scores, NULL AS value, o.at FROM observations o
-           JOIN cases c ON c.case_id = o.case_id
+        """SELECT c.patient_key AS patient, o.scores, 0.0 AS worth, a.sure, NULL AS value, o.at
+           FROM observations o JOIN cases c ON c.case_id = o.case_id
+           LEFT JOIN answers a ON a.observation = o.id
            WHERE o.role = 'live' AND o.version = :live AND o.number >= :onset AND o.abstained = 0 AND o.at <= :at
              AND (c.domain = :domain OR (:domain = :home AND c.domain LIKE :episode)) AND """
         + UNTAUGHT
@@ -253,26 +258,24 @@ def _to_today(
             "n": TODAY,
         },
     )
-    today = [_answer(row, classes) for row in rows]
+    today = _answers(task_of(connection), rows, classes)
     return by_confidence(_rates(approved), _rates(latest), _rates(today)[1])
 
 
-def _answer(row: Mapping[str, Any], classes: Sequence[str]) -> Answer:
-    import numpy as np
-
-    scores = np.frombuffer(row["scores"], "<f4")
-    place = int(scores.argmax())
-    return Answer(row["patient"], row["value"] == classes[place], float(scores[place]), row["at"])
+def _answers(task: Task, rows: Iterable[Mapping[str, Any]], classes: Sequence[str]) -> list[Answer]:
+    """Without those whose worth is not known yet."""
+    said = ((row, task.outcome(row, classes)) for row in rows)
+    return [Answer(row["patient"], worth, sure, row["at"]) for row, (worth, sure) in said if worth is not None]
 
 
 def _hits(answers: Sequence[Answer]) -> tuple[float, int]:
-    """(the patients' shares of right answers added up, patients)."""
+    """(what the answers of each patient were worth on average, added up; patients)."""
     right, _ = _rates(answers)
     return float(right.sum()), len(right)
 
 
 def _rates(answers: Sequence[Answer]) -> tuple[Float, Float]:
-    """Per patient [n]: share of right answers, mean confidence."""
+    """Per patient [n]: mean worth (the share of right answers, or Dice), mean confidence."""
     import numpy as np
 
     _, patient = np.unique(np.array([one.patient for one in answers], np.str_), return_inverse=True)

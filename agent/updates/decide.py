@@ -13,6 +13,7 @@ FEW = 30  # cases of develop below which a fall by half a margin is noise
 NOISE = 0.5  # over the root of n: the error at 95 % of a paired difference of which a tenth of the cases changes
 FLOOR, RECALIBRATE = "linear_probe", "recalibrate"
 TIE = 0.01  # develop is small: within a point two versions are equal, and of equal ones the cheaper is taken
+TIE_OF_LOSS = 0.1  # and within a tenth of the loss: of the pixels of a mask few are hard, and a point is more than all
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,16 @@ def choose(table: Mapping[str, Measures], before: Measures, margin: float, shown
     """The finalist among recipes in order of cost, by their measures on *develop*.
 
     A recipe that harms goes behind all that don't, and one that is right no more often than the live version behind all
-    that are. Of the rest the Brier score decides, and within a point of the best the cheapest: accuracy turns on a few
-    answers, of which an epoch was chosen already, where a proper score (Gneiting and Raftery 2007) weighs every one.
-    Means are over domains, each by the root of its number of cases as in training. Only the finalist is shown to the
-    anchors.
+    that are. Of the rest the Brier score decides, and within a point and a tenth of the best the cheapest: accuracy
+    turns on a few answers, of which an epoch was chosen already, where a proper score (Gneiting and Raftery 2007)
+    weighs every one. Means are over domains, each by the root of its number of cases as in training. Only the finalist
+    is shown to the anchors.
     """
     harmless = [name for name in table if not _harms(table[name], before, margin, shown)] or list(table)
     eligible = [name for name in harmless if mean(table[name]) > mean(before) + TIE] or harmless
     loss = {name: mean(table[name], "brier") for name in eligible}
-    return next(name for name in eligible if loss[name] <= min(loss.values()) + TIE)
+    best = min(loss.values())
+    return next(name for name in eligible if loss[name] <= best + min(TIE, TIE_OF_LOSS * best))
 
 
 def worth_judging(after: Measures, before: Measures, margin: float, shown: bool) -> bool:
@@ -111,8 +113,8 @@ def worth_judging(after: Measures, before: Measures, margin: float, shown: bool)
 def suffices(after: Measures, before: Measures, margin: float, shown: bool) -> bool:
     """Whether nothing deeper need be tried: it is worth judging, and on *develop* no domain with FEW cases is served
     worse than home was, by more than the plan's margin of forgetting."""
-    home = before.get(HOME, {}).get("balanced_accuracy", math.inf)
-    enough = [m["balanced_accuracy"] >= home - margin for m in after.values() if m["n"] >= FEW]
+    home = before.get(HOME, {}).get("quality", math.inf)
+    enough = [m["quality"] >= home - margin for m in after.values() if m["n"] >= FEW]
     return worth_judging(after, before, margin, shown) and bool(enough) and all(enough)
 
 
@@ -125,14 +127,14 @@ def _harms(after: Measures, before: Measures, margin: float, shown: bool) -> boo
     cases are: what a handful of old cases says by chance is no reason to go without an update.
     """
     return any(
-        max(was["balanced_accuracy"] - after[domain]["balanced_accuracy"], after[domain]["brier"] - was["brier"])
+        max(was["quality"] - after[domain]["quality"], after[domain]["brier"] - was["brier"])
         > (margin + NOISE / math.sqrt(was["n"]) if shown and domain != HOME else margin / 2)
         for domain, was in before.items()
         if was["n"] >= FEW
     )
 
 
-def mean(measures: Measures, of: str = "balanced_accuracy") -> float:
+def mean(measures: Measures, of: str = "quality") -> float:
     """One measure over domains, each by the root of its number of cases."""
     found = [(math.sqrt(m["n"]), m[of]) for m in measures.values()]
     return sum(weight * value for weight, value in found) / sum(weight for weight, _ in found)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from monitors.protocols import Burden, Gate, Judgement, Scores
+    from agent.tasks import Task
+    from monitors.protocols import Burden, Gate, Judgement, Record
 
 NLL_MARGIN = 2.0  # the log-loss has no upper end and a heavy tail: its margin is so many times that of the Brier score
 GAIN_ALPHA = 0.05  # at each look the full level: a false gain does no harm that the other gates would not see
@@ -22,9 +23,11 @@ GAIN_ALPHA = 0.05  # at each look the full level: a false gain does no harm that
 
 @dataclass(frozen=True, kw_only=True)
 class Anchored:
-    """One anchor set with what three versions say of its cases, and the alpha that this look may spend."""
+    """One anchor set with the rows of three versions' answers to its cases [n, m], as the task has them, and the alpha
+    that this look may spend."""
 
     anchors: AnchorSet
+    task: Task
     target: NDArray[np.integer]
     original: NDArray[np.floating]
     live: NDArray[np.floating]
@@ -32,19 +35,19 @@ class Anchored:
     groups: Mapping[str, NDArray[np.str_]]
     alpha: float
 
-    def scores(self, probability: NDArray[np.floating]) -> Scores:
+    def record(self, rows: NDArray[np.floating]) -> Record:
         import numpy as np
 
-        from monitors import Scores
-
-        unit = np.array([case["patient"] for case in self.anchors.cases], np.str_)
-        return Scores(probability=probability, target=self.target, unit=unit)
+        return self.task.record(rows, self.target, np.array([case["patient"] for case in self.anchors.cases], np.str_))
 
     def right(self) -> tuple[float, int]:
-        """The shares of right answers that the candidate gave of each patient, added up; and the patients."""
-        shares: dict[str, list[bool]] = {}
-        for case, right in zip(self.anchors.cases, self.candidate.argmax(axis=1) == self.target, strict=True):
-            shares.setdefault(case["patient"], []).append(bool(right))
+        """What the candidate's answers of each patient were worth on average, added up; and the patients."""
+        from monitors import form_of
+
+        record = self.record(self.candidate)
+        shares: dict[str, list[float]] = {}
+        for case, worth in zip(self.anchors.cases, form_of(record, record).worth(record), strict=True):
+            shares.setdefault(case["patient"], []).append(float(worth))
         return sum(sum(some) / len(some) for some in shares.values()), len(shares)
 
 
@@ -105,7 +108,7 @@ def _gain(plan: Plan, anchored: Sequence[Anchored], learnt: Sequence[str]) -> It
     for domain in away:
         found = [a for a in anchored if a.anchors.domain == domain]
         if found:
-            judged[domain] = gate.judge(found[0].scores(found[0].live), found[0].scores(found[0].candidate))
+            judged[domain] = gate.judge(found[0].record(found[0].live), found[0].record(found[0].candidate))
         else:
             judged[domain] = _no_anchors(gate, domain, rule, plan.labels.anchor_patients)
     shown = any(one.verdict is Verdict.PASS for one in judged.values())
@@ -114,11 +117,12 @@ def _gain(plan: Plan, anchored: Sequence[Anchored], learnt: Sequence[str]) -> It
 
 
 def _per_domain(plan: Plan, anchored: Sequence[Anchored], nothing: Collection[str]) -> Iterator[Named]:
-    from monitors import Calibration, Forgetting, NegativeFlips
+    from monitors import Calibration, Forgetting, NegativeFlips, WorstStructure
 
     forgetting, calibration, flips = (plan.gates[name] for name in ("forgetting", "calibration", "negative_flips"))
+    structure = plan.gates["worst_structure"]
     for one in anchored:
-        domain, after = one.anchors.domain, one.scores(one.candidate)
+        domain, after = one.anchors.domain, one.record(one.candidate)
         keep: Gate = Forgetting(margin=forgetting.margin, burden=_burden(forgetting, domain), alpha=one.alpha)
         shape: Gate = Calibration(
             margin=calibration.margin,
@@ -133,26 +137,28 @@ def _per_domain(plan: Plan, anchored: Sequence[Anchored], nothing: Collection[st
             (f"calibration:{domain}", calibration.role, shape, one.live),
             (f"negative_flips:{domain}", flips.role, turned, one.live),
         ):
-            yield Named(name, "inform" if domain in nothing else role, gate.judge(one.scores(before), after))
+            yield Named(name, "inform" if domain in nothing else role, gate.judge(one.record(before), after))
+        if one.task.structures:
+            each = WorstStructure(margin=structure.margin, burden=_burden(structure, domain), alpha=one.alpha)
+            role = "inform" if domain in nothing else structure.role
+            yield Named(f"worst_structure:{domain}", role, each.judge(one.record(one.live), after))
 
 
 def _subgroups(plan: Plan, anchored: Sequence[Anchored]) -> Iterator[Named]:
     """Each column over all domains together: a group is a group wherever it was imaged."""
     import numpy as np
 
-    from monitors import Scores, WorstSubgroup
+    from monitors import WorstSubgroup
 
     rule = plan.gates["worst_subgroup"]
     if not anchored:
         return
 
-    def together(part: str) -> Scores:
-        records = [one.scores(getattr(one, part)) for one in anchored]
-        return Scores(
-            probability=np.concatenate([r.probability for r in records]),
-            target=np.concatenate([r.target for r in records]),
-            unit=np.concatenate([r.unit for r in records]),
-        )
+    def together(part: str) -> Record:
+        rows = np.concatenate([getattr(one, part) for one in anchored])
+        cases = [case for one in anchored for case in one.anchors.cases]
+        unit = np.array([case["patient"] for case in cases], np.str_)
+        return anchored[0].task.record(rows, np.concatenate([one.target for one in anchored]), unit)
 
     before, after = together("live"), together("candidate")
     for column in anchored[0].groups:

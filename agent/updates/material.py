@@ -19,7 +19,7 @@ _LABELLED = """
            l.value AS label, l.received_at AS labelled_at, c.patient_key AS patient, c.domain AS domain
     FROM cases c
     JOIN inputs i ON i.case_id = c.case_id AND i.role = 'image'
-    JOIN labels l ON l.case_id = c.case_id AND l.kind = 'class'
+    JOIN labels l ON l.case_id = c.case_id
     JOIN patients p ON p.patient_key = c.patient_key
     WHERE c.state = 'observed' AND c.alias_of IS NULL
 """

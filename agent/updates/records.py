@@ -9,6 +9,7 @@ from typing import Any
 
 from agent.clock import rfc3339
 from agent.store import Connection, insert, journal
+from agent.tasks import task_of
 from agent.updates.judge import Named
 from agent.updates.material import Case
 from agent.versions import registry
@@ -48,6 +49,7 @@ def store_memory(connection: Connection, version: str, cases: Sequence[Case], *,
     from strategies.memory import balanced_by_domain
 
     ids, domains, labels, patients = ([case[name] for case in cases] for name in FORM)
+    labels = [task_of(connection).group(label) for label in labels]
     kept = set(balanced_by_domain(ids, domains, labels, patients, size, seed))
     connection.execute("DELETE FROM memory WHERE version = ?", (version,))
     connection.executemany(

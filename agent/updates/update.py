@@ -18,6 +18,7 @@ from agent.drift.reference import open_epoch
 from agent.errors import HomeostatError, NotEnoughEvidence
 from agent.observe import record
 from agent.store import Connection
+from agent.tasks import Kept, task_of
 from agent.trust import suspended_for
 from agent.updates import anchors, jobs, material, records
 from agent.updates.axes import joined, of_record
@@ -66,7 +67,7 @@ def begin(
         memory = material.memory_cases(connection, live)
         taught = {HOME, *(case["domain"] for case in [*new, *memory])}  # what isn't says nothing about the candidate
         develop = [case for case in material.develop_cases(connection) if case["domain"] in taught]
-        classes = get_setting(connection, "classes")
+        classes, task = get_setting(connection, "classes"), task_of(connection)
         learnt = material.learnt_from(connection, live)
     if not new or not develop:
         whose = "training" if not new else "develop"
@@ -82,6 +83,7 @@ def begin(
         "memory": _for_job(memory),
         "develop": _for_job(develop),
         "classes": classes,
+        "task": task.name,
         "seed": config.plan.seed,
         "batch": config.model.batch,
         "margin": rule.margin,
@@ -195,10 +197,10 @@ def _show(workspace: Workspace, making: Making, at: datetime) -> None:
         live = registry.live(connection)["version"]
         making.reference = material.next_reference(connection, live, making.learnt)
         answered = material.answered(connection, making.version)
-        classes = get_setting(connection, "classes")
+        classes, task = get_setting(connection, "classes"), task_of(connection)
     judging = {case["case_id"]: case for one in making.anchored for case in one.cases}
     rest = {case["case_id"]: case for case in making.reference if case["case_id"] not in answered}
-    making.shown = list({**judging, **rest}.values())
+    making.shown = [*judging.values(), *(case for name, case in rest.items() if name not in judging)]
     assert making.parts is not None
     candidate = making.parts.relative_to(workspace.root).as_posix()
     versions: dict[str, tuple[str | None, int]] = {
@@ -207,7 +209,7 @@ def _show(workspace: Workspace, making: Making, at: datetime) -> None:
         making.version: (candidate, len(making.shown)),
     }
     spec = {"base": "base", "versions": versions, "cases": _for_job(making.shown), "classes": classes,
-            "batch": config.model.batch}  # fmt: skip
+            "task": task.name, "batch": config.model.batch}  # fmt: skip
     making.job = jobs.start(workspace, "infer", spec, config.plan.limits, at=at)
     with workspace.store.transaction() as connection:
         connection.execute("UPDATE versions SET job = ? WHERE id = ?", (making.job.id, making.version))
@@ -270,17 +272,18 @@ def anchor_records(
     from monitors import spend
 
     plan, position = workspace.config.plan, {case["case_id"]: i for i, case in enumerate(making.shown)}
-    classes = {name: i for i, name in enumerate(get_setting(connection, "classes"))}
+    classes, task = get_setting(connection, "classes"), task_of(connection)
     records = []
     for one in making.anchored:
         rows = np.array([position[case["case_id"]] for case in one.cases], np.int64)
         records.append(
             Anchored(
                 anchors=one,
-                target=np.array([classes[case["label"]] for case in one.cases], np.int64),
-                original=outputs["scores_v0"][rows],
-                live=outputs[f"scores_{live}"][rows],
-                candidate=outputs[f"scores_{making.version}"][rows],
+                task=task,
+                target=task.targets([case["label"] for case in one.cases], classes),
+                original=outputs["rows_v0"][rows],
+                live=outputs[f"rows_{live}"][rows],
+                candidate=outputs[f"rows_{making.version}"][rows],
                 groups=_groups(connection, one.cases, workspace.config.monitors.subgroups),
                 alpha=one.seen_by.get(making.version) or spend(plan.alpha, one.looks + 1, one.carried),
             )
@@ -303,15 +306,28 @@ def _keep(
         {"sensor": sensor, "cases": json.dumps(fresh)},
     )
     seen = {row["case_id"]: np.frombuffer(row["embedding"], "<f4") for row in rows}  # one sensor for all versions
+    kept = _kept(outputs, making.version)
     for case_id in fresh:
+        i = place[case_id]
         record(connection, case_id=case_id, version=making.version, role="replay",
-               scores=outputs[f"scores_{making.version}"][place[case_id]], embedding=seen[case_id], sensor=sensor,
-               trust="normal", at=at)  # fmt: skip
+               scores=outputs[f"scores_{making.version}"][i], embedding=seen[case_id], sensor=sensor,
+               trust="normal", kept=kept[i] if kept else None, at=at)  # fmt: skip
     members = {case["case_id"]: "transform" if case["split"] == "train" else "calibrate" for case in making.reference}
     if members:
         open_epoch(connection, version=making.version, sensor=sensor, members=members, at=at, by="homeostat")
     size, seed = workspace.config.memory.size, workspace.config.plan.seed
     records.store_memory(connection, making.version, material.trainable_cases(connection), size=size, seed=seed)
+
+
+def _kept(outputs: Mapping[str, Any], version: str) -> list[Kept]:
+    """What is kept of each answer beside its scores; empty where nothing is."""
+    import numpy as np
+
+    if f"kept_{version}" not in outputs:
+        return []
+    ends = np.cumsum(outputs[f"lengths_{version}"])
+    pieces = np.split(outputs[f"kept_{version}"], ends[:-1])
+    return [Kept(one.tobytes(), float(sure)) for one, sure in zip(pieces, outputs[f"sure_{version}"], strict=True)]
 
 
 def _facts(workspace: Workspace, making: Making, live: str) -> dict[str, Any]:

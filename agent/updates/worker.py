@@ -12,11 +12,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from agent.tasks import Task, task_named
 from agent.updates import axes
 from agent.updates.asked import QUESTIONS, SCRATCH, Finalist
 from agent.updates.decide import Measures, choose, mean, suffices, worth_judging
+from agent.updates.quality import developed, quality
 from agent.workspace import write_atomically
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
         table[name] = job.measured(out)
         before = before or job.measured(job.live)
         finalist = choose(table, before, *bounds)
-        assert np.isfinite([m["balanced_accuracy"] for m in table[finalist].values()]).any()
+        assert np.isfinite([m["quality"] for m in table[finalist].values()]).any()
         result = {
             "finalist": finalist,
             "worth_judging": worth_judging(table[finalist], before, *bounds),
@@ -73,7 +75,7 @@ def train(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
         raise ValueError("; ".join(f"{name}: {says}" for name, says in failed.items()))
     finalist = result["finalist"]
     out = folder / "recipes" / finalist
-    result["axes"] = axes.of_network(job.base, job.live, out, job.develop, table[finalist])
+    result["axes"] = axes.of_network(job.task, job.base, job.live, out, job.develop, table[finalist])
     if spec["asked"] and (result["worth_judging"] or not spec["spares"]):
         of = job.finalist(before, table[finalist])
         for question in spec["asked"]:
@@ -88,9 +90,9 @@ class _Training:
 
     def __init__(self, spec: Spec, folder: Path, root: Path) -> None:
         classes = tuple(spec["classes"])
-        self.spec, self.folder, self.base = spec, folder, root / spec["base"]
+        self.spec, self.folder, self.base, self.task = spec, folder, root / spec["base"], task_named(spec["task"])
         self.new, self.memory, self.develop = (
-            ListedExamples(root, spec[part], classes) for part in ("new", "memory", "develop")
+            ListedExamples(root, spec[part], classes, self.task) for part in ("new", "memory", "develop")
         )
         self.live = root / spec["live"] if spec["live"] else None
 
@@ -110,7 +112,7 @@ class _Training:
             live_parts=None if afresh else self.live,
             out=out,
             seed=self.spec["seed"],
-            measure=_recall,
+            measure=partial(quality, self.task),
             progress=tell,
             latents=self.folder / "latents",
             new=taught.get("new", self.new),
@@ -120,20 +122,15 @@ class _Training:
 
     def measured(self, parts: Path | None) -> Measures:
         """Of the base with these parts, on *develop*."""
-        from monitors import Scores, balanced_accuracy, brier
         from strategies.predictor import Predictor
 
-        develop, scores = self.develop, _infer(Predictor.load(self.base, parts), self.develop, self.spec["batch"])
-        by_domain = {}
-        for domain in sorted(set(develop.domain)):
-            rows = develop.domain == domain
-            record = Scores(probability=scores[rows], target=develop.label[rows], unit=develop.patient[rows])
-            by_domain[str(domain)] = {
-                "balanced_accuracy": float(balanced_accuracy(record)[0]),
-                "brier": float(brier(record)[0]),
-                "n": int(rows.sum()),
-            }
-        return by_domain
+        develop, predictor = self.develop, Predictor.load(self.base, parts)
+        said = _infer(predictor, develop, self.spec["batch"], measured=True).rows
+        return {
+            str(domain): developed(self.task.record(said[its], develop.label[its], develop.patient[its]))
+            for domain in sorted(set(develop.domain))
+            for its in [develop.domain == domain]
+        }
 
     def finalist(self, before: Measures, after: Measures) -> Finalist:
         return Finalist(
@@ -158,12 +155,6 @@ class _Training:
             shutil.rmtree(out, ignore_errors=True)
 
 
-def _recall(probability: Any, target: Any) -> float:
-    from monitors import Scores, balanced_accuracy
-
-    return float(balanced_accuracy(Scores(probability=probability, target=target, unit=target.astype(str)))[0])
-
-
 def _change(base: Path, live: Path | None, parts: Path, develop: ListedExamples, most: float) -> float:
     """1 - CKA of the encoder's last block; not asked where the plan sets no bound."""
     if most >= 1:
@@ -179,44 +170,72 @@ def _peak_mib() -> float:
 
 
 def infer(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
-    """What each named version says of the first so many cases: `outputs.npz`."""
+    """What each named version says of the first so many cases, and the rows that judge it: `outputs.npz`."""
     import numpy as np
 
     from strategies.predictor import Predictor
 
-    arrays = {}
+    arrays: dict[str, Any] = {}
+    task = task_named(spec["task"])
     for version, (parts, n) in spec["versions"].items():
-        cases = ListedExamples(root, spec["cases"][:n], tuple(spec["classes"]))
+        cases = ListedExamples(root, spec["cases"][:n], tuple(spec["classes"]), task)
         predictor = Predictor.load(root / spec["base"], root / parts if parts else None)
-        arrays[f"scores_{version}"] = _infer(predictor, cases, spec["batch"])
+        said = _infer(predictor, cases, spec["batch"], measured=True, kept=True)
+        arrays |= {f"scores_{version}": said.scores, f"rows_{version}": said.rows}
+        if any(one is not None for one in said.kept):
+            lengths, sure = zip(*((len(one.content), one.sure) for one in said.kept), strict=True)
+            content = b"".join(one.content for one in said.kept)
+            arrays |= {f"kept_{version}": np.frombuffer(content, np.uint8)}
+            arrays |= {f"lengths_{version}": np.array(lengths), f"sure_{version}": np.array(sure)}
     with (folder / "outputs.npz").open("wb") as file:
         np.savez(file, **arrays)
     return {"outputs": "outputs.npz", "n": len(spec["cases"])}
 
 
-def _infer(predictor: Any, cases: ListedExamples, batch: int) -> Any:
-    """Scores [n, k]; the same bytes under several cases are read once."""
-    import numpy as np
-    import torch
+class Said(NamedTuple):
+    """Of n cases: scores [n, c] and what is kept beside them, where these are asked for; rows [n, m] beside the labels,
+    NaN for a case without one."""
 
-    first = {file: i for i, file in reversed(list(enumerate(cases.files)))}
+    scores: Any
+    rows: Any
+    kept: Sequence[Any]
+
+
+def _infer(predictor: Any, cases: ListedExamples, batch: int, *, measured: bool = False, kept: bool = False) -> Said:
+    """The same bytes under several cases are read once, and their labels by themselves."""
+    import numpy as np
+
+    task, size = cases.task, predictor.preprocessing.size
+    keys = [(file, cases.entries[i]["label"] if task.kind != "class" else "") for i, file in enumerate(cases.files)]
+    first = {key: i for i, key in reversed(list(enumerate(keys)))}
     once = sorted(first.values())
-    scores = []
+    scores, rows, others = [], [], list[Any]()
     for start in range(0, len(once), batch):
-        tensors = [predictor.prepare(cases.image(i)) for i in once[start : start + batch]]
-        scores.append(predictor.answer(torch.stack(tensors)))
-    return np.concatenate(scores)[np.searchsorted(once, [first[file] for file in cases.files])]
+        some = once[start : start + batch]
+        tensors = [predictor.prepare(cases.image(i)) for i in some]
+        if kept:
+            answered = task.answer(predictor, tensors)
+            scores.append(answered.scores)
+            others += answered.kept
+        if measured:
+            rows.append(task.rows(predictor, tensors, cases.targets(some, size)))
+    place = np.searchsorted(once, [first[key] for key in keys])
+    return Said(
+        np.concatenate(scores)[place] if kept else None,
+        np.concatenate(rows)[place] if measured else None,
+        [others[i] for i in place] if kept else (),
+    )
 
 
 class ListedExamples:
-    """The cases that a job's spec lists; their images lie in the workspace's objects."""
+    """The cases that a job's spec lists; their images, and labels that are files, lie in the workspace's objects."""
 
-    def __init__(self, root: Path, entries: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
+    def __init__(self, root: Path, entries: Sequence[Mapping[str, Any]], classes: Sequence[str], task: Task) -> None:
         import numpy as np
 
-        number = {name: i for i, name in enumerate(classes)}
+        self.root, self.entries, self.task = root, entries, task
         self.files = [(root / entry["uri"], entry["media_type"]) for entry in entries]
-        self.label = np.array([number.get(entry["label"], -1) for entry in entries], np.int64)
+        self.label = task.targets([entry["label"] for entry in entries], classes)
         self.patient = np.array([entry["patient"] for entry in entries], np.str_)
         self.domain = np.array([entry["domain"] for entry in entries], np.str_)
 
@@ -227,6 +246,26 @@ class ListedExamples:
         from agent.cases.images import read_image
 
         return read_image(*self.files[i])
+
+    def mask(self, i: int) -> Any:
+        """Of a case without one: empty, which its label of -1 says not to count."""
+        import numpy as np
+
+        from agent.cases.masks import read_mask
+
+        value = self.entries[i]["label"]
+        return read_mask(self.root / value) if value else np.zeros((1, 1), np.uint8)
+
+    def targets(self, rows: Sequence[int], side: int) -> Any:
+        """What the rows of a measure are held beside: classes, or masks of the model's size."""
+        import numpy as np
+        import torch
+
+        from agent.cases.masks import to_side
+
+        if self.task.kind == "class":
+            return torch.from_numpy(self.label[list(rows)])
+        return torch.from_numpy(np.stack([to_side(self.mask(i), side) for i in rows]))
 
 
 KINDS: dict[str, Callable[[Spec, Path, Path], dict[str, Any]]] = {"train": train, "infer": infer}

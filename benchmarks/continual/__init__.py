@@ -240,7 +240,7 @@ def _developed(answer: Answers, part: Parts) -> dict[str, float]:
 
     given = Scores(probability=answer(part.develop), target=part.develop.label, unit=part.develop.patient)
     return {
-        "balanced_accuracy": float(balanced_accuracy(given)[0]),
+        "quality": float(balanced_accuracy(given)[0]),
         "brier": float(brier(given)[0]),
         "n": float(len(given)),
     }

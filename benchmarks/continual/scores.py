@@ -30,7 +30,7 @@ class Said:
 class Run:
     """One method on one stream and one seed. said[i][j]: version i at site j.
 
-    `develop` is what a job's table has of the last version: {domain: {"balanced_accuracy", "brier", "n"}} on its
+    `develop` is what a job's table has of the last version: {domain: {"quality", "brier", "n"}} on its
     develop cases, of which the first site's are home's.
     """
 

@@ -26,8 +26,9 @@ from agent.clock import rfc3339
 from agent.config import render
 from agent.cycle import Cycle
 from agent.drift import episodes
-from agent.observe import Observer, Reading, answers
+from agent.observe import Observer, Reading, reading
 from agent.store import insert
+from agent.tasks import task_named
 from agent.updates import requests
 from agent.versions import registry
 from agent.workspace import Workspace
@@ -77,9 +78,9 @@ class RememberingObserver(Observer):
         if fresh:
             predictor = self.predictor(version)
             images = [examples.image(i) for i in fresh.values()]
-            read = answers(predictor, [predictor.prepare(image) for image in images])
-            for name, scores, embedding, image in zip(fresh, *read, images, strict=True):
-                self.known[digest, name] = Reading(scores, embedding, quality(image))
+            read = task_named(predictor.task).answer(predictor, [predictor.prepare(image) for image in images])
+            for place, (name, image) in enumerate(zip(fresh, images, strict=True)):
+                self.known[digest, name] = reading(read, place, quality(image))
         return {i: self.known[digest, name] for i, name in enumerate(names)}, {}
 
 

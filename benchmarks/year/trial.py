@@ -37,6 +37,7 @@ from benchmarks.year.schedule import (
 EPOCHS = 20
 INVENTED = 30  # patients of a far-out batch where there are no images for it
 ROOM = 64  # images in one pass
+KEPT = ("scores", "embedding", "quality")  # of what v0 reads
 
 Progress = Callable[[str, int, int], None]
 Accuracies = dict[str, dict[str, float]]  # version -> condition -> accuracy on held patients
@@ -140,7 +141,9 @@ def run(trial: Trial, policy: Policy, tell: Tell) -> tuple[Trace, Accuracies]:
     digest = str(stored["digest"])
     known: Known = {
         (digest, str(name)): Reading(*read)
-        for name, *read in zip(stored["names"], *(stored[part] for part in Reading._fields), strict=True)
+        for name, *read in zip(
+            stored["names"], *(stored[part] for part in ("scores", "embedding", "quality")), strict=True
+        )
     }
     folder = trial.folder / policy.name.replace(" ", "_")
     trace = play(trial.folder / "site", folder, trial.year, trial.pictures, policy, known, trial.seed, tell)
@@ -192,13 +195,14 @@ def _stored(sites: Sites, pictures: Pictures, condition: str, patient: str, view
 
 def _read(predictor: Any, files: Sequence[Path], tell: Callable[[int], None]) -> tuple[Any, Any]:
     from agent.cases.images import read_image
-    from agent.observe import answers
+    from agent.tasks import task_named
 
     scores, embedding = [], []
     for start in range(0, len(files), ROOM):
-        said, seen = answers(predictor, [predictor.prepare(read_image(path)) for path in files[start : start + ROOM]])
-        scores.append(said)
-        embedding.append(seen)
+        tensors = [predictor.prepare(read_image(path)) for path in files[start : start + ROOM]]
+        said = task_named(predictor.task).answer(predictor, tensors)
+        scores.append(said.scores)
+        embedding.append(said.embedding)
         tell(min(start + ROOM, len(files)))
     return np.concatenate(scores), np.concatenate(embedding)
 

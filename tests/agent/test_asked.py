@@ -48,7 +48,7 @@ class Told:
 
 
 def measured(**domains: float) -> dict[str, dict[str, float]]:
-    return {domain: {"balanced_accuracy": value, "brier": 0.1, "n": 100} for domain, value in domains.items()}
+    return {domain: {"quality": value, "brier": 0.1, "n": 100} for domain, value in domains.items()}
 
 
 def finalist(**changes) -> Finalist:
@@ -85,7 +85,7 @@ def test_the_curve_is_of_nested_whole_patients_and_ends_with_the_finalist() -> N
     assert [len(patients(one)) for one in (eight, sixteen, more)] == found["curve_of"] == [8, 16, 32]
     assert [point["cases"] for point in found["curve"]] == [16, 32, 64]
     assert found["curve"][0] == {"patients": 8, "cases": 16, "gained_on_develop": round(0.008 / 3, 4),
-                                 "balanced_accuracy": round(1.808 / 3, 4), "learnt": {"vale": 0.408}}  # fmt: skip
+                                 "quality": round(1.808 / 3, 4), "learnt": {"vale": 0.408}}  # fmt: skip
     assert all(patients(one["memory"]) == patients(finalist().memory) and not one["afresh"] for one in told.had)
     again = Told()
     list(label_curve(finalist(), again))
@@ -116,7 +116,7 @@ def test_each_point_is_told_as_soon_as_it_is_known_and_a_failure_is_one() -> Non
     lengths = [len(step["label_efficiency"]["curve"]) for step in steps]
     assert lengths == [0, 1, 2, 3] and all(step["label_efficiency"]["curve_of"] == [8, 16, 32] for step in steps)
     assert steps[-1]["label_efficiency"]["curve"][1] == {
-        "patients": 16, "cases": 32, "gained_on_develop": None, "balanced_accuracy": None, "learnt": {},
+        "patients": 16, "cases": 32, "gained_on_develop": None, "quality": None, "learnt": {},
         "failed": "it diverged",
     }  # fmt: skip
 
@@ -141,7 +141,7 @@ def test_an_unseen_domain_is_neither_learnt_nor_remembered_nor_selected_by() -> 
         assert {*one["develop"].domain.tolist()} == {"home", "hill", "vale"} - {domain}
     assert [one["afresh"] for one in told.had] == [True, False]
     assert found["unseen"][0] == {
-        "domain": "hill", "n": 100, "balanced_accuracy": 0.5, "before": 0.5, "live_learnt": True,
+        "domain": "hill", "n": 100, "quality": 0.5, "before": 0.5, "live_learnt": True,
     }  # fmt: skip
     assert found["unseen_skipped"] == {}
 
@@ -151,7 +151,7 @@ def test_a_domain_that_cannot_be_left_out_has_a_reason() -> None:
 
     def asked(**changes) -> tuple[dict, str]:
         found = list(unseen_domain(finalist(**changes), Told(fails_at="hill")))[-1]
-        robust = {"worst_domain": {"domain": "vale", "balanced_accuracy": 0.7}, "n": 9,
+        robust = {"worst_domain": {"domain": "vale", "quality": 0.7}, "n": 9,
                   "corrupted": {"before": {"noise": 0.5}, "after": {"noise": 0.6}}}  # fmt: skip
         return found["robustness"], dict(sentences(joined({"robustness": robust}, found)))["robustness"]
 
@@ -162,7 +162,7 @@ def test_a_domain_that_cannot_be_left_out_has_a_reason() -> None:
     found, says = asked(develop=Cases(home=range(300, 310), vale=range(310, 320)))
     assert found["unseen_skipped"]["hill"] == "it has no develop case"
     found, says = asked()
-    assert found["unseen"][0]["balanced_accuracy"] is None
+    assert found["unseen"][0]["quality"] is None
     assert "; hill failed unseen, live 0.500 (which has learnt it); vale not left out" in says
 
 
@@ -179,7 +179,8 @@ def test_a_worker_answers_what_is_asked_and_keeps_nothing_of_it(
     ]  # fmt: skip
     shutil.copytree(home, tmp_path / "home")
     shutil.copytree(base, tmp_path / "base")
-    spec = {"kind": "train", "threads": 1, "base": "base", "live": None, "recipes": ["recalibrate"],
+    spec = {"kind": "train", "task": "classification", "threads": 1, "base": "base", "live": None,
+            "recipes": ["recalibrate"],
             "new": cases[:24], "memory": [], "develop": cases[40:], "classes": sorted({row["label"] for row in rows}),
             "seed": 0, "batch": 16, "margin": 0.05, "shown": True, "stop": "all", "change": 1.0, "learnt": [],
             "asked": ["label_curve", "unseen_domain"], "spares": False}  # fmt: skip

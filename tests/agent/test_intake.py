@@ -19,7 +19,7 @@ from agent.errors import HomeostatError
 from agent.store import journal
 from agent.workspace import Workspace, get_setting
 
-COUNTS = ("accepted", "duplicates", "quarantined", "labels", "unknown_classes", "conflicts")
+COUNTS = ("accepted", "duplicates", "quarantined", "labels", "unknown_classes", "conflicts", "wrong_labels")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from agent.versions import registry
 from agent.workspace import put_setting
 
 SPEC = {"base": "base", "live": None, "recipes": ["recalibrate"], "new": [], "memory": [], "develop": [],
-        "classes": ["a", "b"], "seed": 0, "batch": 16, "margin": 0.05, "shown": True,
+        "task": "classification", "classes": ["a", "b"], "seed": 0, "batch": 16, "margin": 0.05, "shown": True,
         "stop": "all", "change": 1.0, "asked": [], "spares": False, "learnt": []}  # fmt: skip
 
 
@@ -303,6 +303,9 @@ def test_each_version_is_asked_only_what_its_judgement_needs(workspace):
     asked = [case["patient"] for case in spec["cases"]]
     assert sorted(asked[:20]) == sorted(f"patient of c{i}" for i in range(1, 21))
     assert sorted(asked[20:]) == sorted(f"patient of c{i}" for i in range(21, 31))
+    assert {case["label"] for case in spec["cases"][:20]} == {"a"}, (
+        "in the next reference too, and judged by their label"
+    )
     jobs.kill(making.job)
 
 

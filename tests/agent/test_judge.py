@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.plan import GATE_RULES, Plan
+from agent.tasks import TASKS
 from agent.updates.anchors import AnchorSet
 from agent.updates.judge import Anchored, Named, age_band, as_dict, judge, outcome
 from monitors import Judgement, Verdict
@@ -64,6 +65,7 @@ def anchored(domain: str, n: int, *, live: float, candidate: float, original: fl
     before = says(live)
     return Anchored(
         anchors=AnchorSet(domain, 1, cases, 0, 0.0, {}),
+        task=TASKS["classification"],
         target=target,
         original=before if original is None else says(original),
         live=before,

@@ -81,7 +81,7 @@ def test_the_same_file_twice_changes_nothing(workspace: Workspace, tmp_path: Pat
     [
         ("id,label\ncase-0,benign\n", "'case_id'"),
         ("case_id,class\ncase-0,benign\n", "'label'"),
-        ("case_id,mask\ncase-0,m.png\n", "later part"),
+        ("case_id,mask\ncase-0,m.png\n", "needs the columns"),
         ("case_id,label\n", "no line to join"),
         ("case_id,label\ncase-0,martian\n", "line 2 .*martian"),
         ("", "no header"),

@@ -6,11 +6,11 @@ from agent.report.version import VersionRecord, page
 
 ROW = {"id": "v3", "state": "candidate", "parent": "v2", "recipe": "linear_probe", "created_at": "2025-06-01T08:00:00Z",
        "approved_by": None, "digest": None, "plan_digest": None, "measures": None}  # fmt: skip
-POINT = {"patients": 8, "cases": 21, "gained_on_develop": 0.012, "balanced_accuracy": 0.6, "learnt": {"vale": 0.512}}
+POINT = {"patients": 8, "cases": 21, "gained_on_develop": 0.012, "quality": 0.6, "learnt": {"vale": 0.512}}
 LABEL = {"labelled_patients": 40, "gained_on_develop": 0.2, "curve_of": [8, 16]}
-WORST = {"worst_domain": {"domain": "vale", "balanced_accuracy": 0.7}, "n": 9,
+WORST = {"worst_domain": {"domain": "vale", "quality": 0.7}, "n": 9,
          "corrupted": {"before": {"noise": 0.5}, "after": {"noise": 0.6}}}  # fmt: skip
-UNSEEN = {"domain": "hill <b>", "n": 31, "balanced_accuracy": 0.611, "before": 0.722, "live_learnt": True}
+UNSEEN = {"domain": "hill <b>", "n": 31, "quality": 0.611, "before": 0.722, "live_learnt": True}
 
 
 def shown(**axes) -> str:

@@ -25,7 +25,7 @@ def a_run(accuracies: list[list[float]], *, develop: float = 0.5, seconds: float
     said = [
         [Said(right=np.arange(10) < round(10 * a), accuracy=a, ece=round(1 - a, 6)) for a in row] for row in accuracies
     ]
-    measured = {"site": {"balanced_accuracy": develop, "brier": 1 - develop, "n": 100.0}}
+    measured = {"site": {"quality": develop, "brier": 1 - develop, "n": 100.0}}
     return Run(said=said, develop=measured, cpu_seconds=seconds, last_seconds=seconds / 2, peak_mib=100.0)
 
 

@@ -101,3 +101,21 @@ def test_mechanisms(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     said = play("mechanisms")
     assert [row["method"] for row in said["rows"]] == list(mechanisms.METHODS)
     assert said["ratios"].keys() == {f"{name}.gain" for name in mechanisms.UNLABELLED}
+
+
+def test_tasks_are_played_from_the_fit_to_the_alarm(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method once on generated cells of two stains, the agent beside them; the base of few epochs is poor."""
+    from benchmarks import tasks
+    from benchmarks.tasks import generated as cells
+
+    monkeypatch.setattr(cells, "SIDE", 32)
+    found = play("tasks")
+    methods = [row["method"] for row in found["rows"]]
+    assert methods == [*tasks.METHODS, tasks.PLAYED]
+    assert all(0 <= row["home"] <= 1 and 0 <= row["new"] <= 1 for row in found["rows"])
+    assert found["ratios"].keys() == {
+        f"cells.{name}"
+        for name in ("new_site_gap_closed", "old_site_change", "naive_old_site_change", "naive_refused",
+                     "alarm_after_cases", "false_alarms")
+    }  # fmt: skip
+    assert found["ratios"]["cells.false_alarms"] == 0 and found["ratios"]["cells.alarm_after_cases"] <= 20

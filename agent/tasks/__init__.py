@@ -1,0 +1,26 @@
+"""What the agent does otherwise for each task, one file each. `TASKS` is the registry, by the name in `base.json`."""
+
+from __future__ import annotations
+
+from agent.errors import HomeostatError
+from agent.store import Connection
+from agent.tasks.classification import Classification
+from agent.tasks.segmentation import Segmentation
+from agent.tasks.task import Answered, Kept, Task
+from agent.workspace import get_setting
+
+__all__ = ["TASKS", "Answered", "Kept", "Task", "task_named", "task_of"]
+
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation())}
+
+
+def task_named(name: str) -> Task:
+    """Raises HomeostatError for a task that is none of TASKS."""
+    if name not in TASKS:
+        raise HomeostatError(f"the task {name!r} is none of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def task_of(connection: Connection) -> Task:
+    """The task of a workspace."""
+    return task_named(get_setting(connection, "task", Classification.name))

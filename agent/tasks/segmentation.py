@@ -1,0 +1,199 @@
+"""Segmentation: a class for every pixel. A label is a file in `objects/`, an answer a label map of the model's size."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agent.cases.masks import read_mask, to_side
+from agent.errors import HomeostatError
+from agent.tasks.task import Answered, Kept
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from agent.cases.datafolder import Row
+    from monitors import Regions
+    from strategies.predictor import Predictor
+
+BATCH = 8
+PIXELS = (1.0, 1.0)  # distances are told in pixels of the image
+TOLERANCE = 2.0  # pixels, within which two outlines are the same: what a second reader differs by
+
+
+class Segmentation:
+    """A row holds, per structure, the pixels in both, said, and true; then the pixels' mean Brier score and log-loss.
+
+    What monitors see of an answer are the shares of the classes: the mean probability of each over the image.
+    """
+
+    name = "segmentation"
+    kind = "mask"
+    quality = "Dice"
+    column = "dice"
+    structures = True
+    measures: tuple[str, ...] = ("dice", "hd95", "nsd")
+
+    def targets(self, values: Sequence[str | None], classes: Sequence[str]) -> NDArray[np.int64]:
+        import numpy as np
+
+        return np.array([0 if value else -1 for value in values], np.int64)
+
+    def said(self, row: Row) -> str | None:
+        return str(row.truths[self.kind]) if self.kind in row.truths else None
+
+    def classes(self, rows: Sequence[Row]) -> list[str]:
+        import numpy as np
+
+        most, seen = 0, set[int]()
+        for row in rows:
+            try:
+                seen |= {int(value) for value in np.unique(read_mask(row.truths[self.kind]))}
+            except HomeostatError as error:
+                place = f"line {row.line} of cases.csv: " if row.line else ""
+                raise HomeostatError(f"{place}{error}") from None
+            most = max(most, *seen)
+        if most == 0:
+            raise HomeostatError("every mask is empty: there is no structure to learn")
+        if absent := [str(number) for number in range(1, most + 1) if number not in seen]:
+            raise HomeostatError(f"no mask has the class {', '.join(absent)}, though one has {most}")
+        return ["background", *(f"structure {number}" for number in range(1, most + 1))]
+
+    def group(self, value: str | None) -> str:
+        return "mask"
+
+    def answer(self, predictor: Predictor, tensors: Sequence[Any]) -> Answered:
+        import numpy as np
+        import torch
+
+        from monitors import expected_dice, shares
+
+        said = predictor.observe(torch.stack(list(tensors)))
+        maps = predictor.decide(said.probabilities)
+        return Answered(
+            np.stack([shares(one) for one in said.probabilities]).astype(np.float32),
+            said.embedding,
+            [
+                Kept(_packed(one), expected_dice(probabilities))
+                for one, probabilities in zip(maps, said.probabilities, strict=True)
+            ],
+        )
+
+    def rows(self, predictor: Predictor, tensors: Sequence[Any], targets: Any) -> NDArray[np.float32]:
+        import torch
+
+        from strategies.tasks import task_of
+
+        return task_of(self.name).rows(torch.from_numpy(predictor.answer(torch.stack(list(tensors)))), targets)
+
+    def record(self, rows: NDArray[np.floating], target: NDArray[np.integer], unit: NDArray[np.str_]) -> Regions:
+        from monitors import regions
+
+        return regions(rows, target, unit)
+
+    def outcome(self, row: Mapping[str, Any], classes: Sequence[str]) -> tuple[float | None, float]:
+        return row["worth"], float(row["sure"] or 0.0)
+
+    def worth(self, content: bytes, label: Path) -> float:
+        """Dice, at the size of the answer."""
+        import numpy as np
+
+        from monitors import case_dice
+
+        said = unpacked(content)
+        true = to_side(read_mask(label), len(said))
+        structures = range(1, int(max(said.max(), true.max(), 1)) + 1)
+        overlap = [[((said == k) & (true == k)).sum(), (said == k).sum(), (true == k).sum()] for k in structures]
+        row = np.array([[*np.ravel(overlap), 0.0, 0.0]], np.float64)
+        return float(case_dice(self.record(row, np.zeros(1, np.int64), np.array(["one"])))[0])
+
+    def measured(self, predictor: Predictor, examples: Any, progress: Any) -> MeasuredRegions:
+        """At the size of the images: the probabilities are brought there before a pixel is decided."""
+        import numpy as np
+        import torch
+        from torch.nn import functional
+
+        from monitors import hd95, nsd
+        from strategies.tasks import task_of
+
+        task, rows, surfaces = task_of(self.name), [], []
+        structures = range(1, len(predictor.classes))
+        for i in range(len(examples)):
+            true = examples.mask(i)
+            small = torch.from_numpy(predictor.answer(predictor.prepare(examples.image(i))[None]))
+            full = functional.interpolate(small, size=true.shape, mode="bilinear", align_corners=False)
+            rows.append(task.rows(full, torch.from_numpy(true)[None]))
+            said = predictor.decide(full.numpy())[0]
+            of = [(said == k, true == k) for k in structures if (said == k).any() or (true == k).any()]
+            surfaces.append(
+                [
+                    float(np.mean([hd95(a, b, PIXELS) for a, b in of])) if of else np.nan,
+                    float(np.mean([nsd(a, b, PIXELS, TOLERANCE) for a, b in of])) if of else np.nan,
+                ]
+            )
+            progress("measuring", i + 1, len(examples))
+        record = self.record(np.concatenate(rows), examples.label, examples.patient)
+        return MeasuredRegions(record, np.array(surfaces).reshape(-1, 2))
+
+    def told(self, predictor: Predictor, answered: Answered, place: int) -> dict[str, Any]:
+        import numpy as np
+
+        kept = answered.kept[place]
+        assert kept is not None
+        said = unpacked(kept.content)
+        counts = np.bincount(said.ravel(), minlength=len(predictor.classes))
+        shares = {name: round(float(n) / said.size, 6) for name, n in zip(predictor.classes, counts, strict=True)}
+        found = [name for name in predictor.classes[1:] if shares[name] > 0]
+        return {
+            "prediction": ", ".join(found) or predictor.classes[0],
+            "probability": round(kept.sure, 6),
+            "shares": shares,
+            "expected_dice": round(kept.sure, 6),
+        }
+
+
+@dataclass(frozen=True)
+class MeasuredRegions:
+    """dice: mean over cases of the mean over the structures present; hd95 in pixels, nsd within TOLERANCE pixels: means
+    over the cases in which a structure is said or true. surfaces [n, 2] of the last two."""
+
+    record: Regions
+    surfaces: NDArray[np.floating]
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+    def measures(self, which: NDArray[np.bool_] | None = None) -> dict[str, float | None]:
+        import numpy as np
+
+        from monitors import dice
+
+        which = np.ones(len(self), bool) if which is None else which
+        known = self.surfaces[which]
+        known = known[np.isfinite(known).all(axis=1)]
+        found = [float(dice(self.record.take(which))[0]), *(known.mean(axis=0) if len(known) else (np.nan, np.nan))]
+        names = Segmentation.measures
+        return {n: round(float(v), 6) if np.isfinite(v) else None for n, v in zip(names, found, strict=True)}
+
+
+def _packed(map_: NDArray[np.integer]) -> bytes:
+    """A PNG, which any tool opens."""
+    import numpy as np
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(map_.astype(np.uint8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def unpacked(content: bytes) -> NDArray[np.uint8]:
+    """[s, s] of what is kept of an answer."""
+    import numpy as np
+    from PIL.PngImagePlugin import PngImageFile
+
+    with PngImageFile(io.BytesIO(content)) as image:
+        return np.array(image)

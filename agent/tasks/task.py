@@ -1,0 +1,99 @@
+"""What a task is to the agent: how its labels are kept, and what an answer is worth beside one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from agent.cases.datafolder import Row
+    from monitors.protocols import Record
+    from strategies.predictor import Predictor
+    from strategies.protocols import Examples
+
+
+class Kept(NamedTuple):
+    """What is kept of an answer that its scores don't tell: the answer itself, and how sure it is of itself, 0..1."""
+
+    content: bytes
+    sure: float
+
+
+class Answered(NamedTuple):
+    """Of b cases: scores [b, c], what monitors see of each answer, rows sum to 1; embedding [b, d] of the pinned
+    sensor; and what is kept of each answer beside, None where the scores are all of it."""
+
+    scores: NDArray[np.floating]
+    embedding: NDArray[np.floating]
+    kept: Sequence[Kept | None]
+
+
+class Task(Protocol):
+    """One per task. Rows are what is measured of an answer beside its truth, [n, m]; what they hold is the task's."""
+
+    name: str
+    kind: str  # of its labels in the store, and their column in `cases.csv`
+    quality: str  # what its answers are judged by first, as people are told it
+    column: str  # the same as a key
+    structures: bool  # whether an answer has several parts, none of which may lose while the mean looks well
+    measures: tuple[str, ...]  # that `evaluate` answers with, in the order of its table
+
+    def targets(self, values: Sequence[str | None], classes: Sequence[str]) -> NDArray[np.int64]:
+        """[n] of labels as the store has them: the class, or 0 where an answer has no single one; -1 without one."""
+        ...
+
+    def said(self, row: Row) -> str | None:
+        """The label of a data folder's line; None where it has none."""
+        ...
+
+    def classes(self, rows: Sequence[Row]) -> list[str]:
+        """Of a folder to fit a base on. Raises HomeostatError where there are too few, or a label can't be read."""
+        ...
+
+    def group(self, value: str | None) -> str:
+        """What a rehearsal sample is balanced over, beside domains and patients."""
+        ...
+
+    def answer(self, predictor: Predictor, tensors: Sequence[Any]) -> Answered:
+        """What a version says of prepared images."""
+        ...
+
+    def rows(self, predictor: Predictor, tensors: Sequence[Any], targets: Any) -> NDArray[np.float32]:
+        """[b, m] of prepared images beside their targets, as `strategies` has these."""
+        ...
+
+    def record(self, rows: NDArray[np.floating], target: NDArray[np.integer], unit: NDArray[np.str_]) -> Record:
+        """The record that the gates judge."""
+        ...
+
+    def outcome(self, row: Mapping[str, Any], classes: Sequence[str]) -> tuple[float | None, float]:
+        """(what an answer was worth beside its label, 0..1, None where that isn't known yet; how sure it was of
+        itself), of a row of the store with scores, value, worth and sure."""
+        ...
+
+    def worth(self, content: bytes, label: Path) -> float:
+        """What a kept answer is worth beside the label's file, 0..1. Raises Unreadable, ValueError."""
+        ...
+
+    def measured(self, predictor: Predictor, examples: Examples, progress: Any) -> Measured:
+        """What a version is worth on labelled cases, in the contract's words."""
+        ...
+
+    def told(self, predictor: Predictor, answered: Answered, place: int) -> dict[str, Any]:
+        """What `predict` tells of one answer, beside its version and trust."""
+        ...
+
+
+class Measured(Protocol):
+    """The outcome of `evaluate`: figures of all cases, or of some; record: what they are figures of."""
+
+    @property
+    def record(self) -> Record: ...
+
+    def __len__(self) -> int: ...
+
+    def measures(self, which: NDArray[np.bool_] | None = None) -> dict[str, float | None]: ...
