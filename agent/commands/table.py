@@ -177,6 +177,11 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("--full", action="store_true", help="the long table"),
             arg("--figure", metavar="FILE", help="also draw it as SVG, where it has a picture"),
         ), '{"name", "rows", "ratios"}'),
+        Command("experiment", "open questions of the field, asked of real masks", "experiment:experiment", (
+            arg("name", metavar="NAME", help="zero-shot, lora-vs-full or cross-modality"),
+            arg("--data", metavar="DIR", help="the folder that holds the data folders; else cells are drawn"), SEED,
+            arg("--figure", metavar="FILE", help="default: NAME.svg"),
+        ), '{"name", "rows", "figure"}'),
         Command("completion", "print the completion script of a shell", "check:completion", (
             arg("shell", choices=("bash", "zsh", "tcsh"), help="which shell"),
         ), '{"shell", "script"}'),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from agent.tasks import task_named
 from agent.updates.quality import quality
 from benchmarks.loop import peak_mib
 from benchmarks.workers import workers
+
+if TYPE_CHECKING:
+    from strategies.protocols import Candidate
 
 SEEDS = 3
 MEMORY = 200  # cases
@@ -55,12 +58,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Job:
-    """One method on one change and one seed, which draws the split, the memory and the training."""
+    """One method on one change and one seed, which draws the split, the memory and the training; of the new site so
+    many labelled patients."""
 
     change: Change
     seed: int
     method: str
     folder: Path
+    labelled: int = LABELLED
 
 
 def real(data: Path) -> list[Change]:
@@ -89,7 +94,7 @@ def bench(
         else:
             played = real(data)
         seeds = range(seed, seed + (SEEDS if full else 1))
-        found = play(played, seeds, Path(scratch), progress or _tell)
+        found = play(played, seeds, Path(scratch), progress or tell)
     rows = [row(change, method, found) for change in played for method in (*METHODS, PLAYED)]
     ratios: dict[str, Any] = {}
     for change in played:
@@ -130,8 +135,12 @@ def perform(job: Job) -> dict[str, Any]:
         _fit(job, parts, rows)
     else:
         made = _update(job, parts)
-    seconds = time.process_time() - began
-    return {"cpu_seconds": seconds, "peak_mib": peak_mib(), **_measured(job, made, parts)}
+    found: dict[str, Any] = {"cpu_seconds": time.process_time() - began, "peak_mib": peak_mib()}
+    found["labelled"] = len({*parts["new", "train"].patient.tolist()})
+    if made is not None:
+        found["trainable_parameters"] = made.made["trainable_parameters"]
+        found["bytes"] = sum(file.stat().st_size for file in made.folder.iterdir() if file.is_file())
+    return {**found, **_measured(job, made.folder if made else None, parts)}
 
 
 def divide(change: Change, seed: int) -> dict[tuple[str, str], list[Row]]:
@@ -157,11 +166,11 @@ def _rows(change: Change, where: str) -> list[Row]:
 
 
 def examples(job: Job, rows: Mapping[tuple[str, str], Sequence[Row]]) -> dict[tuple[str, str], FolderExamples]:
-    """The same as they are learnt from: of the new site at most LABELLED training patients, drawn by the seed."""
+    """The same as they are learnt from: of the new site the job's labelled training patients, drawn by the seed."""
     task = task_named(job.change.task)
     classes = task.classes([row for some in rows.values() for row in some])
     patients = sorted({row.patient_id for row in rows["new", "train"]})
-    few = {*np.random.default_rng(job.seed).permutation(patients)[:LABELLED].tolist()}
+    few = {*np.random.default_rng(job.seed).permutation(patients)[: job.labelled].tolist()}
     taught = {**rows, ("new", "train"): [row for row in rows["new", "train"] if row.patient_id in few]}
     return {key: FolderExamples(some, classes, task) for key, some in taught.items()}
 
@@ -184,7 +193,7 @@ def _fit(job: Job, parts: Mapping[tuple[str, str], FolderExamples], rows: Any) -
     )
 
 
-def _update(job: Job, parts: Mapping[tuple[str, str], FolderExamples]) -> Path:
+def _update(job: Job, parts: Mapping[tuple[str, str], FolderExamples]) -> Candidate:
     from strategies.base import Chosen
     from strategies.lessons import Joined
     from strategies.memory import balanced_by_domain
@@ -200,10 +209,10 @@ def _update(job: Job, parts: Mapping[tuple[str, str], FolderExamples]) -> Path:
         new=Joined(home, new) if joint else new,
         memory=Chosen(home, np.array(sorted(map(int, [] if joint else kept)), dtype=int)),
         develop=Joined(parts["home", "develop"], parts["new", "develop"]),
-        out=job.folder / job.method,
+        out=job.folder / f"{job.method}-{job.labelled}",
         seed=job.seed,
         measure=partial(quality, task_named(job.change.task)),
-    ).folder
+    )
 
 
 def _measured(job: Job, made: Path | None, parts: Mapping[tuple[str, str], FolderExamples]) -> dict[str, Any]:
@@ -271,5 +280,5 @@ def ratios_of(change: Change, rows: Sequence[Mapping[str, Any]]) -> dict[str, An
     }
 
 
-def _tell(what: str, done: int, of: int) -> None:
+def tell(what: str, done: int, of: int) -> None:
     print(f"{done}/{of} {what}", file=sys.stderr, flush=True)

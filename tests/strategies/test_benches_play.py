@@ -119,3 +119,31 @@ def test_tasks_are_played_from_the_fit_to_the_alarm(play: Any, monkeypatch: pyte
                      "alarm_after_cases", "false_alarms")
     }  # fmt: skip
     assert found["ratios"]["cells.false_alarms"] == 0 and found["ratios"]["cells.alarm_after_cases"] <= 20
+
+
+@pytest.mark.parametrize("name", ["zero-shot", "lora-vs-full", "cross-modality"])
+def test_an_experiment_answers_with_a_table_and_a_figure(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On few generated cells, by the command."""
+    from benchmarks.tasks import generated as cells
+
+    monkeypatch.setattr(cells, "SIDE", 32)
+    drawn = cells.changes
+    monkeypatch.setattr(cells, "changes", lambda scratch, seed: drawn(scratch, seed, (40, 24)))
+    assert cli.main(["experiment", name, "--figure", str(tmp_path / "a.svg"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["name"] == name and found["rows"] and (tmp_path / "a.svg").read_text().startswith("<?xml")
+    assert all(0 <= row["quality"] <= 1 for row in found["rows"])
+    if name == "zero-shot":
+        assert [row["site"] for row in found["rows"]] == ["dark", "bright"]
+        assert all(row["low"] <= row["quality"] <= row["high"] for row in found["rows"])
+    if name == "lora-vs-full":
+        assert {row["asked"] for row in found["rows"]} == {100}, "there are fewer labels: the rest would be the same"
+        moved = {row["method"]: row["trainable_parameters"] for row in found["rows"]}
+        assert moved["lora_rehearsal"] < moved["full_finetune"]
+
+
+def test_an_experiment_that_there_is_none_of_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["experiment", "alchemy"]) == 2
+    assert "zero-shot, lora-vs-full, cross-modality" in capsys.readouterr().err
