@@ -216,12 +216,13 @@ def _observe(workspace: Workspace, cases: Sequence[str], progress: Progress) -> 
     task, batch, seen = task_named(predictor.task), workspace.config.model.batch, {}
     for start in range(0, len(cases), batch):
         chunk = range(start, min(start + batch, len(cases)))
-        tensors, looks = [], []
+        tensors, looks, shapes = [], [], []
         for i in chunk:
             image = examples.image(i)
             tensors.append(predictor.prepare(image))
             looks.append(look(image))
-        said = task.answer(predictor, tensors)
+            shapes.append(image.shape[:2])
+        said = task.answer(predictor, tensors, shapes)
         seen.update({cases[i]: reading(said, j, looks[j]) for j, i in enumerate(chunk)})
         progress("reading the reference", chunk[-1] + 1, len(cases))
     return seen

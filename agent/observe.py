@@ -79,13 +79,14 @@ class Observer:
             try:
                 image = examples.image(i)
                 looks[i] = quality(image)
-                tensors.append((i, predictor.prepare(image)))
+                tensors.append((i, predictor.prepare(image), image.shape[:2]))
             except (HomeostatError, ValueError, OSError) as error:
                 broken[i] = str(error)
         readings = {}
         for chunk in _chunks(tensors, self.workspace.config.model.batch):
-            said = task_named(predictor.task).answer(predictor, [tensor for _, tensor in chunk])
-            readings.update({i: reading(said, j, looks[i]) for j, (i, _) in enumerate(chunk)})
+            places, prepared, shapes = zip(*chunk, strict=True)
+            said = task_named(predictor.task).answer(predictor, prepared, shapes)
+            readings.update({i: reading(said, j, looks[i]) for j, i in enumerate(places)})
         return readings, broken
 
     def _shadowed(self, examples: StoredExamples, version: str, now: datetime) -> dict[int, Reading]:
@@ -225,7 +226,7 @@ def record(
             "version": version,
             "role": role,
             "digest": digest,
-            "form": "scores" if kept is None else "regions",
+            "form": "scores" if kept is None else kept.form,
             "scores": packed,
             "sensor": sensor,
             "embedding": embedding.astype("<f4").tobytes(),

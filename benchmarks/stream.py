@@ -212,7 +212,9 @@ def observed(base: Path, rows: Sequence[Row], alter: scanner_changes.Alter | Non
     for start in range(0, len(rows), 32):
         images = [read_image(row.file) for row in rows[start : start + 32]]
         images = [alter(image, start + i) for i, image in enumerate(images)] if alter else images
-        read = task_named(predictor.task).answer(predictor, [predictor.prepare(image) for image in images])
+        read = task_named(predictor.task).answer(
+            predictor, [predictor.prepare(image) for image in images], [image.shape[:2] for image in images]
+        )
         said += [reading(read, i, quality(image)) for i, image in enumerate(images)]
     return said
 

@@ -11,6 +11,7 @@ from monitors.alpha import decidable, power, spend
 from monitors.appearance import QualityStream
 from monitors.attribution import Attribution, attribute, without_nan
 from monitors.bootstrap import paired, paired_all, patient_weights
+from monitors.box_statistics import count_shares, expected_f1
 from monitors.classifier import ClassifierBet
 from monitors.detection import box_brier, boxes, case_f1, class_f1, f1, froc, map, map50, match
 from monitors.embedding import EmbeddingMean
@@ -145,6 +146,8 @@ __all__ = [
     "match",
     "hd95",
     "nsd",
+    "count_shares",
+    "expected_f1",
     "shares",
     "expected_dice",
     "regions",

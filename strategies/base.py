@@ -1,6 +1,6 @@
 """A base model as a folder: the encoder in its ecosystem's own form, `head.safetensors`, and `base.json`.
 
-One classifies images, another each of their pixels, as `base.json` names the task.
+One classifies images, another each of their pixels, a third finds things in them, as `base.json` names the task.
 
 Bases are fitted here or imported with the head that they came with; the digest of one binds every adapter to it.
 """
@@ -27,13 +27,14 @@ from strategies.families import family_of, load_backbone
 from strategies.families.weights import read_weights
 from strategies.model import Classifier, head_from, head_layers
 from strategies.preprocessing import Pixels, from_record, to_record
-from strategies.protocols import Backbone, Examples, Masked, Progress
+from strategies.protocols import Backbone, Boxed, Examples, Masked, Progress
 from strategies.tasks import task_of
 from strategies.training import CLASSIFICATION, Measure, train
 
 FORMAT = 1
 DEFAULT_BACKBONE = "mobilenet_v3_small"
-DEFAULT_BACKBONES = {"classification": DEFAULT_BACKBONE, "segmentation": "monai:unet"}
+DEFAULT_BACKBONES = {"classification": DEFAULT_BACKBONE, "segmentation": "monai:unet", "detection": DEFAULT_BACKBONE}
+DEFAULT_SIZES = {"detection": 256}  # where the backbone's own is for images of one thing each
 DEFAULT_EPOCHS = 25
 
 
@@ -53,12 +54,12 @@ def fit_base(
 ) -> dict[str, Any]:
     """Trains `backbone` and a head on the labelled examples and writes the base folder `out`.
 
-    A segmentation's classes are the background and then each structure; its examples have masks. `backbone` is the
-    task's default where none is named. `size` is the side in pixels that images are brought to, where it isn't the
-    backbone's own. Keeps the epoch with the best `measure` on `develop`. Answers with the backbone, the counts, the
-    measure, the epochs and the seconds. Raises ValueError where `out` is taken, a class has no example, only one class
-    is there, a mask is of another size than its image, or the backbone takes no images of that size or does not serve
-    the task.
+    A segmentation's classes are the background and then each structure, and its examples have masks; those of a
+    detection have boxes. `backbone` is the task's default where none is named. `size` is the side in pixels that images
+    are brought to, where it isn't the backbone's own (a detection's: DEFAULT_SIZES). Keeps the epoch with the best
+    `measure` on `develop`. Answers with the backbone, the counts, the measure, the epochs and the seconds. Raises
+    ValueError where `out` is taken, a class has no example, only one class is there, a mask is of another size than its
+    image, a box lies outside it, or the backbone takes no images of that size or does not serve the task.
     """
     started = time.monotonic()
     kind, backbone = task_of(task), backbone or DEFAULT_BACKBONES[task]
@@ -68,7 +69,7 @@ def fit_base(
     if not len(known[1]):
         raise ValueError("No labelled case is left to choose the best epoch with.")
     torch.manual_seed(seed)
-    origin = kind.backbone(load_backbone(backbone))
+    origin, size = kind.backbone(load_backbone(backbone)), size or DEFAULT_SIZES.get(task)
     scale = _scale(train_examples, known[0])
     origin = _taking_its_size(
         origin.fed(replace(origin.preprocessing, scale=scale, size=origin.preprocessing.size if size is None else size))
@@ -205,7 +206,7 @@ def base_digest(folder: Path) -> str:
 
 
 class Chosen:
-    """Some rows of other examples, in the order of `rows`; their masks, where those have masks."""
+    """Some rows of other examples, in the order of `rows`; their masks or boxes, where those have them."""
 
     def __init__(self, examples: Examples, rows: np.ndarray) -> None:
         self._examples, self._rows = examples, rows
@@ -221,6 +222,9 @@ class Chosen:
 
     def mask(self, i: int) -> np.ndarray:
         return cast(Masked, self._examples).mask(int(self._rows[i]))
+
+    def boxes(self, i: int) -> np.ndarray:
+        return cast(Boxed, self._examples).boxes(int(self._rows[i]))
 
 
 def _taking_its_size(origin: Backbone) -> Backbone:

@@ -11,13 +11,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from strategies import boxes
 from strategies.kept import coding_for, digest_of, rows_on_disk
 from strategies.preprocessing import Pixels, normalise, to_record
 from strategies.protocols import Progress
 
 Rows = Sequence[int] | torch.Tensor
 Views = Callable[[torch.Tensor, torch.Generator], torch.Tensor]  # uint8 [b, 3, s, s] -> float32, 0..255
-DENSE_BATCH = 16  # of cases with masks, whose features are maps of every pixel
+DENSE_BATCH = 16  # of cases whose features are maps
 
 
 class Inputs(Protocol):
@@ -35,11 +36,11 @@ class Inputs(Protocol):
 
 
 @runtime_checkable
-class MaskedInputs(Inputs, Protocol):
-    """Inputs whose cases have masks, which move with the view that is drawn."""
+class Targeted(Inputs, Protocol):
+    """Inputs whose cases have masks or boxes, which move with the view that is drawn."""
 
-    def drawn_with_masks(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `drawn` gives, and the masks of just these views, uint8 [b, s, s]."""
+    def drawn_with_target(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `drawn` gives, and the truth of just these views: masks, uint8 [b, s, s], or boxes, [b, m, 5]."""
         ...
 
 
@@ -67,12 +68,33 @@ class MaskedImages(Images):
         self.masks = masks
 
     def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
-        return self.drawn_with_masks(rows, generator)[0]
+        return self.drawn_with_target(rows, generator)[0]
 
-    def drawn_with_masks(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def drawn_with_target(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         masks = self.masks[torch.as_tensor(rows).long()]
         moved = self.views(torch.cat([self.pixels[rows], masks[:, None]], dim=1), generator)
         return normalise(self.pixels.preprocessing, moved[:, :3]), moved[:, 3].to(torch.uint8)
+
+
+class BoxedImages(Images):
+    """Images beside their true `boxes`, [n, m, 5]. Two more channels tell where a view has the image's corners, so it
+    may be any that `MaskedImages` takes."""
+
+    def __init__(self, pixels: Pixels, views: Views, true: torch.Tensor) -> None:
+        super().__init__(pixels, views)
+        self.boxes = true
+
+    def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
+        return self.drawn_with_target(rows, generator)[0]
+
+    def drawn_with_target(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        images = self.pixels[rows]
+        last = images.shape[-1] - 1
+        right = (torch.arange(last + 1) == last).to(torch.uint8).expand(len(images), 1, last + 1, -1)
+        moved = self.views(torch.cat([images, right, right.transpose(2, 3)], dim=1), generator)
+        x, y = (moved[:, channel, ::last, ::last].float() for channel in (3, 4))
+        true = boxes.turned(self.boxes[torch.as_tensor(rows).long()], x, y)
+        return normalise(self.pixels.preprocessing, moved[:, :3]), true
 
 
 class Latents:
@@ -177,7 +199,28 @@ class MaskedLatents(Latents):
         super().__init__(prefix, pixels, folder=folder, mirrored=True, batch=DENSE_BATCH, progress=progress)
         self.masks = masks
 
-    def drawn_with_masks(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def drawn_with_target(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         which, mirrored = torch.as_tensor(rows).long(), self._mirrored(rows, generator)
         masks = self.masks[which]
         return self._fetch(which, mirrored), torch.where(mirrored.view(-1, 1, 1), masks.flip(2), masks)
+
+
+class BoxedLatents(Latents):
+    """Latents of both views beside the true `boxes` of their images, [n, m, 5], mirrored with them."""
+
+    def __init__(
+        self,
+        prefix: nn.Module,
+        pixels: Pixels,
+        true: torch.Tensor,
+        *,
+        folder: Path,
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__(prefix, pixels, folder=folder, mirrored=True, batch=DENSE_BATCH, progress=progress)
+        self.boxes = true
+
+    def drawn_with_target(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        which, mirrored = torch.as_tensor(rows).long(), self._mirrored(rows, generator)
+        true = self.boxes[which]
+        return self._fetch(which, mirrored), torch.where(mirrored.view(-1, 1, 1), boxes.mirrored(true), true)

@@ -11,18 +11,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from strategies import boxes
 from strategies.augmentation import mirror
 from strategies.base import Chosen
 from strategies.inputs import Images
 from strategies.predictor import Predictor
 from strategies.preprocessing import Pixels, normalise
-from strategies.protocols import Examples, Learner, Lesson, Masked, Sample
+from strategies.protocols import Boxed, Examples, Learner, Lesson, Masked, Sample
 from strategies.tasks import Task, task_of
 from strategies.training import CLASSIFICATION
 
 
 class Joined:
-    """Several examples as one, in order; their masks, where those have masks."""
+    """Several examples as one, in order; their masks or boxes, where those have them."""
 
     def __init__(self, *several: Examples) -> None:
         self._several = several
@@ -41,6 +42,10 @@ class Joined:
     def mask(self, i: int) -> NDArray[np.uint8]:
         one, row = self._at(i)
         return cast(Masked, one).mask(row)
+
+    def boxes(self, i: int) -> NDArray[np.float32]:
+        one, row = self._at(i)
+        return cast(Boxed, one).boxes(row)
 
     def _at(self, i: int) -> tuple[Examples, int]:
         which = int(np.searchsorted(self._begins, i, side="right")) - 1
@@ -113,25 +118,61 @@ def _lesson(
 
 def no_logits() -> NDArray[np.float32]:
     """Those of a segmentation: of every pixel of every case they would not fit in memory. Raises ValueError."""
-    raise ValueError("The scores of a segmentation are those of its pixels; a sample of them is there, and not all.")
+    raise ValueError(
+        "The scores of a segmentation are those of its pixels, of a detection those of its boxes; a sample of them is "
+        "there, and not all."
+    )
 
 
-def sampled(cases: Examples, images: Pixels, task: Task, predictor: Predictor, per_case: int = 256) -> Sample:
-    """Pixels of every case with a mask: of each class in it as many, drawn from a fixed seed, so that a small structure
-    is seen; a pixel weighs by how many of its class it stands for."""
+Some = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # of one case: logits [m, k], class [m], weights [m]
+
+
+def sampled(cases: Examples, images: Pixels, task: Task, predictor: Predictor) -> Sample:
+    """Pixels, or boxes, of every case whose truth is known, drawn from a fixed seed."""
     generator = torch.Generator().manual_seed(0)
-    logits, label, row, weight = [], [], [], []
+    found: list[Some] = []
+    row: list[int] = []
     known = np.flatnonzero(np.asarray(cases.label) >= 0)
     for some in np.array_split(known, max(1, -(-len(known) // task.at_once))):
-        truth = task.target(Chosen(cases, some), images.preprocessing).flatten(1)
-        said = predictor.logits(normalise(images.preprocessing, images[some.tolist()]))
-        for i, of_case, scores in zip(some.tolist(), truth, torch.from_numpy(said).flatten(2), strict=True):
-            present = of_case.unique()
-            for c in present:
-                places = (of_case == c).nonzero()[:, 0]
-                drawn = places[torch.randperm(len(places), generator=generator)[: per_case // len(present)]]
-                logits.append(scores[:, drawn].T.clone())
-                label.append(of_case[drawn].long())
-                row += [i] * len(drawn)
-                weight += [len(places) / len(of_case) / len(drawn)] * len(drawn)
-    return Sample(torch.cat(logits).numpy(), torch.cat(label).numpy(), np.array(row), np.array(weight))
+        truth = task.target(Chosen(cases, some), images.preprocessing)
+        said = torch.from_numpy(predictor.logits(normalise(images.preprocessing, images[some.tolist()])))
+        for i, of_case, logits in zip(some.tolist(), truth, said, strict=True):
+            found.append(SAMPLES[task.name](of_case, logits, generator))
+            row += [i] * len(found[-1][1])
+    logits, label, weight = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return Sample(logits, label, np.array(row, dtype=int), weight)
+
+
+def pixels_of(truth: torch.Tensor, logits: torch.Tensor, generator: torch.Generator, most: int = 256) -> Some:
+    """Of each class in a case as many, so that a small structure is seen; a pixel weighs by how many of its class it
+    stands for."""
+    truth, logits = truth.flatten(), logits.flatten(1)
+    drawn, weight = [], []
+    present = truth.unique()
+    for c in present:
+        places = (truth == c).nonzero()[:, 0]
+        some = places[torch.randperm(len(places), generator=generator)[: most // len(present)]]
+        drawn.append(some)
+        weight.append(torch.full((len(some),), len(places) / len(truth) / len(some), dtype=torch.float64))
+    places = torch.cat(drawn)
+    return logits[:, places].T.clone(), truth[places].long(), torch.cat(weight)
+
+
+def boxes_of(truth: torch.Tensor, logits: torch.Tensor, _: torch.Generator) -> Some:
+    """All that are said of a case, each its class where it found a true box of it at an overlap of a half; what is true
+    and was not said has no score. Of other classes the logits are too small to count."""
+    classes = len(logits) - boxes.CORNERS
+    said = boxes.found(task_of("detection").probabilities(logits[None])[0])
+    hit = torch.from_numpy(boxes.matched(said, boxes.real(truth))[:, 0])
+    scores = torch.full((len(hit), classes + 1), NEVER)
+    scores[range(len(hit)), said.labels] = torch.logit(said.scores, eps=1e-6)
+    scores[:, classes] = 0
+    weight = torch.full((len(hit),), 1 / max(1, len(hit)), dtype=torch.float64)
+    return scores, said.labels.where(hit, classes), weight
+
+
+NEVER = -1e6  # a logit
+SAMPLES: dict[str, Callable[[torch.Tensor, torch.Tensor, torch.Generator], Some]] = {
+    "segmentation": pixels_of,
+    "detection": boxes_of,
+}

@@ -18,7 +18,7 @@ from strategies.protocols import Backbone
 
 class Classifier(nn.Module):
     """Images [b, 3, h, w] -> logits, one per class in the order of `classes`: [b, k], or [b, k, h, w] where the `task`
-    is a class for every pixel.
+    is a class for every pixel; of a detection four distances to the sides of a box beside them.
 
     `origin` is the Backbone that the encoder came from: its blocks, adaptable layers and preprocessing. `adapter` is
     what peft's adapter_config.json says of the adapter that was merged into the encoder, empty where none was.
@@ -122,10 +122,12 @@ class Recalibrator:
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """[b, k] -> probabilities float32 [b, k], or [b, k, h, w] -> [b, k, h, w]."""
+        return torch.softmax(self.scaled(logits), dim=1)
+
+    def scaled(self, logits: torch.Tensor) -> torch.Tensor:
+        """logits / temperature + bias, float32: where classes don't exclude each other, a sigmoid takes these."""
         scaled = logits.float() / self.temperature
-        if not self.bias:
-            return torch.softmax(scaled, dim=1)
-        return torch.softmax(scaled + torch.tensor(self.bias).view(-1, *[1] * (logits.ndim - 2)), dim=1)
+        return scaled + torch.tensor(self.bias).view(-1, *[1] * (logits.ndim - 2)) if self.bias else scaled
 
     def write(self, file: Path) -> None:
         record = {"temperature": self.temperature, "bias": list(self.bias)}

@@ -31,6 +31,7 @@ from strategies.model import Classifier, Recalibrator, Thresholds
 from strategies.preprocessing import apply, from_record
 from strategies.protocols import Preprocessing
 from strategies.routing import Router, parts_of
+from strategies.tasks import task_of
 
 # Rows of every forward pass; fewer are padded. One row takes half the time of eight, eight a third of eight times one.
 ROWS = 8
@@ -47,7 +48,8 @@ class Observation(NamedTuple):
 
     probabilities [b, k], rows sum to 1; logits [b, k], before recalibration, or the probabilities' logarithm where
     several sets of parts or views answer together; embedding [b, d] of the pinned sensor. Of a segmentation the first
-    two are of every pixel, [b, k, s, s].
+    two are of every pixel, [b, k, s, s]; of a detection of places, and the last four of k are of a box: its corners as
+    shares of the image's sides, where the logits have the logarithms of distances.
     """
 
     probabilities: NDArray[np.float32]
@@ -85,6 +87,7 @@ class Predictor:
     ) -> None:
         self.classes = base.classes
         self.task = base.task
+        self._corrected = task_of(base.task).probabilities
         self.preprocessing = preprocessing
         self.served = served
         self.experts = dict(zip(router.experts() if router else (), experts, strict=True))
@@ -170,14 +173,14 @@ class Predictor:
         shared = embedding if expert.backbone is self._sensor else None
         features = self._rows(expert.backbone, batch) if shared is None else shared
         logits = self._rows(expert.head, features)
-        probabilities = expert.recalibrator(logits)
+        probabilities = self._corrected(logits, expert.recalibrator)
         if expert.episode is None or expert.adapting is None:
             return probabilities, logits
         logits = logits.clone()
         for i in expert.episode.doubtful(probabilities).nonzero().flatten().tolist():
             # As many views as a pass has rows: what its norms measure is of this image and nothing else.
             features = self._rows(expert.adapting, views(batch[i]))
-            marginal = expert.recalibrator(self._rows(expert.head, features)).mean(dim=0)
+            marginal = self._corrected(self._rows(expert.head, features), expert.recalibrator).mean(dim=0)
             if trusted(marginal, probabilities[i]):
                 probabilities[i], logits[i] = marginal, marginal.clamp_min(torch.finfo(marginal.dtype).tiny).log()
         return probabilities, logits

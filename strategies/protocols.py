@@ -52,6 +52,13 @@ class Masked(Examples, Protocol):
     def mask(self, i: int) -> NDArray[np.uint8]: ...
 
 
+class Boxed(Examples, Protocol):
+    """Examples of a detection: boxes(i) gives class and corners x0, y0, x1, y1 of each true box in pixels of the image,
+    float32 [t, 5]; none where there is nothing to find. Their label is 0 where that is known and -1 where it isn't."""
+
+    def boxes(self, i: int) -> NDArray[np.float32]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """From a read image to the network's input; part of every version and of its digest.
@@ -182,8 +189,9 @@ class Tasked(Protocol):
 
 
 class Sample(NamedTuple):
-    """Pixels that stand for m / c cases: logits [m, k], class [m], row of the case [m], and weights [m] that sum to 1
-    for each case."""
+    """Pixels, or boxes, that stand for their cases: logits [m, k], class [m], row of the case [m], and weights [m] that
+    sum to 1 for each case. Of a box the logits are its own class's and, last, 0 for none; its class is k - 1 where it
+    found nothing."""
 
     logits: NDArray[np.float32]
     label: NDArray[np.integer]
@@ -196,8 +204,8 @@ class Lesson:
     """The cases of one training, by row: `new` new ones, then `remembered` ones, then new ones without a label.
 
     label [n], -1 where unknown; domain [n]; patient [n]. `logits()` [n, k] and `features()` [n, d] are what the model
-    says of each as the training begins, computed when first asked for. Of a segmentation `features()` are pooled, and
-    in place of `logits()`, which raises ValueError, there is a sample of the labelled cases' pixels.
+    says of each as the training begins, computed when first asked for. Of the other tasks `features()` are pooled, and
+    in place of `logits()`, which raises ValueError, there is a sample of the labelled cases' pixels or boxes.
     """
 
     label: NDArray[np.integer]
@@ -288,15 +296,15 @@ class Step:
     """One batch of a training: rows [b] of the lesson; features [b, d] and logits [b, k] of a random view of each, or
     dense ones, [b, d, h, w] and [b, k, h, w].
 
-    `again()` gives the features of another random view of the same cases. `masks` are uint8 [b, h, w] of the same view,
-    where cases have masks.
+    `again()` gives the features of another random view of the same cases. `target` is the truth of the same view, where
+    it moves along: masks, uint8 [b, h, w], or boxes, [b, m, 5] as `strategies/boxes.py` has them.
     """
 
     rows: torch.Tensor
     features: torch.Tensor
     logits: torch.Tensor
     again: Callable[[], torch.Tensor]
-    masks: torch.Tensor | None = None
+    target: torch.Tensor | None = None
 
 
 Loss = Callable[[Step], "torch.Tensor"]  # -> scalar

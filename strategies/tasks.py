@@ -1,7 +1,7 @@
 """What a model is asked for: one small object per task, by the name that a base's record has.
 
-A task knows its truth (labels, or masks at the model's size), what is kept of an answer beside it, its supervised loss,
-and the form of its features and its head. What differs between tasks is asked here and nowhere else.
+A task knows its truth (labels, masks at the model's size, or boxes), what is kept of an answer beside it, its
+supervised loss, and the form of its features and its head. What differs between tasks is asked here and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,14 +16,29 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from strategies import boxes
 from strategies.augmentation import augment, lit, lit_and_turned, turned
+from strategies.families.columns import columns, detector
 from strategies.families.dense import decoder, dense_from
-from strategies.inputs import DENSE_BATCH, Images, Inputs, Latents, MaskedImages, MaskedLatents, Views
+from strategies.inputs import (
+    DENSE_BATCH,
+    BoxedImages,
+    BoxedLatents,
+    Images,
+    Inputs,
+    Latents,
+    MaskedImages,
+    MaskedLatents,
+    Views,
+)
+from strategies.model import Recalibrator
+from strategies.objective.boxes import CrossEntropyGIoU
 from strategies.objective.cross_entropy import CrossEntropy
 from strategies.objective.dice import DiceCrossEntropy
 from strategies.preprocessing import Pixels, resized
 from strategies.protocols import (
     Backbone,
+    Boxed,
     Examples,
     Loss,
     Masked,
@@ -33,6 +48,8 @@ from strategies.protocols import (
     Step,
     Tasked,
 )
+
+PLAIN = Recalibrator()
 
 
 class Task(Protocol):
@@ -45,10 +62,14 @@ class Task(Protocol):
     bounds: float
 
     def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
-        """The truth of every case, as the model is taught it: int64 [n], or uint8 [n, s, s].
+        """The truth of every case, as the model is taught it: int64 [n], uint8 [n, s, s], or boxes, [n, most, 5].
 
-        Raises ValueError where a mask is missing or of another size than its image; it names the case's number.
+        Raises ValueError where a mask is of another size than its image, or a box outside; it names the case's number.
         """
+        ...
+
+    def probabilities(self, logits: torch.Tensor, corrected: Recalibrator = PLAIN) -> torch.Tensor:
+        """What a network says, [b, k, ...], in the form that is answered with."""
         ...
 
     def rows(self, probabilities: torch.Tensor | NDArray, target: torch.Tensor | NDArray) -> NDArray[np.float32]:
@@ -100,6 +121,9 @@ class Classification:
 
     def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
         return torch.as_tensor(np.asarray(examples.label, dtype=np.int64))
+
+    def probabilities(self, logits: torch.Tensor, corrected: Recalibrator = PLAIN) -> torch.Tensor:
+        return corrected(logits)
 
     def rows(self, probabilities: torch.Tensor | NDArray, target: torch.Tensor | NDArray) -> NDArray[np.float32]:
         return np.asarray(probabilities, dtype=np.float32)
@@ -167,6 +191,9 @@ class Segmentation:
             masks[i] = resized(preprocessing, mask)
         return masks
 
+    def probabilities(self, logits: torch.Tensor, corrected: Recalibrator = PLAIN) -> torch.Tensor:
+        return corrected(logits)
+
     def rows(self, probabilities: torch.Tensor | NDArray, target: torch.Tensor | NDArray) -> NDArray[np.float32]:
         said, truth = torch.as_tensor(probabilities).float(), torch.as_tensor(target).long()
         decided, over = said.argmax(dim=1), (1, 2)
@@ -217,7 +244,79 @@ class Segmentation:
         return decoder(origin, classes)
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation())}
+class Detection:
+    """Boxes of k classes, none of which is a background; `strategies/boxes.py` says what a box is.
+
+    An answer, [b, k + 4, h, w], has for every place the chance that something of each class has its middle there, and
+    the corners of its box. What is kept of one, [b, 12 * MOST + k]: for each of the boxes in it, the surest first, the
+    score, the class and whether it found a true one at each of ten overlaps, NaN where there are fewer; then how many
+    true boxes there are of each class.
+    """
+
+    name = "detection"
+    objective: ObjectiveMechanism = CrossEntropyGIoU()
+    at_once = DENSE_BATCH
+    bounds = 30.0  # as for masks: another site may be answered wrongly, and surely so, at every place
+
+    def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
+        """Reads every image too, for its size."""
+        several = []
+        for i in range(len(examples)):
+            try:
+                several.append(boxes.of_image(cast(Boxed, examples).boxes(i), examples.image(i).shape))
+            except ValueError as error:
+                raise ValueError(f"Of case {i} {error}.") from None
+        return boxes.padded(several)
+
+    def probabilities(self, logits: torch.Tensor, corrected: Recalibrator = PLAIN) -> torch.Tensor:
+        scores, distances = logits[:, : -boxes.CORNERS], logits[:, -boxes.CORNERS :].float()
+        return torch.cat([torch.sigmoid(corrected.scaled(scores)), boxes.corners(distances)], dim=1)
+
+    def rows(self, probabilities: torch.Tensor | NDArray, target: torch.Tensor | NDArray) -> NDArray[np.float32]:
+        answers, truth = torch.as_tensor(probabilities).float(), torch.as_tensor(target).float()
+        classes, width = answers.shape[1] - boxes.CORNERS, 2 + len(boxes.IOUS)
+        rows = np.full((len(answers), boxes.MOST * width + classes), np.nan, dtype=np.float32)
+        for row, answer, padded in zip(rows, answers, truth, strict=True):
+            said, true = boxes.found(answer), boxes.real(padded)
+            several = np.column_stack([said.scores, said.labels, boxes.matched(said, true)])
+            row[: several.size] = several.ravel()
+            row[-classes:] = np.bincount(true[:, 0].long(), minlength=classes)
+        return rows
+
+    def inputs(self, images: Pixels, target: torch.Tensor, upright: bool) -> Inputs:
+        return BoxedImages(images, lit if upright else lit_and_turned, target)
+
+    def adapted(self, images: Pixels, target: torch.Tensor, views: Views) -> Inputs:
+        return BoxedImages(images, views, target)
+
+    def cached(
+        self, prefix: nn.Module, images: Pixels, target: torch.Tensor, folder: Path, progress: Progress | None
+    ) -> Inputs:
+        return BoxedLatents(prefix, images, target, folder=folder, progress=progress)
+
+    def fitted(self, target: torch.Tensor) -> Loss:
+        return CrossEntropyGIoU().loss()
+
+    def check(self, target: torch.Tensor, classes: Sequence[str]) -> None:
+        seen = {int(number) for number in target[..., 0].unique()} - {-1}
+        if odd := [number for number in seen if number >= len(classes)]:
+            raise ValueError(f"A box is of class {odd[0]}; {len(classes)} classes are named, from 0 on.")
+
+    def check_whole(self, target: torch.Tensor, classes: Sequence[str]) -> None:
+        if not classes:
+            raise ValueError("A detection needs the name of one class at least.")
+        seen = {int(number) for number in target[..., 0].unique()}
+        if absent := [name for number, name in enumerate(classes) if number not in seen]:
+            raise ValueError(f"No training case has a box of {', '.join(absent)}: it can't be learnt.")
+
+    def backbone(self, origin: Backbone) -> Backbone:
+        return columns(origin)
+
+    def head(self, origin: Backbone, classes: int) -> nn.Module:
+        return detector(origin, classes)
+
+
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation(), Detection())}
 
 
 def task_of(name: str) -> Task:

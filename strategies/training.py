@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from strategies.collapse import CollapseGuard, evenly, pooled
-from strategies.inputs import Inputs, MaskedInputs
+from strategies.inputs import Inputs, Targeted
 from strategies.protocols import Batches, Loss, Progress, Step
 from strategies.tasks import TASKS, Task
 
@@ -73,6 +73,7 @@ class Steps:
     ) -> None:
         self.encoder, self.head, self.moving = encoder, head, list(moving)
         self.inputs, self.loss, self.generator = inputs, loss, generator
+        self.targeted = inputs if isinstance(inputs, Targeted) else None
         self.optimiser = torch.optim.AdamW(self.moving, lr=learning_rate, weight_decay=weight_decay, fused=True)
         cycle = torch.optim.lr_scheduler.OneCycleLR
         rising = WARM_UP * total != 1  # torch divides by the steps of the warm-up less one
@@ -82,10 +83,10 @@ class Steps:
 
     def __call__(self, rows: torch.Tensor) -> tuple[float, int]:
         """One step on a batch of rows [b]: its loss, and the number of classes."""
-        features, masks = self._seen(rows)
+        features, target = self._seen(rows)
         logits = self.head(features)
         again = partial(self._features, rows)
-        value = self.loss(Step(rows=rows, features=features, logits=logits, again=again, masks=masks))
+        value = self.loss(Step(rows=rows, features=features, logits=logits, again=again, target=target))
         self.optimiser.zero_grad(set_to_none=True)
         value.backward()
         self._clip()
@@ -103,10 +104,10 @@ class Steps:
                 gradient.mul_(CLIP / norm)
 
     def _seen(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if not isinstance(self.inputs, MaskedInputs):
+        if self.targeted is None:
             return self._features(rows), None
-        views, masks = self.inputs.drawn_with_masks(rows, self.generator)
-        return self.encoder(_pixel_major(views)), masks
+        views, target = self.targeted.drawn_with_target(rows, self.generator)
+        return self.encoder(_pixel_major(views)), target
 
     def _features(self, rows: torch.Tensor) -> torch.Tensor:
         return self.encoder(_pixel_major(self.inputs.drawn(rows, self.generator)))
@@ -222,7 +223,7 @@ def served(
     with torch.inference_mode():
         for some in _batches(len(inputs), task.at_once):
             found = encoder(inputs.plain(some))
-            said = torch.softmax(head(found), dim=1)
+            said = task.probabilities(head(found))
             features.append(pooled(found))
             rows.append(task.rows(said, truth[some.start : some.stop]))
     return torch.cat(features).numpy(), np.concatenate(rows)

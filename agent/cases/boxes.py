@@ -6,9 +6,13 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.cases.images import Unreadable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MOST_BYTES = 2**24
 MOST_BOXES = 10_000
@@ -50,7 +54,22 @@ def against(boxes: Sequence[Box], shape: Sequence[int], classes: Sequence[str]) 
         least, over = -OVER_THE_EDGE, OVER_THE_EDGE
         if box.x0 < least or box.y0 < least or box.x1 > width + over or box.y1 > height + over:
             raise Unreadable(f"box {number} lies outside its image of {height} x {width} pixels")
-        if classes and box.label not in classes:
+    if classes:
+        _known(boxes, classes)
+
+
+def numbered(boxes: Sequence[Box], classes: Sequence[str]) -> NDArray[np.float32]:
+    """[t, 5]: the class's number, and the corners. Raises Unreadable where a box has another class."""
+    import numpy as np
+
+    _known(boxes, classes)
+    places = {name: place for place, name in enumerate(classes)}
+    return np.array([[places[box.label], *box[1:]] for box in boxes], np.float32).reshape(-1, 5)
+
+
+def _known(boxes: Sequence[Box], classes: Sequence[str]) -> None:
+    for number, box in enumerate(boxes, 1):
+        if box.label not in classes:
             raise Unreadable(f"box {number} has a class that is none of the model's ({', '.join(classes)})")
 
 

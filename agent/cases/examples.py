@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent.cases.boxes import Box, read_boxes
+from agent.cases.boxes import numbered, read_boxes
 from agent.cases.datafolder import TRUTHS
 from agent.cases.images import read_image
 from agent.cases.masks import read_mask
@@ -33,7 +33,7 @@ class FolderExamples:
     """
 
     def __init__(self, rows: Sequence[Row], classes: Sequence[str], task: Task = TASKS["classification"]) -> None:
-        self.rows = rows
+        self.rows, self.classes = rows, classes
         self.label = task.targets([task.said(row) for row in rows], classes)
         numbered = {raw: f"p{i}" for i, raw in enumerate(sorted({row.patient_id for row in rows}))}
         self.patient = np.array([numbered[row.patient_id] for row in rows], dtype=np.str_)
@@ -50,9 +50,9 @@ class FolderExamples:
         """uint8 [h, w] of a case that has one. Raises Unreadable."""
         return read_mask(_there(self.rows[i].truths.get("mask")))
 
-    def boxes(self, i: int) -> list[Box]:
-        """Of a case that has a list of them. Raises Unreadable."""
-        return read_boxes(_there(self.rows[i].truths.get("boxes")))
+    def boxes(self, i: int) -> NDArray[np.float32]:
+        """[t, 5] class and corners, of a case that has a list of them. Raises Unreadable."""
+        return numbered(read_boxes(_there(self.rows[i].truths.get("boxes"))), self.classes)
 
 
 class StoredExamples:
@@ -73,6 +73,7 @@ class StoredExamples:
                     found[row["case_id"]] = row
         rows = [found[case_id] for case_id in case_ids]
         self.files = [(workspace.path(row["uri"]), row["media_type"]) for row in rows]
+        self.classes = classes
         self.label = task.targets([row["label"] for row in rows], classes)
         self.truths = [workspace.path(row["label"]) if row["label"] and task.kind in TRUTHS else None for row in rows]
         self.patient = np.array([row["patient_key"] for row in rows], dtype=np.str_)
@@ -89,9 +90,9 @@ class StoredExamples:
         """uint8 [h, w] of a case that has one. Raises Unreadable."""
         return read_mask(_there(self.truths[i]))
 
-    def boxes(self, i: int) -> list[Box]:
-        """Of a case that has a list of them. Raises Unreadable."""
-        return read_boxes(_there(self.truths[i]))
+    def boxes(self, i: int) -> NDArray[np.float32]:
+        """[t, 5] class and corners, of a case that has a list of them. Raises Unreadable."""
+        return numbered(read_boxes(_there(self.truths[i])), self.classes)
 
 
 def _there(file: Path | None) -> Path:

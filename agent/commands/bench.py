@@ -48,7 +48,7 @@ BENCHMARKS = {
     ),
     "tasks": Benchmark(
         module="benchmarks.tasks",
-        shows="the loop on masks, from one real site to another: what is learnt and forgotten, and the agent itself",
+        shows="the loop on masks and on boxes: what is learnt at a new site, what is forgotten, how soon it is alarmed",
     ),
     "stream": Benchmark(
         module="benchmarks.stream", shows="how soon a new site is alarmed, and how often an alarm comes in vain"

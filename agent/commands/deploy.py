@@ -12,8 +12,6 @@ from agent.progress import progress_bar
 
 def fit(args: argparse.Namespace) -> Answer:
     """Trains a base model on a labelled data folder."""
-    if args.task == "detection":
-        raise later(f"--task {args.task}")
     if args.pretrain != "none":
         raise later(f"--pretrain {args.pretrain}")
     from agent.deploy import fit as fit_base

@@ -12,8 +12,6 @@ LATER = {
     "diff": "comparing two versions",
     "export": "the change record in PCCP order",
     "erase": "removing a patient",
-    "--task segmentation": "segmentation",
-    "--task detection": "detection",
     "--pretrain mae": "self-supervised pre-training",
     "--external": "deploying a black box of which only outputs arrive",
 }

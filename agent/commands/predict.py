@@ -30,7 +30,8 @@ def predict(args: argparse.Namespace) -> Answer:
     for name in args.files:
         row: dict[str, Any] = {"file": name, "version": version, "trust": trust}
         try:
-            said = task.answer(predictor, [predictor.prepare(read_image(Path(name)))])
+            image = read_image(Path(name))
+            said = task.answer(predictor, [predictor.prepare(image)], [image.shape[:2]])
         except (HomeostatError, ValueError, OSError) as error:
             rows.append({**row, "prediction": None, "error": str(error)})
             continue
@@ -38,7 +39,8 @@ def predict(args: argparse.Namespace) -> Answer:
         told = task.told(predictor, said, 0)
         kept = said.kept[0]
         if args.out is not None and kept is not None:
-            told["mask"] = str(_written(Path(args.out), name, kept.content))
+            written = task.kind if task.kind not in told else f"{task.kind}_file"
+            told[written] = str(_written(Path(args.out), name, kept.content, task.suffix))
         rows.append({**row, **told, **({"prediction": None} if abstained else {}), "abstained": abstained})
     if all("error" in row for row in rows):
         raise HomeostatError(f"none of the {len(rows)} files can be read: {rows[0]['error']}")
@@ -91,14 +93,14 @@ def _by(found: Any, groups: Any) -> dict[str, dict[str, Any]]:
     return {name: {"n": int((groups == name).sum()), **found.measures(groups == name)} for name in names}
 
 
-def _written(folder: Path, name: str, content: bytes) -> Path:
-    """A label map beside the others, under the image's own name; of two images of one name the second has a number."""
+def _written(folder: Path, name: str, content: bytes, suffix: str) -> Path:
+    """A label map, or boxes, beside the others, under the image's own name; of two the second has a number."""
     folder.mkdir(parents=True, exist_ok=True)
     stem, number = Path(name).name, 0
-    file = folder / f"{stem}.png"
+    file = folder / f"{stem}{suffix}"
     while file.exists():
         number += 1
-        file = folder / f"{stem}.{number}.png"
+        file = folder / f"{stem}.{number}{suffix}"
     write_atomically(file, content)
     return file
 

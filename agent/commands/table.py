@@ -152,7 +152,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("predict", "answers of the live, or the named, version", "predict:predict", (
             arg("files", nargs="+", metavar="FILE", help="images"),
             arg("--version", metavar="V", help="default: the live one"),
-            arg("--out", metavar="DIR", help="write the label map of each image there, where the task is segmentation"),
+            arg("--out", metavar="DIR", help="write the label map, or the boxes, of each image there"),
         ), '[{"file", "version", "trust", "prediction"}]'),
         Command("evaluate", "measure a version on a labelled data folder", "predict:evaluate", (
             arg("dir", metavar="DIR", help="labelled images and cases.csv"), WHERE,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agent.drift.labelled import UNTAUGHT
@@ -68,7 +69,7 @@ def sentence(found: Mapping[str, Any]) -> str:
     if found["measured"] is None:
         return f"{seen}, of {found['patients']} patients: {LEAST} are needed to say anything"
     best = found["weighted"] or found["measured"]
-    name = next(name for name in ("accuracy", "dice") if name in best)
+    name = next(name for name in ("accuracy", "dice", "f1") if name in best)
     low, high = best[name]["interval"]
     of_all = "weighted to all cases" if found["weighted"] else "of those labelled, whoever chose them"
     return f"{seen}; {name} {best[name]['value']:.3f} ({low:.3f} to {high:.3f}), {of_all}"
@@ -88,10 +89,11 @@ def _answers(connection: Connection, version: str, window: int) -> list[Mapping[
     ).fetchall()
 
 
-def _of_regions(
-    task: Task, told: Sequence[Mapping[str, Any]], weight: NDArray[np.floating], classes: Sequence[str]
+def _of_worths(
+    measure: str, task: Task, told: Sequence[Mapping[str, Any]], weight: NDArray[np.floating], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Of answers with masks: Dice at the size of the answer, and how far the model's own expectation of it is above."""
+    """Of answers with masks or boxes: their worth, Dice or F1, at the size of the answer, and how far the model's own
+    expectation of it is above."""
     import numpy as np
 
     found = np.array([task.outcome(row, classes) for row in told], np.float64)
@@ -100,7 +102,7 @@ def _of_regions(
     total = every.sum(axis=1)
     return {
         "n": int((weight > 0).sum()),
-        "dice": _with_interval(every @ found[:, 0] / total),
+        measure: _with_interval(every @ found[:, 0] / total),
         "overconfidence": _with_interval(every @ (found[:, 1] - found[:, 0]) / total),
     }
 
@@ -142,7 +144,11 @@ def _of_scores(
     }
 
 
-OF_KIND = {"class": _of_scores, "mask": _of_regions}  # by the kind of label
+OF_KIND: dict[str, Callable[..., dict[str, Any]]] = {
+    "class": _of_scores,
+    "mask": partial(_of_worths, "dice"),
+    "boxes": partial(_of_worths, "f1"),
+}  # by the kind of label
 
 
 def _with_interval(values: NDArray[np.floating]) -> dict[str, Any]:

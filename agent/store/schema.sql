@@ -48,8 +48,8 @@ CREATE TABLE appearances (
 CREATE TABLE labels (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     case_id      TEXT NOT NULL REFERENCES cases (case_id),   -- the canonical case, never an alias
-    kind         TEXT NOT NULL,                              -- of the workspace's task: 'class', 'mask'
-    value        TEXT NOT NULL,                              -- the class, or the uri of the mask: objects/ab/abcd...
+    kind         TEXT NOT NULL,                              -- of the workspace's task: 'class', 'mask', 'boxes'
+    value        TEXT NOT NULL,                              -- the class, or the uri of the file: objects/ab/abcd...
     by           TEXT,
     at           TEXT,                                       -- label time; event time is cases.acquired_at
     received_at  TEXT NOT NULL,
@@ -83,7 +83,7 @@ CREATE TABLE observations (
     case_id      TEXT NOT NULL REFERENCES cases (case_id),
     version      TEXT NOT NULL,
     role         TEXT NOT NULL CHECK (role IN ('live', 'shadow', 'replay')),
-    form         TEXT NOT NULL,                              -- 'scores', 'regions'
+    form         TEXT NOT NULL,                              -- 'scores', 'regions', 'boxes'
     output_digest TEXT NOT NULL,
     scores       BLOB NOT NULL,
     sensor       TEXT NOT NULL,
@@ -99,9 +99,9 @@ CREATE INDEX observations_open ON observations (number) WHERE tick IS NULL AND r
 
 CREATE TABLE answers (                                       -- what scores don't tell of an answer, for tasks with more
     observation  INTEGER PRIMARY KEY REFERENCES observations (id),
-    content      BLOB NOT NULL,                              -- a label map as PNG, of the model's size
+    content      BLOB NOT NULL,                              -- a label map as PNG, of the model's size; boxes as JSON
     sure         REAL NOT NULL,                              -- what the model itself expects it to be worth, 0..1
-    worth        REAL                                        -- beside the label, 0..1 (Dice); null until one is there
+    worth        REAL                                        -- beside the label, 0..1 (Dice, F1); null until one is there
 );
 
 CREATE TABLE reference_epochs (

@@ -5,13 +5,14 @@ from __future__ import annotations
 from agent.errors import HomeostatError
 from agent.store import Connection
 from agent.tasks.classification import Classification
+from agent.tasks.detection import Detection
 from agent.tasks.segmentation import Segmentation
 from agent.tasks.task import Answered, Kept, Task
 from agent.workspace import get_setting
 
 __all__ = ["TASKS", "Answered", "Kept", "Task", "task_named", "task_of"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation())}
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation(), Detection())}
 
 
 def task_named(name: str) -> Task:

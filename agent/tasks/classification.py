@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import HomeostatError
-from agent.tasks.task import Answered
+from agent.tasks.task import Answered, Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,8 @@ class Classification:
 
     name = "classification"
     kind = "class"
+    form = "scores"
+    suffix = ""
     quality = "balanced accuracy"
     column = "balanced_accuracy"
     structures = False
@@ -50,7 +52,7 @@ class Classification:
     def group(self, value: str | None) -> str:
         return value or ""
 
-    def answer(self, predictor: Predictor, tensors: Sequence[Any]) -> Answered:
+    def answer(self, predictor: Predictor, tensors: Sequence[Any], shapes: Sequence[Shape]) -> Answered:
         import torch
 
         said = predictor.observe(torch.stack(list(tensors)))
@@ -60,6 +62,11 @@ class Classification:
         import torch
 
         return predictor.answer(torch.stack(list(tensors)))
+
+    def beside(self, examples: Any, rows: Sequence[int], shapes: Sequence[Shape], size: int) -> Any:
+        import torch
+
+        return torch.from_numpy(examples.label[list(rows)])
 
     def record(self, rows: NDArray[np.floating], target: NDArray[np.integer], unit: NDArray[np.str_]) -> Scores:
         from monitors import Scores

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.cases.masks import read_mask, to_side
 from agent.errors import HomeostatError
-from agent.tasks.task import Answered, Kept
+from agent.tasks.task import Answered, Kept, Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,8 @@ class Segmentation:
 
     name = "segmentation"
     kind = "mask"
+    form = "regions"
+    suffix = ".png"
     quality = "Dice"
     column = "dice"
     structures = True
@@ -66,7 +68,7 @@ class Segmentation:
     def group(self, value: str | None) -> str:
         return "mask"
 
-    def answer(self, predictor: Predictor, tensors: Sequence[Any]) -> Answered:
+    def answer(self, predictor: Predictor, tensors: Sequence[Any], shapes: Sequence[Shape]) -> Answered:
         import numpy as np
         import torch
 
@@ -78,7 +80,7 @@ class Segmentation:
             np.stack([shares(one) for one in said.probabilities]).astype(np.float32),
             said.embedding,
             [
-                Kept(_packed(one), expected_dice(probabilities))
+                Kept(_packed(one), expected_dice(probabilities), self.form)
                 for one, probabilities in zip(maps, said.probabilities, strict=True)
             ],
         )
@@ -89,6 +91,12 @@ class Segmentation:
         from strategies.tasks import task_of
 
         return task_of(self.name).rows(torch.from_numpy(predictor.answer(torch.stack(list(tensors)))), targets)
+
+    def beside(self, examples: Any, rows: Sequence[int], shapes: Sequence[Shape], size: int) -> Any:
+        import numpy as np
+        import torch
+
+        return torch.from_numpy(np.stack([to_side(examples.mask(i), size) for i in rows]))
 
     def record(self, rows: NDArray[np.floating], target: NDArray[np.integer], unit: NDArray[np.str_]) -> Regions:
         from monitors import regions

@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     from strategies.protocols import Examples
 
 
+Shape = tuple[int, ...]  # of an image: height, width
+
+
 class Kept(NamedTuple):
-    """What is kept of an answer that its scores don't tell: the answer itself, and how sure it is of itself, 0..1."""
+    """What is kept of an answer that its scores don't tell: the answer itself, how sure it is of itself, 0..1, and the
+    form of such answers."""
 
     content: bytes
     sure: float
+    form: str
 
 
 class Answered(NamedTuple):
@@ -37,6 +42,8 @@ class Task(Protocol):
 
     name: str
     kind: str  # of its labels in the store, and their column in `cases.csv`
+    form: str  # of its answers in the store
+    suffix: str  # of the file that an answer beside its scores makes; "" where there is none
     quality: str  # what its answers are judged by first, as people are told it
     column: str  # the same as a key
     structures: bool  # whether an answer has several parts, none of which may lose while the mean looks well
@@ -58,12 +65,16 @@ class Task(Protocol):
         """What a rehearsal sample is balanced over, beside domains and patients."""
         ...
 
-    def answer(self, predictor: Predictor, tensors: Sequence[Any]) -> Answered:
-        """What a version says of prepared images."""
+    def answer(self, predictor: Predictor, tensors: Sequence[Any], shapes: Sequence[Shape]) -> Answered:
+        """What a version says of prepared images, which were of these shapes."""
         ...
 
     def rows(self, predictor: Predictor, tensors: Sequence[Any], targets: Any) -> NDArray[np.float32]:
         """[b, m] of prepared images beside their targets, as `strategies` has these."""
+        ...
+
+    def beside(self, examples: Any, rows: Sequence[int], shapes: Sequence[Shape], size: int) -> Any:
+        """The targets of some cases, whose images are of these shapes, for a model of this size."""
         ...
 
     def record(self, rows: NDArray[np.floating], target: NDArray[np.integer], unit: NDArray[np.str_]) -> Record:

@@ -306,7 +306,7 @@ def _keep(
         {"sensor": sensor, "cases": json.dumps(fresh)},
     )
     seen = {row["case_id"]: np.frombuffer(row["embedding"], "<f4") for row in rows}  # one sensor for all versions
-    kept = _kept(outputs, making.version)
+    kept = _kept(outputs, making.version, task_of(connection).form)
     for case_id in fresh:
         i = place[case_id]
         record(connection, case_id=case_id, version=making.version, role="replay",
@@ -319,7 +319,7 @@ def _keep(
     records.store_memory(connection, making.version, material.trainable_cases(connection), size=size, seed=seed)
 
 
-def _kept(outputs: Mapping[str, Any], version: str) -> list[Kept]:
+def _kept(outputs: Mapping[str, Any], version: str, form: str) -> list[Kept]:
     """What is kept of each answer beside its scores; empty where nothing is."""
     import numpy as np
 
@@ -327,7 +327,9 @@ def _kept(outputs: Mapping[str, Any], version: str) -> list[Kept]:
         return []
     ends = np.cumsum(outputs[f"lengths_{version}"])
     pieces = np.split(outputs[f"kept_{version}"], ends[:-1])
-    return [Kept(one.tobytes(), float(sure)) for one, sure in zip(pieces, outputs[f"sure_{version}"], strict=True)]
+    return [
+        Kept(one.tobytes(), float(sure), form) for one, sure in zip(pieces, outputs[f"sure_{version}"], strict=True)
+    ]
 
 
 def _facts(workspace: Workspace, making: Making, live: str) -> dict[str, Any]:

@@ -212,13 +212,17 @@ def _infer(predictor: Any, cases: ListedExamples, batch: int, *, measured: bool 
     scores, rows, others = [], [], list[Any]()
     for start in range(0, len(once), batch):
         some = once[start : start + batch]
-        tensors = [predictor.prepare(cases.image(i)) for i in some]
+        tensors, shapes = [], []
+        for i in some:
+            image = cases.image(i)
+            tensors.append(predictor.prepare(image))
+            shapes.append(image.shape[:2])
         if kept:
-            answered = task.answer(predictor, tensors)
+            answered = task.answer(predictor, tensors, shapes)
             scores.append(answered.scores)
             others += answered.kept
         if measured:
-            rows.append(task.rows(predictor, tensors, cases.targets(some, size)))
+            rows.append(task.rows(predictor, tensors, task.beside(cases, some, shapes, size)))
     place = np.searchsorted(once, [first[key] for key in keys])
     return Said(
         np.concatenate(scores)[place] if kept else None,
@@ -233,7 +237,7 @@ class ListedExamples:
     def __init__(self, root: Path, entries: Sequence[Mapping[str, Any]], classes: Sequence[str], task: Task) -> None:
         import numpy as np
 
-        self.root, self.entries, self.task = root, entries, task
+        self.root, self.entries, self.task, self.classes = root, entries, task, classes
         self.files = [(root / entry["uri"], entry["media_type"]) for entry in entries]
         self.label = task.targets([entry["label"] for entry in entries], classes)
         self.patient = np.array([entry["patient"] for entry in entries], np.str_)
@@ -256,16 +260,12 @@ class ListedExamples:
         value = self.entries[i]["label"]
         return read_mask(self.root / value) if value else np.zeros((1, 1), np.uint8)
 
-    def targets(self, rows: Sequence[int], side: int) -> Any:
-        """What the rows of a measure are held beside: classes, or masks of the model's size."""
-        import numpy as np
-        import torch
+    def boxes(self, i: int) -> Any:
+        """[t, 5] class and corners; of a case without a list of them none, which its label of -1 says not to count."""
+        from agent.cases.boxes import numbered, read_boxes
 
-        from agent.cases.masks import to_side
-
-        if self.task.kind == "class":
-            return torch.from_numpy(self.label[list(rows)])
-        return torch.from_numpy(np.stack([to_side(self.mask(i), side) for i in rows]))
+        value = self.entries[i]["label"]
+        return numbered(read_boxes(self.root / value) if value else [], self.classes)
 
 
 KINDS: dict[str, Callable[[Spec, Path, Path], dict[str, Any]]] = {"train": train, "infer": infer}

@@ -1,10 +1,12 @@
-"""Tasks: the loop on what is no classification: masks of nuclei, cells and vessels, from one real site to another.
+"""Tasks: the loop on what is no classification: masks of nuclei, cells and vessels, boxes of blood cells, from one real
+site to another.
 
-`homeostat bench tasks --data DIR` plays `DIR/nuclei` (fluorescence to H&E), `DIR/wbcseg` (Jiangxi to BCCD) and
-`DIR/retina` (DRIVE to CHASE_DB1). For each: a base fitted at the first site; what each recipe makes of it with the
-labels of the second, beside joint training, on held patients of both; and the agent itself, which watches the second
-site come without labels, and learns it once they are there. Without data, generated cells of two stains take their
-place. `--full` takes three seeds. Each training is a process of its own, on one thread.
+`homeostat bench tasks --data DIR` plays `DIR/nuclei` (fluorescence to H&E), `DIR/wbcseg` (Jiangxi to BCCD),
+`DIR/retina` (DRIVE to CHASE_DB1) and `DIR/blooddet` (Barcelona to BCCD). For each: a base fitted at the first site;
+what each recipe makes of it with the labels of the second, beside joint training, on held patients of both; and the
+agent itself, which watches the second site come without labels, and learns it once they are there. Without data,
+generated cells of two stains take their place. `--full` takes three seeds. Each training is a process of its own, on
+one thread.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ class Change:
     new: str
     task: str = "segmentation"
     size: int | None = None
+    epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def real(data: Path) -> list[Change]:
         Change("nuclei", data / "nuclei", "site=fluo_a_256", "site=he_white_bg"),
         Change("wbcseg", data / "wbcseg", "site=jiangxi_tecom", "site=bccd"),
         Change("retina", data / "retina", "site=drive_nl", "site=chase_uk"),
+        Change("blooddet", data / "blooddet", "site=pbc_barcelona", "site=bccd_us", task="detection"),
     ]
 
 
@@ -176,7 +180,7 @@ def examples(job: Job, rows: Mapping[tuple[str, str], Sequence[Row]]) -> dict[tu
 
 
 def _fit(job: Job, parts: Mapping[tuple[str, str], FolderExamples], rows: Any) -> None:
-    from strategies.base import fit_base
+    from strategies.base import DEFAULT_EPOCHS, fit_base
 
     task = task_named(job.change.task)
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -187,6 +191,7 @@ def _fit(job: Job, parts: Mapping[tuple[str, str], FolderExamples], rows: Any) -
         task=task.name,
         backbone=None,
         size=job.change.size,
+        epochs=job.change.epochs or DEFAULT_EPOCHS,
         seed=job.seed,
         out=job.folder / "base",
         measure=partial(quality, task),
@@ -201,7 +206,7 @@ def _update(job: Job, parts: Mapping[tuple[str, str], FolderExamples]) -> Candid
 
     home, new, joint = parts["home", "train"], parts["new", "train"], job.method == JOINT
     ids = [str(i) for i in range(len(home))]
-    kept = balanced_by_domain(ids, home.domain.tolist(), ["mask"] * len(home), home.patient.tolist(), MEMORY, job.seed)
+    kept = balanced_by_domain(ids, home.domain.tolist(), ["one"] * len(home), home.patient.tolist(), MEMORY, job.seed)
     return run(
         RECIPES[NAIVE if joint else job.method],
         base=job.folder / "base",

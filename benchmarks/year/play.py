@@ -78,7 +78,9 @@ class RememberingObserver(Observer):
         if fresh:
             predictor = self.predictor(version)
             images = [examples.image(i) for i in fresh.values()]
-            read = task_named(predictor.task).answer(predictor, [predictor.prepare(image) for image in images])
+            read = task_named(predictor.task).answer(
+                predictor, [predictor.prepare(image) for image in images], [image.shape[:2] for image in images]
+            )
             for place, (name, image) in enumerate(zip(fresh, images, strict=True)):
                 self.known[digest, name] = reading(read, place, quality(image))
         return {i: self.known[digest, name] for i, name in enumerate(names)}, {}

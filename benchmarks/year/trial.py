@@ -199,8 +199,9 @@ def _read(predictor: Any, files: Sequence[Path], tell: Callable[[int], None]) ->
 
     scores, embedding = [], []
     for start in range(0, len(files), ROOM):
-        tensors = [predictor.prepare(read_image(path)) for path in files[start : start + ROOM]]
-        said = task_named(predictor.task).answer(predictor, tensors)
+        images = [read_image(path) for path in files[start : start + ROOM]]
+        tensors, shapes = [predictor.prepare(image) for image in images], [image.shape[:2] for image in images]
+        said = task_named(predictor.task).answer(predictor, tensors, shapes)
         scores.append(said.scores)
         embedding.append(said.embedding)
         tell(min(start + ROOM, len(files)))

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
 
 
 class Pooled(nn.Module):
-    """[b, 3, h, w] -> [b, d]: the mean over places of what the deepest layer of a network makes of an image."""
+    """[b, 3, h, w] -> [b, d]: the mean over places of maps of a network, its deepest mostly."""
 
     def __init__(self, network: nn.Module, deepest: Deepest) -> None:
         super().__init__()

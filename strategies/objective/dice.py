@@ -33,8 +33,8 @@ class DiceCrossEntropy:
         both = DiceCELoss(softmax=True, to_onehot_y=True, batch=True)
 
         def loss(step: Step) -> Tensor:
-            if step.masks is None:
+            if step.target is None:
                 raise ValueError("Dice is of masks, and these cases have none.")
-            return both(step.logits, step.masks[:, None].long())
+            return both(step.logits, step.target[:, None].long())
 
         return loss

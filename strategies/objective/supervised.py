@@ -7,11 +7,12 @@ from strategies.protocols import Learner, Lesson, Loss
 
 
 class Supervised:
-    """`CrossEntropy` for a classification, `DiceCrossEntropy` for a segmentation: as the lesson's task says."""
+    """`CrossEntropy` for a classification, `DiceCrossEntropy` for a segmentation, `CrossEntropyGIoU` for a detection:
+    as the lesson's task says."""
 
     name = "supervised"
     labelled = True
-    tasks = ("classification", "segmentation")
+    tasks = ("classification", "segmentation", "detection")
 
     def prepare(self, lesson: Lesson, learner: Learner) -> Loss:
         """Raises ValueError on a new or remembered case without a label."""

@@ -14,7 +14,7 @@ class Full:
     """Fine-tunes encoder and head, statistics of batch norm among them; from the base, or from what is live."""
 
     name = "full"
-    tasks = ("classification", "segmentation")
+    tasks = ("classification", "segmentation", "detection")
     frozen = 0.0
     whole = True
 

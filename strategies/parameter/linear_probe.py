@@ -14,7 +14,7 @@ class LinearProbe:
     """Trains the head on the features of the live version, whose encoder stays as it is, batch norm included."""
 
     name = "linear_probe"
-    tasks = ("classification", "segmentation")
+    tasks = ("classification", "segmentation", "detection")
     continues = True
     frozen = 1.0
     whole = False

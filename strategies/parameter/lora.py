@@ -22,7 +22,7 @@ class LoRA:
     """
 
     name = "lora"
-    tasks = ("classification", "segmentation")
+    tasks = ("classification", "segmentation", "detection")
     continues = False
     whole = False
 

@@ -1,7 +1,11 @@
-"""Recalibration of the scores: one temperature and one bias per class, no weight of the network moves."""
+"""Recalibration of the scores: one temperature and one bias per class, no weight of the network moves.
+
+A temperature moves no score of a detection across a half, and so changes no answer of it; a bias does.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +28,7 @@ class Recalibrate:
 
     name = "recalibrate"
     labelled = True
-    tasks = ("classification", "segmentation")
+    tasks = ("classification", "segmentation", "detection")
 
     def __init__(self, spread: float = 0.5, bias: bool = True) -> None:
         self.spread = spread
@@ -37,6 +41,9 @@ class Recalibrate:
         else:
             sample = held.pixels()
             found = self.mode(sample.logits, sample.label, held.domain, sample)
+            if held.task == "detection" and found.bias:
+                # A box is of its class or of none, whose logit is 0: what counts is how far apart the biases lie.
+                found = replace(found, bias=tuple(bias - found.bias[-1] for bias in found.bias[:-1]))
         found.write(folder / "recalibrator.json")
         return {"recalibrator": "recalibrator.json"}
 
@@ -49,7 +56,8 @@ class Recalibrate:
     ) -> Recalibrator:
         """The most likely temperature and bias (of mean 0) under the priors; logits [n, k], target [n], domain [n].
 
-        Of a `sample` of pixels the logits [m, k] and target [m] are its own: the pixels of a case count as one case.
+        Of a `sample` of pixels or boxes the logits [m, k] and target [m] are its own: those of a case count as
+        one case.
         """
         if not np.isfinite(logits).all():
             raise ValueError("the model's scores hold NaN or infinity: they can't be recalibrated")

@@ -22,7 +22,7 @@ class BatchStatistics:
     """
 
     name = "batch_statistics"
-    tasks = ("classification", "segmentation")
+    tasks = ("classification", "segmentation", "detection")
     labelled = False
 
     def __init__(self, prior: float = 16, batch: int = 64) -> None:

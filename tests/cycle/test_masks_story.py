@@ -25,7 +25,7 @@ HOME_PATIENTS, NEW_PATIENTS = 140, 90
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """Deployed at the site of dark cells, with thirty of its patients kept for the feed."""
     scratch = tmp_path_factory.mktemp("masks")
-    [change] = changes(scratch, 0, (HOME_PATIENTS, NEW_PATIENTS))
+    change, _ = changes(scratch, 0, (HOME_PATIENTS, NEW_PATIENTS))
     rows = read_folder(change.folder).rows
     home, new = ([row for row in rows if row.site == site] for site in ("dark", "bright"))
     write(scratch / "mine", home[30:], "segmentation")

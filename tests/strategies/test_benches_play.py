@@ -147,3 +147,19 @@ def test_an_experiment_answers_with_a_table_and_a_figure(
 def test_an_experiment_that_there_is_none_of_is_refused_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["experiment", "alchemy"]) == 2
     assert "zero-shot, lora-vs-full, cross-modality" in capsys.readouterr().err
+
+
+def test_tasks_are_played_on_boxes(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method once on generated cells of two stains, the agent beside them; the base of few epochs is poor."""
+    from benchmarks import tasks
+    from benchmarks.tasks import generated as cells
+
+    both = cells.changes
+    monkeypatch.setattr(cells, "EPOCHS", 4)
+    monkeypatch.setattr(cells, "changes", lambda scratch, seed: both(scratch, seed)[1:])
+    found = play("tasks")
+    assert [row["method"] for row in found["rows"]] == [*tasks.METHODS, tasks.PLAYED]
+    assert {row["data"] for row in found["rows"]} == {"boxes"}
+    assert all(0 <= row["home"] <= 1 and 0 <= row["new"] <= 1 for row in found["rows"])
+    assert {"map50_new", "map_new", "froc_new"} <= found["rows"][0].keys()
+    assert {"boxes.new_site_gap_closed", "boxes.old_site_change", "boxes.alarm_after_cases"} <= found["ratios"].keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from strategies import architecture, data, objective, parameter, representation
+from strategies import architecture, data, lessons, objective, parameter, representation
 from strategies.augmentation import lit, lit_and_turned, mirror
 from strategies.axes import CORRUPTIONS, corrupted, depth
 from strategies.base import Chosen, base_digest, fit_base, import_base, load_base, write_base
@@ -110,9 +111,9 @@ def test_rows_of_a_classification_are_its_probabilities() -> None:
     said = np.random.default_rng(0).random((4, 3), np.float32)
     assert np.array_equal(task_of("classification").rows(said, torch.zeros(4)), said)
     assert task_of("classification").target(Discs.of("home", 4), PLAIN).dtype == torch.int64
-    assert set(TASKS) == {"classification", "segmentation"}
-    with pytest.raises(ValueError, match="no task 'detection'"):
-        task_of("detection")
+    assert set(TASKS) == {"classification", "segmentation", "detection"}
+    with pytest.raises(ValueError, match="no task 'guessing'"):
+        task_of("guessing")
 
 
 @settings(max_examples=20, deadline=None)
@@ -162,7 +163,7 @@ def test_image_and_mask_move_together(seed: int, views: Callable, n: int) -> Non
         def __getitem__(self, rows: Sequence[int]) -> torch.Tensor:
             return pixels[list(rows)]
 
-    seen, moved = MaskedImages(Drawn(), views, masks).drawn_with_masks(range(n), generator)  # type: ignore[arg-type]
+    seen, moved = MaskedImages(Drawn(), views, masks).drawn_with_target(range(n), generator)  # type: ignore[arg-type]
     assert moved.dtype == torch.uint8 and seen.shape == (n, 3, 8, 8)
     for image, mask, was in zip(seen, moved, masks, strict=True):
         assert torch.equal(mask.flatten().sort()[0], was.flatten().sort()[0])
@@ -186,7 +187,7 @@ def test_latents_bring_the_mask_of_the_view(tmp_path: Path) -> None:
     latents = MaskedLatents(nn.Identity(), images, masks, folder=tmp_path)
     plain = MaskedImages(images, mirror, masks)
     for seed in range(4):
-        both = [one.drawn_with_masks(range(6), torch.Generator().manual_seed(seed)) for one in (latents, plain)]
+        both = [one.drawn_with_target(range(6), torch.Generator().manual_seed(seed)) for one in (latents, plain)]
         assert torch.allclose(both[0][0], both[1][0], atol=1e-2)
         assert torch.equal(both[0][1], both[1][1])
     assert not torch.equal(both[1][1], masks)
@@ -417,7 +418,7 @@ def test_what_moved_is_what_is_written(base: Path, tmp_path: Path, mechanism: ty
     rows = torch.arange(4)
     for _ in range(6):
         optimiser.zero_grad()
-        loss(Step(rows=rows, features=images, logits=model(images), again=lambda: images, masks=masks)).backward()
+        loss(Step(rows=rows, features=images, logits=model(images), again=lambda: images, target=masks)).backward()
         optimiser.step()
     one.write(model.eval(), tmp_path)
     with torch.inference_mode():
@@ -510,12 +511,15 @@ def test_scores_of_all_pixels_are_not_held(base: Path, tmp_path: Path) -> None:
 # Scores
 
 
-def test_pixels_are_drawn_alike_and_weigh_as_many_as_they_stand_for(base: Path) -> None:
+def test_pixels_are_drawn_alike_and_weigh_as_many_as_they_stand_for(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A small structure is drawn as often as the background; the weights bring back the shares of the masks."""
     discs, predictor = Discs.of("home", 5), Predictor.load(base)
     discs.label[3] = -1
     images = Pixels(discs, predictor.preprocessing)
-    sample = sampled(discs, images, SEGMENTATION, predictor, per_case=60)
+    monkeypatch.setitem(lessons.SAMPLES, "segmentation", partial(lessons.pixels_of, most=60))
+    sample = sampled(discs, images, SEGMENTATION, predictor)
     masks = SEGMENTATION.target(discs, predictor.preprocessing)
     assert sorted(set(sample.row.tolist())) == [0, 1, 2, 4]
     for row in (0, 1, 2, 4):
@@ -524,7 +528,7 @@ def test_pixels_are_drawn_alike_and_weigh_as_many_as_they_stand_for(base: Path) 
         assert np.bincount(sample.label[mine]).tolist() == np.minimum(counts, 20).tolist()
         weights = np.bincount(sample.label[mine], weights=sample.weight[mine])
         assert weights == pytest.approx(counts / counts.sum())
-    again = sampled(discs, images, SEGMENTATION, predictor, per_case=60)
+    again = sampled(discs, images, SEGMENTATION, predictor)
     assert np.array_equal(again.logits, sample.logits)
 
 
