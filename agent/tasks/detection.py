@@ -75,7 +75,9 @@ class Detection:
         for answer, shape in zip(observed.probabilities, shapes, strict=True):
             said = found(torch.from_numpy(answer))
             sure = said.scores.numpy()
-            scores.append(count_shares(sure, said.labels.numpy(), len(predictor.classes)))
+            shares = count_shares(sure, said.labels.numpy(), len(predictor.classes))
+            # NaN is no box of any score: without this a broken answer would be a sure one that there is nothing.
+            scores.append(shares if np.isfinite(answer).all() else np.full_like(shares, np.nan))
             kept.append(Kept(_packed(said, shape, predictor.classes), expected_f1(sure, SHOWN), self.form))
         return Answered(np.stack(scores).astype(np.float32), observed.embedding, kept)
 

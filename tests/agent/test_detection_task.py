@@ -95,6 +95,8 @@ def test_an_answer_is_kept_as_a_label_is_written(tmp_path: Path) -> None:
     nothing = DETECTION.answer(Says(), [predictor.prepare(np.zeros((16, 16)))], [(16, 16)])
     assert DETECTION.told(predictor, nothing, 0) | {"prediction": "nothing", "boxes": [], "expected_f1": 1.0}
     assert nothing.scores.tolist() == [[0, 0, 1]]
+    broken = DETECTION.answer(Says((0, np.nan, RIGHT[2])), [predictor.prepare(np.zeros((16, 16)))], [(16, 16)])
+    assert np.isnan(broken.scores).all(), "a broken answer is not one that there is nothing"
 
 
 def test_a_kept_answer_is_worth_its_f1(tmp_path: Path) -> None:
