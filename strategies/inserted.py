@@ -62,23 +62,39 @@ class Prefix(nn.Module):
         return y + torch.softmax(asked, dim=-1) @ self.values
 
 
-KINDS: dict[str, Callable[..., nn.Module]] = {"bottleneck": Bottleneck, "prefix": Prefix}
+class Prompt(nn.Module):
+    """y + dense, [c, h, w]: beside what stands for no prompt, what a mask given as a prompt would be encoded to."""
+
+    def __init__(self, dense: torch.Tensor) -> None:
+        super().__init__()
+        self.dense = nn.Parameter(dense)
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return y + self.dense
 
 
-def insert(encoder: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Builds the modules that `tensors` are of into the Encoder. Raises ValueError where it has no place for them."""
+KINDS: dict[str, Callable[..., nn.Module]] = {"bottleneck": Bottleneck, "prefix": Prefix, "prompt": Prompt}
+
+
+def insert(encoder: Any, tensors: Mapping[str, torch.Tensor], part: str = "inserted.safetensors") -> None:
+    """Builds the modules that `tensors`, of that `part`, are of into the Encoder. A prompt takes the place of another.
+
+    Raises ValueError where it has no place for them.
+    """
     found: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
     for name, tensor in sorted(tensors.items()):
         block, _, rest = name.partition(".")
         kind, _, own = rest.partition(".")
         if kind not in KINDS or not block.isdecimal() or int(block) >= len(encoder.blocks()):
-            raise ValueError(f"The part inserted.safetensors has the odd tensor {name!r}: it belongs to another model.")
+            raise ValueError(f"The part {part} has the odd tensor {name!r}: it belongs to another model.")
         found.setdefault((block, kind), {})[own] = tensor
     for (block, kind), own_tensors in found.items():
+        if kind == "prompt" and block in encoder.inserted:
+            encoder.inserted[block]._modules.pop(kind, None)
         try:
             put(encoder, int(block), kind, KINDS[kind](**own_tensors))
         except TypeError as error:
-            raise ValueError(f"The part inserted.safetensors is not whole at block {block}: {kind}.") from error
+            raise ValueError(f"The part {part} is not whole at block {block}: {kind}.") from error
 
 
 def put(encoder: Any, block: int, kind: str, module: nn.Module) -> None:

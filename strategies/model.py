@@ -73,7 +73,7 @@ def head_layers(head: nn.Module) -> list[str]:
         nn.Upsample: _FINER,
     }
     chain = list(head) if isinstance(head, nn.Sequential) else [head]
-    unknown = [type(layer).__name__ for layer in chain if type(layer) not in names]
+    unknown = [type(layer).__name__ for layer in chain if type(layer) not in names | {nn.Upsample: ""}]
     if unknown:
         raise ValueError(f"A head of {', '.join(unknown)} can't be stored; linear layers and activations can.")
     return [
@@ -82,9 +82,12 @@ def head_layers(head: nn.Module) -> list[str]:
 
 
 def _plain(layer: str) -> nn.Module:
-    if layer.startswith(_FINER):
+    """Without weights. Raises ValueError for one that is not known."""
+    if layer in _PLAIN_LAYERS:
+        return _PLAIN_LAYERS[layer]()
+    if layer.startswith(_FINER) and layer.removeprefix(_FINER).isdecimal():
         return nn.Upsample(scale_factor=int(layer.removeprefix(_FINER)), mode="bilinear")
-    return _PLAIN_LAYERS[layer]()
+    raise ValueError(f"A head has no layer {layer!r}; it has linear layers, convolutions and activations.")
 
 
 def _linear(weight: torch.Tensor, bias: bool) -> nn.Module:

@@ -36,8 +36,17 @@ from strategies.tasks import task_of
 # Rows of every forward pass; fewer are padded. One row takes half the time of eight, eight a third of eight times one.
 ROWS = 8
 
+PROMPT = "prompt.safetensors"
+
 # The files of a version that change what its encoder says; the sensor stays the base's.
-ENCODER = ("weights.safetensors", "adapter_config.json", STATISTICS, "tuned.safetensors", "inserted.safetensors")
+ENCODER = (
+    "weights.safetensors",
+    "adapter_config.json",
+    STATISTICS,
+    "tuned.safetensors",
+    "inserted.safetensors",
+    PROMPT,
+)
 
 # The forms of peft that merge exactly and are read here.
 FORMS = ("LORA", "ADALORA", "IA3", "LN_TUNING")
@@ -222,8 +231,8 @@ def expert_of(base: Classifier, parts: Path) -> Expert:
 
 
 def apply_parts(classifier: Classifier, parts: Path) -> None:
-    """Puts a version's weights, adapter (merged), statistics, tuned weights, inserted modules, head and alignment
-    (folded in) into `classifier`, in place.
+    """Puts a version's weights, adapter (merged), statistics, tuned weights, inserted modules, prompt, head and
+    alignment (folded in) into `classifier`, in place.
 
     Raises ValueError where a part's tensors are not exactly those that the model has.
     """
@@ -244,6 +253,8 @@ def apply_parts(classifier: Classifier, parts: Path) -> None:
         backbone.network.load_state_dict(tuned, strict=False)
     if (parts / "inserted.safetensors").is_file():
         insert(backbone, read_weights(parts / "inserted.safetensors"))
+    if (parts / PROMPT).is_file():
+        insert(backbone, read_weights(parts / PROMPT), PROMPT)
     if (parts / "head.safetensors").is_file():
         load_exactly(classifier.head, read_weights(parts / "head.safetensors"), "The part head.safetensors")
     if (parts / ALIGNMENT).is_file():

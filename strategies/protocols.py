@@ -119,6 +119,11 @@ class Backbone(Protocol):
         ...
 
     @property
+    def decoder(self) -> int:
+        """How many of the last blocks are a decoder behind an encoder; 0 where the two are not apart."""
+        ...
+
+    @property
     def sensor(self) -> nn.Module:
         """What monitors see by: [b, 3, h, w] -> pooled features of the image; `module` itself where they are pooled."""
         ...
@@ -271,6 +276,13 @@ class Placed(Protocol):
     def place(self, lesson: Lesson, learner: Learner) -> None:
         """Changes no answer. Raises ValueError where the lesson does not hold what it looks for."""
         ...
+
+
+@runtime_checkable
+class Cutting(Protocol):
+    """A parameter mechanism that counts the blocks it never moves by the network's own parts, and not by a share."""
+
+    def cut(self, origin: Backbone) -> int: ...
 
 
 @runtime_checkable

@@ -29,10 +29,11 @@ from strategies.lessons import Joined, as_sensed, as_served, no_logits, site_fir
 from strategies.model import Classifier, Thresholds
 from strategies.objective import Supervised
 from strategies.parameter import Full, LinearProbe, LoRA
-from strategies.predictor import Predictor, apply_parts, write_golden
+from strategies.predictor import PROMPT, Predictor, apply_parts, write_golden
 from strategies.preprocessing import Pixels, to_record
 from strategies.protocols import (
     Candidate,
+    Cutting,
     DataMechanism,
     Examples,
     Learner,
@@ -88,6 +89,7 @@ LEARNT = {
     "adapter_config": "adapter_config.json",
     "tuned": "tuned.safetensors",
     "inserted": "inserted.safetensors",
+    "prompt": PROMPT,
     "head": "head.safetensors",
     "statistics": STATISTICS,
     "alignment": ALIGNMENT,
@@ -215,7 +217,7 @@ def _train(
         return 0.0  # no label is learnt, so none says which epoch is best: of equals the last is kept
 
     # A short adaptation sees mirrored views; without labels, telling views apart is all there is to learn from.
-    cut = int(stage.parameter.frozen * model.origin.depth) if stage.objective.labelled else 0
+    cut = _frozen(stage.parameter, model) if stage.objective.labelled else 0
     images = Pixels(cases, model.origin.preprocessing, progress=progress)
     views = mirror if stage.objective.labelled else _strong(images)
     target, truth = (task.target(some, model.origin.preprocessing) for some in (cases, held))
@@ -273,6 +275,13 @@ def _train(
     if isinstance(batches, Recorded):
         note["data"] = batches.record()
     return trained, note
+
+
+def _frozen(parameter: ParameterMechanism, model: Classifier) -> int:
+    """How many of the first blocks it never moves."""
+    if isinstance(parameter, Cutting):
+        return parameter.cut(model.origin)
+    return int(parameter.frozen * model.origin.depth)
 
 
 def _penalised(loss: Loss, parameter: Penalised, model: Classifier) -> Loss:

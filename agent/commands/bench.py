@@ -89,6 +89,10 @@ BENCHMARKS = {
     "update": Benchmark(
         module="benchmarks.update", shows="seconds, memory and bytes of a training step, by what is trained and how"
     ),
+    "sam": Benchmark(
+        module="benchmarks.sam",
+        shows="seconds of an epoch on SAM's cached image embeddings, beside computing them anew",
+    ),
     "overhead": Benchmark(
         module="benchmarks.overhead", shows="what the training loop costs a step beside a bare PyTorch loop"
     ),

@@ -2,8 +2,8 @@
 
 from strategies.experimental.alignments import BANKED, MIXED, REPRESENTATIONS
 from strategies.experimental.objectives import DATA, OBJECTIVES
-from strategies.experimental.parameters import PARAMETERS
+from strategies.experimental.parameters import DECODERS, PARAMETERS
 
 EXPERIMENTAL = REPRESENTATIONS | OBJECTIVES | DATA | PARAMETERS
 
-__all__ = ["EXPERIMENTAL", "REPRESENTATIONS", "OBJECTIVES", "DATA", "PARAMETERS", "BANKED", "MIXED"]
+__all__ = ["EXPERIMENTAL", "REPRESENTATIONS", "OBJECTIVES", "DATA", "PARAMETERS", "DECODERS", "BANKED", "MIXED"]

@@ -1,4 +1,4 @@
-"""`lora_rehearsal` with other weights that move."""
+"""`lora_rehearsal` with other weights that move; those that serve masks alone stand by themselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from strategies.data import NewCases
 from strategies.parameter import EXPERIMENTAL as ON_TRIAL
-from strategies.parameter import LoRA, OrthogonalLoRA
+from strategies.parameter import Decoder, LearnedPrompt, LoRA, OrthogonalLoRA, SAMed
 from strategies.protocols import Recipe
 from strategies.recipes import COMPARISONS, RECIPES
 
@@ -24,6 +24,7 @@ PARAMETERS = {
                 stages=(replace(_LORA.stages[0], parameter=kind()), *_LORA.stages[1:]),
             )
             for kind in ON_TRIAL
+            if "classification" in getattr(kind, "tasks", ("classification",))
         ),
         replace(
             _LORA,
@@ -35,5 +36,16 @@ PARAMETERS = {
             stages=(replace(_ALONE.stages[0], parameter=OrthogonalLoRA(), data=NewCases()),),
             risk=_ALONE.risk,
         ),
+    )
+}
+
+# For networks with a decoder behind their encoder.
+DECODERS = {
+    recipe.name: recipe
+    for recipe in (
+        replace(
+            _LORA, name=f"{one.name}_rehearsal", stages=(replace(_LORA.stages[0], parameter=one), *_LORA.stages[1:])
+        )
+        for one in (Decoder(), SAMed(), LearnedPrompt())
     )
 }

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from strategies.families.lwnet import LwnetFamily
 from strategies.families.monai import MonaiFamily
+from strategies.families.sam import SamFamily
 from strategies.families.timm import TimmFamily
 from strategies.families.torchvision import TorchvisionFamily
 from strategies.families.transformers import TransformersFamily
@@ -15,7 +17,7 @@ from strategies.families.transformers import TransformersFamily
 if TYPE_CHECKING:
     from strategies.protocols import Backbone, Family
 
-__all__ = ["TorchvisionFamily", "TimmFamily", "TransformersFamily", "MonaiFamily"]
+__all__ = ["SamFamily", "LwnetFamily", "TorchvisionFamily", "TimmFamily", "TransformersFamily", "MonaiFamily"]
 
 
 def families() -> list[Family]:

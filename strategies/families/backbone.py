@@ -79,7 +79,7 @@ class ChainedBackbone:
     """The Backbone of every family; `write(network, preprocessing, folder)` is how its ecosystem saves.
 
     Dense ones have a `stride`, and `sense(network)` is their sensor. `adapted` says of a layer whether low-rank
-    adapters may touch it.
+    adapters may touch it. `decoder` counts the last blocks that are one, apart from the encoder before them.
     """
 
     module: Encoder
@@ -89,6 +89,7 @@ class ChainedBackbone:
     stride: int | None = None
     sense: Callable[[nn.Module], nn.Module] | None = None
     adapted: Callable[[nn.Module], bool] = pointwise
+    decoder: int = 0
 
     def fed(self, preprocessing: Preprocessing) -> ChainedBackbone:
         """The same encoder behind another preprocessing."""

@@ -77,10 +77,13 @@ def dense_from(origin: Backbone) -> Backbone:
 
 
 def decoder(origin: Backbone, classes: int) -> nn.Module:
-    """A fresh head, [b, d, s / stride, s / stride] -> logits [b, k, s, s]; one layer where features are of pixels."""
+    """A fresh head, [b, d, s / stride, s / stride] -> logits [b, k, s, s]; one layer where features are of pixels, or
+    the network has a decoder of its own."""
     stride = origin.stride or 1
     if stride == 1:
         return nn.Conv2d(origin.width, classes, 1)
+    if origin.decoder:
+        return nn.Sequential(nn.Conv2d(origin.width, classes, 1), _finer(stride))
     first = 2 if stride > FINEST and stride % 2 == 0 else 1
     finer = [_finer(first)] if first > 1 else []
     return nn.Sequential(

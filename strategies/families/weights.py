@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -28,6 +28,20 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def _npz(path: Path) -> dict[str, torch.Tensor]:
     with np.load(path, allow_pickle=False) as arrays:
         return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
+
+
+def tensor_names(file: Path) -> list[str]:
+    """Of the tensors in a weights file, without reading them; none where it is no weights file."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="np") as opened:
+                return list(opened.keys())
+        if file.suffix == ".npz":
+            with zipfile.ZipFile(file) as archive:
+                return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (SafetensorError, zipfile.BadZipFile, OSError):
+        pass
+    return []
 
 
 _READERS: dict[str, Callable[[Path], dict[str, torch.Tensor]]] = {".safetensors": load_file, ".npz": _npz}

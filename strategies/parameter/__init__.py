@@ -6,6 +6,7 @@
 from strategies.parameter.adalora import AdaLoRA
 from strategies.parameter.bitfit import BitFit
 from strategies.parameter.bottleneck import Bottlenecks
+from strategies.parameter.decoder import Decoder, SAMed
 from strategies.parameter.dora import DoRA
 from strategies.parameter.early import EarlyBlocks
 from strategies.parameter.full import Full
@@ -15,7 +16,21 @@ from strategies.parameter.lora import LoRA
 from strategies.parameter.norms import Norms
 from strategies.parameter.orthogonal import OrthogonalLoRA
 from strategies.parameter.prefix import PrefixTokens
+from strategies.parameter.prompt import LearnedPrompt
 
 __all__ = ["LinearProbe", "LoRA", "Full"]
 
-EXPERIMENTAL = (BitFit, Norms, IA3, DoRA, OrthogonalLoRA, Bottlenecks, PrefixTokens, EarlyBlocks, AdaLoRA)
+EXPERIMENTAL = (
+    BitFit,
+    Norms,
+    IA3,
+    DoRA,
+    OrthogonalLoRA,
+    Bottlenecks,
+    PrefixTokens,
+    EarlyBlocks,
+    AdaLoRA,
+    Decoder,
+    SAMed,
+    LearnedPrompt,
+)

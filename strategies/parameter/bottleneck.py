@@ -18,6 +18,7 @@ class Bottlenecks:
     """
 
     name = "bottleneck"
+    tasks = ("classification", "segmentation")
     continues = False
     whole = False
 

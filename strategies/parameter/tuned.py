@@ -31,12 +31,14 @@ def write_tuned(model: Classifier, folder: Path) -> dict[str, str]:
     """Writes what moved, by the names that it has in the base's own file, and the head; answers with the parts.
 
     They are values and no differences: they take the place of those of the file that was carried along from the live
-    version, and the others of that file stay.
+    version, and the others of that file stay. Of a network with an adapter they are those beside it.
     """
     network: Any = model.backbone.network
+    if hasattr(network, "peft_config"):
+        network = network.get_base_model()
     file = folder / "tuned.safetensors"
     before = read_weights(file) if file.is_file() else {}
-    moved = {name: weight.detach() for name, weight in network.named_parameters() if weight.requires_grad}
-    save_file(before | moved, file)
+    moving = [(name, weight) for name, weight in network.named_parameters() if weight.requires_grad]
+    save_file(before | {name: weight.detach() for name, weight in moving if ".lora_" not in name}, file)
     save_file(model.head.state_dict(), folder / "head.safetensors")
     return {"tuned": file.name, "head": "head.safetensors"}

@@ -13,14 +13,18 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import sams
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from strategies import data, objective, parameter, representation
 from strategies.base import write_base
+from strategies.collapse import pooled
 from strategies.families import load_backbone
 from strategies.families.backbone import ChainedBackbone, Encoder
+from strategies.families.dense import decoder
+from strategies.families.sam import sam_backbone
 from strategies.model import Classifier
 from strategies.predictor import Predictor
 from strategies.protocols import (
@@ -34,12 +38,12 @@ from strategies.protocols import (
 )
 
 SLOTS = {
-    parameter: (ParameterMechanism, 12),
+    parameter: (ParameterMechanism, 15),
     representation: (RepresentationMechanism, 7),
     objective: (ObjectiveMechanism, 11),
     data: (DataMechanism, 4),
 }
-SIZES = {"mobilenet_v3_small": 32, "dinov2-tiny": 48}  # images' side in tests
+SIZES = {"mobilenet_v3_small": 32, "dinov2-tiny": 48, "sam": sams.SIDE}  # images' side in tests
 
 
 def kinds(package: ModuleType) -> list[type]:
@@ -53,6 +57,7 @@ SERVED = [
     for kind in kinds(parameter)
     for network in SIZES
     if (kind.__name__, network) != ("PrefixTokens", "mobilenet_v3_small")
+    and ("segmentation" if network == "sam" else "classification") in getattr(kind, "tasks", ("classification",))
 ]
 
 
@@ -67,6 +72,9 @@ def settle(encoder: nn.Module) -> None:
 
 def classifier(network: str) -> Classifier:
     torch.manual_seed(0)
+    if network == "sam":
+        sam = sam_backbone(sams.tiny(), Preprocessing(size=sams.SIDE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+        return Classifier(sam, decoder(sam, 3), ("a", "b", "c"), "segmentation").eval()
     origin = load_backbone(network)
     settle(origin.module)
     origin = origin.fed(replace(origin.preprocessing, size=SIZES[network]))
@@ -88,7 +96,9 @@ def step(
     optimiser = torch.optim.AdamW(moving, lr=mechanism.learning_rate)
     for done in range(1, steps + 1):
         optimiser.zero_grad()
-        loss = nn.functional.cross_entropy(model(images), torch.arange(len(images)) % 3)
+        logits = model(images)
+        target = (torch.arange(len(images)) % 3).view(-1, *[1] * (logits.ndim - 2)).expand(-1, *logits.shape[2:])
+        loss = nn.functional.cross_entropy(logits, target)
         (loss + mechanism.penalty(model) if isinstance(mechanism, Penalised) else loss).backward()
         optimiser.step()
         if isinstance(mechanism, Stepwise):
@@ -106,7 +116,7 @@ def test_every_registered_mechanism_fits_its_slot() -> None:
         mechanisms = [kind() for kind in kinds(package)]
         assert len(mechanisms) == count == len({mechanism.name for mechanism in mechanisms})
         assert all(isinstance(mechanism, protocol) for mechanism in mechanisms)
-    assert len(SERVED) == 23
+    assert len(SERVED) == 30
 
 
 @pytest.mark.parametrize(("kind", "network"), SERVED)
@@ -150,14 +160,15 @@ def test_what_moved_is_what_is_written(kind: type, network: str, tmp_path: Path)
     parts = written(mechanism, model, tmp_path / "parts")
     assert sorted(parts.values()) == sorted(file.name for file in (tmp_path / "parts").iterdir())
     with torch.inference_mode():
-        trained, features = model(images).numpy(), model.features(images).numpy()
+        trained, features = model(images).numpy(), pooled(model.features(images)).numpy()
     served = Predictor.load(tmp_path / "base", tmp_path / "parts")
     base = Predictor.load(tmp_path / "base")
     assert served.observe(images).logits == pytest.approx(trained, abs=1e-3)
     assert served.features(images) == pytest.approx(features, abs=1e-3)
     assert served.observe(images).logits != pytest.approx(base.observe(images).logits, abs=1e-2)
     assert (served.features(images) == pytest.approx(base.features(images), abs=1e-2)) == (mechanism.frozen == 1)
-    assert served.embed(images) == pytest.approx(base.features(images), abs=1e-5)  # the sensor is the base's
+    assert served.embed(images) == pytest.approx(base.embed(images), abs=1e-5)  # the sensor is the base's
+    assert network == "sam" or base.embed(images) == pytest.approx(base.features(images), abs=1e-5)
 
 
 def test_a_fresh_process_answers_alike(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from strategies.augmentation import mirror
 from strategies.base import fit_base, load_base
-from strategies.experimental import PARAMETERS
+from strategies.experimental import DECODERS, PARAMETERS
 from strategies.inputs import Images
 from strategies.lessons import Joined
 from strategies.model import Classifier
@@ -64,11 +64,11 @@ def logits(base: Path, parts: Path | None, examples: Shapes) -> np.ndarray:
 def test_each_is_on_trial_in_a_recipe_that_only_benchmarks_name() -> None:
     """One recipe each, which differs from lora_rehearsal in the weights that move alone; one more without rehearsal,
     and LoRA itself trained in a lean way, which no public recipe is."""
-    used = [type(recipe.stages[0].parameter) for recipe in PARAMETERS.values()]
-    assert {*used} == {*EXPERIMENTAL, LoRA} and len(used) == len(EXPERIMENTAL) + 2 == 11
+    used = [type(recipe.stages[0].parameter) for recipe in (PARAMETERS | DECODERS).values()]
+    assert {*used} == {*EXPERIMENTAL, LoRA} and len(used) == len(EXPERIMENTAL) + 2 == 14
     public = [stage.parameter for recipe in RECIPES.values() for stage in recipe.stages]
     assert not any(isinstance(one, LoRA) and one.lean for one in public)
-    assert not PARAMETERS.keys() & RECIPES.keys()
+    assert not (PARAMETERS | DECODERS).keys() & RECIPES.keys()
 
 
 @pytest.mark.parametrize("name", sorted(set(PARAMETERS) - {"prefix_rehearsal"}))
