@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from strategies.families.backbone import ChainedBackbone, Encoder, Pooled
 from strategies.families.sam_layout import config_of, converted, is_original
-from strategies.families.weights import read_json, read_weights, tensor_names
+from strategies.families.weights import pickled, read_json, read_weights, tensor_names
 from strategies.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from strategies.protocols import Preprocessing
 
@@ -43,14 +43,14 @@ class SamFamily:
             return read_json(path / "config.json").get("model_type") == "sam"
         if spec in HUB or spec.partition(":")[0] in FED:
             return True
-        return path.suffix == ".pth" or (path.is_file() and is_original(tensor_names(path)))
+        return (path.suffix == ".pth" and ":" not in spec) or (path.is_file() and is_original(tensor_names(path)))
 
     def load(self, spec: str, *, pretrained: bool = True) -> ChainedBackbone:
         """Raises ValueError for a pickle, and where tensors are missing, too many or of other shapes."""
         kind, colon, rest = spec.partition(":")
         kind, place = (kind, rest) if colon and kind in FED else ("sam", spec)
         if Path(place).suffix in (".pth", ".pt"):
-            raise ValueError(_pickled(Path(place).name))
+            raise ValueError(f"{pickled(Path(place).name)} After 'medsam:', where it is MedSAM's.")
         if Path(place).is_dir() or place in HUB:
             return sam_backbone(*_from_transformers(place))
         return sam_backbone(*_from_original(Path(place), kind))
@@ -295,12 +295,3 @@ def _exactly(missing: Iterable[str], extra: Iterable[str], what: str) -> None:
 
 def _some(names: list[str], shown: int = 8) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
-
-
-def _pickled(name: str) -> str:
-    kept = Path(name).with_suffix(".safetensors").name
-    return (
-        f'{name} is a pickle, which can run code, and is not read: convert it once with python -c "import torch; '
-        f"from safetensors.torch import save_file; save_file(torch.load('{name}', weights_only=True), '{kept}')\", "
-        f"and name {kept}, after 'medsam:' where it is MedSAM's."
-    )

@@ -14,9 +14,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+PICKLES = (".pth", ".pt", ".ckpt", ".pkl")
+
+
+def pickled(name: str) -> str:
+    """Why a file of this name is not read, and the way to convert it."""
+    kept = Path(name).with_suffix(".safetensors").name
+    return (
+        f'{name} is a pickle, which can run code, and is not read: convert it once with python -c "import torch; '
+        f"from safetensors.torch import save_file; save_file(torch.load('{name}', weights_only=True), '{kept}')\", "
+        f"and name {kept}."
+    )
+
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of one file by name. Raises ValueError where the file is of another kind, truncated or pickled."""
+    if path.suffix in PICKLES:
+        raise ValueError(pickled(path.name))
     if path.suffix not in _READERS:
         raise ValueError(f"The weights file {path.name} is neither .safetensors nor .npz; nothing else is read.")
     try:

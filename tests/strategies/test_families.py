@@ -248,9 +248,9 @@ def test_broken_folders_are_refused_in_one_sentence(tmp_path: Path, name: str, h
 def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
     """Weights that could run code are refused by their kind, also where a folder holds nothing else."""
     torch.save({}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="is a pickle.*convert it once"):
+    with pytest.raises(ValueError, match="is a pickle"):
         load_backbone(str(tmp_path / "weights.pth"))
-    with pytest.raises(ValueError, match="is neither"):
+    with pytest.raises(ValueError, match="is a pickle"):
         load_backbone(f"resnet18:{tmp_path / 'weights.pth'}")
     np.savez(tmp_path / "objects.npz", a=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match="can't be read"):
