@@ -14,7 +14,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -127,18 +126,13 @@ def make(name: str, seed: int, folder: Path) -> tuple[Variant, Variant, float]:
             learning_rate=1e-4,
             generator=generator,
         )
-        made.append(
-            Variant(
-                step=partial(_step, step, generator),
-                moving=moving,
-                case_bytes=inputs.case_bytes,
-            )
-        )
+        made.append(Variant(step=drawn(step, generator), moving=moving, case_bytes=inputs.case_bytes))
     return made[0], made[1], fill
 
 
-def _step(step: Steps, generator: torch.Generator) -> object:
-    return step(torch.randperm(CASES, generator=generator)[:BATCH])
+def drawn(step: Steps, generator: torch.Generator) -> Callable[[], object]:
+    """A step on a batch that is drawn anew."""
+    return lambda: step(torch.randperm(CASES, generator=generator)[:BATCH])
 
 
 def built(shape: dict[str, dict[str, Any]], seed: int, preprocessing: Preprocessing) -> Classifier:

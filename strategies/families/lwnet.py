@@ -64,8 +64,10 @@ class LwnetFamily:
         return head
 
 
+# ReLU, and not the leaky one of other versions of the authors' code: the published statistics hold channels of variance
+# 0, which were 0 throughout.
 def _convolved(before: int, after: int) -> list[nn.Module]:
-    return [nn.Conv2d(before, after, 3, padding=1), nn.LeakyReLU(), nn.BatchNorm2d(after)]
+    return [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(after)]
 
 
 class Residual(nn.Module):

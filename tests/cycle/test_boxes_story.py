@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,13 @@ from agent.cases.boxes import read_boxes
 from agent.cases.datafolder import read_folder
 from agent.config import Config, render
 from agent.demo.stage import Stage
-from agent.plan import GateRule, Labels, Plan, Portfolio
+from agent.plan import RESPONSES, GateRule, Labels, Plan
 from agent.versions import pointer
 from agent.workspace import Workspace
 from benchmarks.tasks.agent import write
 from benchmarks.tasks.generated import changes
 
-HOME_PATIENTS, NEW_PATIENTS = 120, 90
+HOME_PATIENTS, NEW_PATIENTS = 120, 60
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +31,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     write(scratch / "new", new, "detection")
     # Some twenty-five anchors with few cells each can't show that home is unharmed to a twentieth, as masks can.
     tolerant = {name: GateRule(margin=0.1, burden="no_harm_found") for name in ("forgetting", "calibration")}
-    plan = Plan(
-        mode="bounded_auto", labels=Labels(train_patients=12), portfolio=Portfolio(stop="first"), gates=tolerant
-    )
+    by_lora = {
+        name: response.model_copy(update={"recipes": ("lora_rehearsal",) if response.recipes else ()})
+        for name, response in RESPONSES.items()
+    }
+    plan = Plan(mode="bounded_auto", labels=Labels(train_patients=12), responses=by_lora, gates=tolerant)
     (scratch / "plan.yaml").write_text(render(Config(plan=plan)))
     stage = Stage.__new__(Stage)
     stage.root = scratch / "site"
@@ -76,11 +77,12 @@ def test_a_new_stain_is_seen_without_labels_learnt_with_them_and_undone(stage: S
         forms = {row["form"] for row in connection.execute("SELECT DISTINCT form FROM observations")}
         worth = [row["worth"] for row in connection.execute("SELECT worth FROM answers WHERE worth IS NOT NULL")]
     assert forms == {"boxes"} and len(worth) > NEW_PATIENTS and all(0 <= one <= 1 for one in worth)
-    assert "F1" in json.dumps(stage.must("performance")) or "f1" in json.dumps(stage.must("performance"))
     assert stage.must("verify")["ok"]
     while stage.must("status")["live"] != "v0":
         stage.must("rollback", "--by", "ada", "--reason", "a test")
     assert stage.must("evaluate", scratch / "new")["measures"] == before["measures"]
+    said = stage.must("performance")["measured"]
+    assert 0 <= said["f1"]["value"] < 0.7 and said["overconfidence"]["value"] > 0, "of a site that it has not learnt"
 
 
 @pytest.mark.slow
