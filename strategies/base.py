@@ -69,7 +69,7 @@ def fit_base(
     if not len(known[1]):
         raise ValueError("No labelled case is left to choose the best epoch with.")
     torch.manual_seed(seed)
-    origin, size = kind.backbone(load_backbone(backbone)), size or DEFAULT_SIZES.get(task)
+    origin, size = kind.backbone(load_backbone(backbone)), DEFAULT_SIZES.get(task) if size is None else size
     scale = _scale(train_examples, known[0])
     origin = _taking_its_size(
         origin.fed(replace(origin.preprocessing, scale=scale, size=origin.preprocessing.size if size is None else size))

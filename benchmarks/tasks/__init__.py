@@ -76,7 +76,8 @@ def real(data: Path) -> list[Change]:
     return [
         Change("nuclei", data / "nuclei", "site=fluo_a_256", "site=he_white_bg"),
         Change("wbcseg", data / "wbcseg", "site=jiangxi_tecom", "site=bccd"),
-        Change("retina", data / "retina", "site=drive_nl", "site=chase_uk"),
+        # Vessels are a few pixels wide, and images few: finer ones, and as many steps as elsewhere.
+        Change("retina", data / "retina", "site=drive_nl", "site=chase_uk", size=256, epochs=150),
         Change("blooddet", data / "blooddet", "site=pbc_barcelona", "site=bccd_us", task="detection"),
     ]
 

@@ -30,11 +30,10 @@ def watch(change: Change, seed: int, rows: Mapping[tuple[str, str], Sequence[Row
     `shift` as it was named, the state and recipe of the last version, the gates that did not pass, and what is live."""
     from strategies.predictor import Predictor
 
-    held = [row for part in ("develop", "judge") for row in rows["home", part]]
-    patients = sorted({row.patient_id for row in held})
-    quiet_ones = {*patients[seed % 2 :: 2]}
-    quiet = [row for row in held if row.patient_id in quiet_ones]
-    known = [*rows["home", "train"], *(row for row in held if row.patient_id not in quiet_ones)]
+    patients = sorted({row.patient_id for row in rows["home", "develop"]})
+    quiet_ones = {*patients[seed % 2 :: 2]}  # of those who taught nothing and don't judge
+    quiet = [row for row in rows["home", "develop"] if row.patient_id in quiet_ones]
+    known = [row for part in ("train", "develop", "judge") for row in rows["home", part] if row not in quiet]
     new = [row for part in ("train", "develop", "judge") for row in rows["new", part]]
     base, root = scratch / "deployed", scratch / "site"
     shutil.copytree(scratch / "base", base)

@@ -14,6 +14,7 @@ from agent.cases.datafolder import read_folder
 from agent.cases.examples import FolderExamples
 from agent.cases.images import Unreadable
 from agent.commands.later import LATER
+from agent.drift.performance import OF_KIND, sentence
 from agent.errors import HomeostatError
 from agent.tasks import TASKS, task_named
 from agent.tasks.detection import COLUMNS, MOST
@@ -146,3 +147,14 @@ def test_boxes_that_fit_no_image_or_no_class_are_refused_by_their_number(tmp_pat
         DETECTION.classes(read_folder(folder_of(tmp_path / "c", [[], []])).rows)
     with pytest.raises(HomeostatError, match=r"line 3 of cases\.csv: the boxes are no JSON list"):
         DETECTION.classes(read_folder(folder_of(tmp_path / "d", [CELLS, {"a": 1}])).rows)
+
+
+def test_what_labels_show_of_boxes_is_their_f1() -> None:
+    """With an interval over patients, and how much more the model expected; and people are told of it first."""
+    told = [{"worth": worth, "sure": 0.9, "patient_key": str(i)} for i, worth in enumerate([1.0, 0.5] * 12)]
+    found = OF_KIND["boxes"](DETECTION, told, np.ones(24), ["cell"])
+    assert found["n"] == 24 and found["f1"]["value"] == 0.75 and found["overconfidence"]["value"] == 0.15
+    low, high = found["f1"]["interval"]
+    assert 0.6 < low < 0.75 < high < 0.9
+    said = {"version": "v0", "labelled": 24, "cases": 30, "measured": found, "weighted": None, "patients": 24}
+    assert "f1 0.750" in sentence(said)
