@@ -111,7 +111,7 @@ def test_tasks_are_played_from_the_fit_to_the_alarm(play: Any, monkeypatch: pyte
     monkeypatch.setattr(cells, "SIDE", 32)
     found = play("tasks")
     methods = [row["method"] for row in found["rows"]]
-    assert methods == [*tasks.METHODS, tasks.PLAYED]
+    assert methods == [*tasks.SHORT, tasks.PLAYED]
     assert all(0 <= row["home"] <= 1 and 0 <= row["new"] <= 1 for row in found["rows"])
     assert found["ratios"].keys() == {
         f"cells.{name}"
@@ -158,7 +158,7 @@ def test_tasks_are_played_on_boxes(play: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(cells, "EPOCHS", 4)
     monkeypatch.setattr(cells, "changes", lambda scratch, seed: both(scratch, seed)[1:])
     found = play("tasks")
-    assert [row["method"] for row in found["rows"]] == [*tasks.METHODS, tasks.PLAYED]
+    assert [row["method"] for row in found["rows"]] == [*tasks.SHORT, tasks.PLAYED]
     assert {row["data"] for row in found["rows"]} == {"boxes"}
     assert all(0 <= row["home"] <= 1 and 0 <= row["new"] <= 1 for row in found["rows"])
     assert {"map50_new", "map_new", "froc_new"} <= found["rows"][0].keys()
