@@ -41,7 +41,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     stage.root = scratch / "site"
     made = stage.must("fit", "--data", scratch / "mine", "--task", "detection", "--out", scratch / "base",
                       "--size", "64", "--epochs", "60")  # fmt: skip
-    assert made["metrics"].keys() == {"map50", "map", "froc"} and made["metrics"]["map50"] > 0.75
+    assert made["metrics"].keys() == {"map50", "map", "froc"} and made["metrics"]["map50"] > 0.6
     stage.must("init", "--model", scratch / "base", "--reference", scratch / "mine", "--config", scratch / "plan.yaml")
     stage.scratch = scratch  # type: ignore[attr-defined]
     return stage
