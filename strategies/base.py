@@ -95,7 +95,7 @@ def fit_base(
         truth=truth[1],
         loss=kind.fitted(truth[0]),
         epochs=epochs,
-        learning_rate=_learning_rate(model),
+        learning_rate=_learning_rate(model, kind.rate),
         seed=seed,
         patience=max(8, epochs // 3),
         progress=progress,
@@ -245,9 +245,9 @@ def _scale(examples: Examples, rows: np.ndarray, looked_at: int = 64) -> str:
     return "uint8" if all(image.min() >= 0 and image.max() <= 255 for image in images) else "minmax"
 
 
-def _learning_rate(model: nn.Module) -> float:
+def _learning_rate(model: nn.Module, rate: float) -> float:
     """Batch norms bear a rate at which a transformer, without them, learns nothing or unlearns what it brought."""
-    return 2e-3 if any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()) else 5e-4
+    return rate if any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()) else 5e-4
 
 
 def _plain(spec: str) -> str:

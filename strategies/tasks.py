@@ -54,12 +54,14 @@ PLAIN = Recalibrator()
 
 class Task(Protocol):
     """`objective` is the supervised loss of recipes; `at_once` how many cases are answered in one pass of a training's
-    measure, as memory allows; `bounds` the mean loss, in units of log k, beyond which a training has diverged."""
+    measure, as memory allows; `bounds` the mean loss, in units of log k, beyond which a training has diverged; `rate` the
+    learning rate at which a network with batch norms is fitted."""
 
     name: str
     objective: ObjectiveMechanism
     at_once: int
     bounds: float
+    rate: float
 
     def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
         """The truth of every case, as the model is taught it: int64 [n], uint8 [n, s, s], or boxes, [n, most, 5].
@@ -118,6 +120,7 @@ class Classification:
     objective: ObjectiveMechanism = CrossEntropy()
     at_once = 64
     bounds = 10.0
+    rate = 2e-3
 
     def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
         return torch.as_tensor(np.asarray(examples.label, dtype=np.int64))
@@ -177,6 +180,7 @@ class Segmentation:
     objective: ObjectiveMechanism = DiceCrossEntropy()
     at_once = DENSE_BATCH
     bounds = 30.0  # of another scanner's images most pixels may be wrong, and surely so, before the first step
+    rate = 2e-3
 
     def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
         """Reads every image too, for its size."""
@@ -257,6 +261,7 @@ class Detection:
     objective: ObjectiveMechanism = CrossEntropyGIoU()
     at_once = DENSE_BATCH
     bounds = 30.0  # as for masks: another site may be answered wrongly, and surely so, at every place
+    rate = 5e-3
 
     def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
         """Reads every image too, for its size."""
