@@ -54,8 +54,8 @@ PLAIN = Recalibrator()
 
 class Task(Protocol):
     """`objective` is the supervised loss of recipes; `at_once` how many cases are answered in one pass of a training's
-    measure, as memory allows; `bounds` the mean loss, in units of log k, beyond which a training has diverged; `rate` the
-    learning rate at which a network with batch norms is fitted."""
+    measure, as memory allows; `bounds` the mean loss, in units of log k, beyond which a training has diverged; `rate`
+    the learning rate at which a network with batch norms is fitted."""
 
     name: str
     objective: ObjectiveMechanism
