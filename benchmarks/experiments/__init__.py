@@ -64,7 +64,7 @@ def experiment(
         if data is None:
             from benchmarks.tasks.generated import changes
 
-            played = changes(Path(scratch), seed)
+            played = [change for change in changes(Path(scratch), seed) if change.task == "segmentation"]
         else:
             played = [change for change in real(data) if change.name in asked.of]
         rows = asked.ask(played, seed, Path(scratch), progress or tell)
