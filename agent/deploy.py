@@ -21,7 +21,7 @@ from agent.drift.reference import open_epoch
 from agent.errors import HomeostatError
 from agent.observe import Reading, describe, reading, record
 from agent.store import Connection, journal
-from agent.tasks import Task, task_named
+from agent.tasks import Task, answer, task_named
 from agent.updates import anchors, material
 from agent.updates.quality import quality
 from agent.updates.records import store_memory
@@ -222,7 +222,7 @@ def _observe(workspace: Workspace, cases: Sequence[str], progress: Progress) -> 
             tensors.append(predictor.prepare(image))
             looks.append(look(image))
             shapes.append(image.shape[:2])
-        said = task.answer(predictor, tensors, shapes)
+        said = answer(task, predictor, tensors, shapes)
         seen.update({cases[i]: reading(said, j, looks[j]) for j, i in enumerate(chunk)})
         progress("reading the reference", chunk[-1] + 1, len(cases))
     return seen

@@ -15,7 +15,7 @@ from agent.drift.reference import read_approved
 from agent.drift.ticks import CASES_PER_TICK, day_of
 from agent.errors import HomeostatError
 from agent.store import Connection, journal
-from agent.tasks import Answered, Kept, task_named
+from agent.tasks import Answered, Kept, answer, task_named
 from agent.trust import CAUTION, NORMAL, SUSPENDED, suspended_domains, trust_now
 from agent.versions import registry
 from agent.versions.pointer import Pointer
@@ -85,7 +85,7 @@ class Observer:
         readings = {}
         for chunk in _chunks(tensors, self.workspace.config.model.batch):
             places, prepared, shapes = zip(*chunk, strict=True)
-            said = task_named(predictor.task).answer(predictor, prepared, shapes)
+            said = answer(task_named(predictor.task), predictor, prepared, shapes)
             readings.update({i: reading(said, j, looks[i]) for j, i in enumerate(places)})
         return readings, broken
 

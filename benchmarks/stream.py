@@ -204,7 +204,7 @@ def observed(base: Path, rows: Sequence[Row], alter: scanner_changes.Alter | Non
     """What the base at this path reads of each row, its image altered."""
     from agent.cases.images import read_image
     from agent.observe import Reading, reading
-    from agent.tasks import task_named
+    from agent.tasks import answer, task_named
     from monitors import quality
     from strategies.predictor import Predictor
 
@@ -212,9 +212,8 @@ def observed(base: Path, rows: Sequence[Row], alter: scanner_changes.Alter | Non
     for start in range(0, len(rows), 32):
         images = [read_image(row.file) for row in rows[start : start + 32]]
         images = [alter(image, start + i) for i, image in enumerate(images)] if alter else images
-        read = task_named(predictor.task).answer(
-            predictor, [predictor.prepare(image) for image in images], [image.shape[:2] for image in images]
-        )
+        tensors, shapes = [predictor.prepare(image) for image in images], [image.shape[:2] for image in images]
+        read = answer(task_named(predictor.task), predictor, tensors, shapes)
         said += [reading(read, i, quality(image)) for i, image in enumerate(images)]
     return said
 

@@ -20,7 +20,7 @@ def predict(args: argparse.Namespace) -> Answer:
 
     from agent.cases.images import read_image
     from agent.observe import FarOutGuard, load_version
-    from agent.tasks import task_named
+    from agent.tasks import answer, task_named
 
     workspace = Workspace(args.workspace)
     version, trust = _chosen(workspace, args.version)
@@ -31,7 +31,7 @@ def predict(args: argparse.Namespace) -> Answer:
         row: dict[str, Any] = {"file": name, "version": version, "trust": trust}
         try:
             image = read_image(Path(name))
-            said = task.answer(predictor, [predictor.prepare(image)], [image.shape[:2]])
+            said = answer(task, predictor, [predictor.prepare(image)], [image.shape[:2]])
         except (HomeostatError, ValueError, OSError) as error:
             rows.append({**row, "prediction": None, "error": str(error)})
             continue

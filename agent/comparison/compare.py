@@ -122,7 +122,7 @@ def _by_quality() -> Look:
 
 
 def _by_model(base: Path) -> Look:
-    from agent.tasks import task_named
+    from agent.tasks import answer, task_named
     from strategies.predictor import Predictor
 
     try:
@@ -131,7 +131,7 @@ def _by_model(base: Path) -> Look:
         raise HomeostatError(f"{base} can't be loaded as a base model: give a folder that 'fit' wrote") from error
 
     def together(tensors: Sequence[Any]) -> tuple[Any, Any]:
-        said = task_named(predictor.task).answer(predictor, tensors, [tensor.shape[1:] for tensor in tensors])
+        said = answer(task_named(predictor.task), predictor, tensors, [tensor.shape[1:] for tensor in tensors])
         return said.embedding, said.scores
 
     return Look(predictor.prepare, together, of_classes=task_named(predictor.task).kind == "class")

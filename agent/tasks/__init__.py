@@ -7,10 +7,10 @@ from agent.store import Connection
 from agent.tasks.classification import Classification
 from agent.tasks.detection import Detection
 from agent.tasks.segmentation import Segmentation
-from agent.tasks.task import Answered, Kept, Task
+from agent.tasks.task import Answered, Kept, Task, answer, rows_of
 from agent.workspace import get_setting
 
-__all__ = ["TASKS", "Answered", "Kept", "Task", "task_named", "task_of"]
+__all__ = ["TASKS", "Answered", "Kept", "Task", "answer", "rows_of", "task_named", "task_of"]
 
 TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation(), Detection())}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.errors import HomeostatError
-from agent.tasks.task import Answered, Shape
+from agent.tasks.task import Answered, Kept, Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,16 +52,10 @@ class Classification:
     def group(self, value: str | None) -> str:
         return value or ""
 
-    def answer(self, predictor: Predictor, tensors: Sequence[Any], shapes: Sequence[Shape]) -> Answered:
-        import torch
-
-        said = predictor.observe(torch.stack(list(tensors)))
-        return Answered(said.probabilities, said.embedding, [None] * len(tensors))
-
-    def rows(self, predictor: Predictor, tensors: Sequence[Any], targets: Any) -> NDArray[np.float32]:
-        import torch
-
-        return predictor.answer(torch.stack(list(tensors)))
+    def read(
+        self, predictor: Predictor, probabilities: NDArray[np.float32], shapes: Sequence[Shape]
+    ) -> tuple[NDArray[np.float32], Sequence[Kept | None]]:
+        return probabilities, [None] * len(probabilities)
 
     def beside(self, examples: Any, rows: Sequence[int], shapes: Sequence[Shape], size: int) -> Any:
         import torch

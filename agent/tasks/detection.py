@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.cases.boxes import read_boxes
 from agent.errors import HomeostatError
-from agent.tasks.task import Answered, Kept, Shape
+from agent.tasks.task import Answered, Kept, Shape, rows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,30 +63,24 @@ class Detection:
     def group(self, value: str | None) -> str:
         return "boxes"
 
-    def answer(self, predictor: Predictor, tensors: Sequence[Any], shapes: Sequence[Shape]) -> Answered:
+    def read(
+        self, predictor: Predictor, probabilities: NDArray[np.float32], shapes: Sequence[Shape]
+    ) -> tuple[NDArray[np.float32], Sequence[Kept | None]]:
         import numpy as np
         import torch
 
         from monitors import count_shares, expected_f1
         from strategies.boxes import found
 
-        observed = predictor.observe(torch.stack(list(tensors)))
         scores, kept = [], []
-        for answer, shape in zip(observed.probabilities, shapes, strict=True):
+        for answer, shape in zip(probabilities, shapes, strict=True):
             said = found(torch.from_numpy(answer))
             sure = said.scores.numpy()
             shares = count_shares(sure, said.labels.numpy(), len(predictor.classes))
             # NaN is no box of any score: without this a broken answer would be a sure one that there is nothing.
             scores.append(shares if np.isfinite(answer).all() else np.full_like(shares, np.nan))
             kept.append(Kept(_packed(said, shape, predictor.classes), expected_f1(sure, SHOWN), self.form))
-        return Answered(np.stack(scores).astype(np.float32), observed.embedding, kept)
-
-    def rows(self, predictor: Predictor, tensors: Sequence[Any], targets: Any) -> NDArray[np.float32]:
-        import torch
-
-        from strategies.tasks import task_of
-
-        return task_of(self.name).rows(torch.from_numpy(predictor.answer(torch.stack(list(tensors)))), targets)
+        return np.stack(scores).astype(np.float32), kept
 
     def beside(self, examples: Any, rows: Sequence[int], shapes: Sequence[Shape], size: int) -> Any:
         from strategies.boxes import of_image, padded
@@ -154,7 +148,7 @@ class Detection:
                 true = self.beside(examples, [i], [image.shape[:2]], predictor.preprocessing.size)
             except ValueError as error:
                 raise HomeostatError(f"of image {i + 1} of {len(examples)} {error}") from None
-            rows.append(self.rows(predictor, [predictor.prepare(image)], true))
+            rows.append(rows_of(self, predictor.answer(predictor.prepare(image)[None]), true))
             progress("measuring", i + 1, len(examples))
         return MeasuredBoxes(self.record(np.concatenate(rows), examples.label, examples.patient))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.cases.masks import read_mask, to_side
 from agent.errors import HomeostatError
-from agent.tasks.task import Answered, Kept, Shape
+from agent.tasks.task import Answered, Kept, Shape, rows_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from monitors import Regions
     from strategies.predictor import Predictor
 
-BATCH = 8
 PIXELS = (1.0, 1.0)  # distances are told in pixels of the image
 TOLERANCE = 2.0  # pixels, within which two outlines are the same: what a second reader differs by
 
@@ -68,29 +67,17 @@ class Segmentation:
     def group(self, value: str | None) -> str:
         return "mask"
 
-    def answer(self, predictor: Predictor, tensors: Sequence[Any], shapes: Sequence[Shape]) -> Answered:
+    def read(
+        self, predictor: Predictor, probabilities: NDArray[np.float32], shapes: Sequence[Shape]
+    ) -> tuple[NDArray[np.float32], Sequence[Kept | None]]:
         import numpy as np
-        import torch
 
         from monitors import expected_dice, shares
 
-        said = predictor.observe(torch.stack(list(tensors)))
-        maps = predictor.decide(said.probabilities)
-        return Answered(
-            np.stack([shares(one) for one in said.probabilities]).astype(np.float32),
-            said.embedding,
-            [
-                Kept(_packed(one), expected_dice(probabilities), self.form)
-                for one, probabilities in zip(maps, said.probabilities, strict=True)
-            ],
-        )
-
-    def rows(self, predictor: Predictor, tensors: Sequence[Any], targets: Any) -> NDArray[np.float32]:
-        import torch
-
-        from strategies.tasks import task_of
-
-        return task_of(self.name).rows(torch.from_numpy(predictor.answer(torch.stack(list(tensors)))), targets)
+        maps = predictor.decide(probabilities)
+        scores = np.stack([shares(one) for one in probabilities]).astype(np.float32)
+        pairs = zip(maps, probabilities, strict=True)
+        return scores, [Kept(_packed(one), expected_dice(said), self.form) for one, said in pairs]
 
     def beside(self, examples: Any, rows: Sequence[int], shapes: Sequence[Shape], size: int) -> Any:
         import numpy as np
@@ -126,16 +113,15 @@ class Segmentation:
         from torch.nn import functional
 
         from monitors import hd95, nsd
-        from strategies.tasks import task_of
 
-        task, rows, surfaces = task_of(self.name), [], []
+        rows, surfaces = [], []
         structures = range(1, len(predictor.classes))
         for i in range(len(examples)):
             true = examples.mask(i)
             small = torch.from_numpy(predictor.answer(predictor.prepare(examples.image(i))[None]))
-            full = functional.interpolate(small, size=true.shape, mode="bilinear", align_corners=False)
-            rows.append(task.rows(full, torch.from_numpy(true)[None]))
-            said = predictor.decide(full.numpy())[0]
+            full = functional.interpolate(small, size=true.shape, mode="bilinear", align_corners=False).numpy()
+            rows.append(rows_of(self, full, torch.from_numpy(true)[None]))
+            said = predictor.decide(full)[0]
             of = [(said == k, true == k) for k in structures if (said == k).any() or (true == k).any()]
             surfaces.append(
                 [

@@ -43,7 +43,7 @@ class Task(Protocol):
     name: str
     kind: str  # of its labels in the store, and their column in `cases.csv`
     form: str  # of its answers in the store
-    suffix: str  # of the file that an answer beside its scores makes; "" where there is none
+    suffix: str  # of the file that a kept answer makes; "" where nothing is kept beside the scores
     quality: str  # what its answers are judged by first, as people are told it
     column: str  # the same as a key
     structures: bool  # whether an answer has several parts, none of which may lose while the mean looks well
@@ -65,12 +65,10 @@ class Task(Protocol):
         """What a rehearsal sample is balanced over, beside domains and patients."""
         ...
 
-    def answer(self, predictor: Predictor, tensors: Sequence[Any], shapes: Sequence[Shape]) -> Answered:
-        """What a version says of prepared images, which were of these shapes."""
-        ...
-
-    def rows(self, predictor: Predictor, tensors: Sequence[Any], targets: Any) -> NDArray[np.float32]:
-        """[b, m] of prepared images beside their targets, as `strategies` has these."""
+    def read(
+        self, predictor: Predictor, probabilities: NDArray[np.float32], shapes: Sequence[Shape]
+    ) -> tuple[NDArray[np.float32], Sequence[Kept | None]]:
+        """(scores [b, c], what is kept beside them) of what a version said, [b, k, ...], of images of these shapes."""
         ...
 
     def beside(self, examples: Any, rows: Sequence[int], shapes: Sequence[Shape], size: int) -> Any:
@@ -97,6 +95,24 @@ class Task(Protocol):
     def told(self, predictor: Predictor, answered: Answered, place: int) -> dict[str, Any]:
         """What `predict` tells of one answer, beside its version and trust."""
         ...
+
+
+def answer(task: Task, predictor: Predictor, tensors: Sequence[Any], shapes: Sequence[Shape]) -> Answered:
+    """What a version says of prepared images, which were of these shapes."""
+    import torch
+
+    said = predictor.observe(torch.stack(list(tensors)))
+    scores, kept = task.read(predictor, said.probabilities, shapes)
+    return Answered(scores, said.embedding, kept)
+
+
+def rows_of(task: Task, probabilities: NDArray[np.float32], targets: Any) -> NDArray[np.float32]:
+    """[b, m] of what a version said beside the targets, as the task's records are made of."""
+    import torch
+
+    from strategies.tasks import task_of
+
+    return task_of(task.name).rows(torch.from_numpy(probabilities), targets)
 
 
 class Measured(Protocol):

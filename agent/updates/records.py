@@ -49,7 +49,8 @@ def store_memory(connection: Connection, version: str, cases: Sequence[Case], *,
     from strategies.memory import balanced_by_domain
 
     ids, domains, labels, patients = ([case[name] for case in cases] for name in FORM)
-    labels = [task_of(connection).group(label) for label in labels]
+    task = task_of(connection)
+    labels = [task.group(label) for label in labels]
     kept = set(balanced_by_domain(ids, domains, labels, patients, size, seed))
     connection.execute("DELETE FROM memory WHERE version = ?", (version,))
     connection.executemany(

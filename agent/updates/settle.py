@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.errors import HomeostatError
-from agent.store import Connection
+from agent.store import Connection, journal
 from agent.tasks import task_of
 from agent.workspace import Workspace, get_setting, put_setting
 
@@ -13,26 +13,31 @@ AT_ONCE = 256
 
 def settle(workspace: Workspace) -> int:
     """Measures the kept answers whose label has come, and those that came after their label; how many. One transaction
-    per AT_ONCE of them. A label's file that can't be read any more leaves its answers unmeasured: `verify` tells."""
+    per AT_ONCE of them. What can't be read any more stays unmeasured, and the journal has how many these are."""
     with workspace.store.read() as connection:
         connection.execute("BEGIN")  # what comes meanwhile is the next call's
         task = task_of(connection)
+        if not task.suffix:
+            return 0
         label, observation = get_setting(connection, UP_TO, (0, 0))
         rows = connection.execute(_WAITING, {"label": label, "observation": observation}).fetchall()
         newest = _newest(connection)
     if newest == [label, observation]:
         return 0
-    worth = []
+    worth, lost = [], 0
     for row in rows:
         try:
             worth.append((task.worth(row["content"], workspace.path(row["value"])), row["observation"]))
         except (HomeostatError, ValueError, OSError):
-            continue
+            lost += 1
     for start in range(0, len(worth) or 1, AT_ONCE):
         with workspace.store.transaction() as connection:
             connection.executemany("UPDATE answers SET worth = ? WHERE observation = ?", worth[start : start + AT_ONCE])
             if start + AT_ONCE >= len(worth):
                 put_setting(connection, UP_TO, newest)
+                if lost:
+                    body = {"answers": lost}
+                    journal.append(connection, "answers_unmeasured", at=workspace.now(), by="homeostat", body=body)
     return len(worth)
 
 

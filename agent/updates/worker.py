@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agent.tasks import Task, task_named
+from agent.tasks import Task, rows_of, task_named
 from agent.updates import axes
 from agent.updates.asked import QUESTIONS, SCRATCH, Finalist
 from agent.updates.decide import Measures, choose, mean, suffices, worth_judging
@@ -125,7 +125,7 @@ class _Training:
         from strategies.predictor import Predictor
 
         develop, predictor = self.develop, Predictor.load(self.base, parts)
-        said = _infer(predictor, develop, self.spec["batch"], measured=True).rows
+        said = _infer(predictor, develop, self.spec["batch"]).rows
         return {
             str(domain): developed(self.task.record(said[its], develop.label[its], develop.patient[its]))
             for domain in sorted(set(develop.domain))
@@ -180,7 +180,7 @@ def infer(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
     for version, (parts, n) in spec["versions"].items():
         cases = ListedExamples(root, spec["cases"][:n], tuple(spec["classes"]), task)
         predictor = Predictor.load(root / spec["base"], root / parts if parts else None)
-        said = _infer(predictor, cases, spec["batch"], measured=True, kept=True)
+        said = _infer(predictor, cases, spec["batch"], kept=True)
         arrays |= {f"scores_{version}": said.scores, f"rows_{version}": said.rows}
         if any(one is not None for one in said.kept):
             lengths, sure = zip(*((len(one.content), one.sure) for one in said.kept), strict=True)
@@ -194,16 +194,17 @@ def infer(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
 
 class Said(NamedTuple):
     """Of n cases: scores [n, c] and what is kept beside them, where these are asked for; rows [n, m] beside the labels,
-    NaN for a case without one."""
+    of no meaning for a case without one."""
 
     scores: Any
     rows: Any
     kept: Sequence[Any]
 
 
-def _infer(predictor: Any, cases: ListedExamples, batch: int, *, measured: bool = False, kept: bool = False) -> Said:
+def _infer(predictor: Any, cases: ListedExamples, batch: int, *, kept: bool = False) -> Said:
     """The same bytes under several cases are read once, and their labels by themselves."""
     import numpy as np
+    import torch
 
     task, size = cases.task, predictor.preprocessing.size
     keys = [(file, cases.entries[i]["label"] if task.kind != "class" else "") for i, file in enumerate(cases.files)]
@@ -217,16 +218,16 @@ def _infer(predictor: Any, cases: ListedExamples, batch: int, *, measured: bool 
             image = cases.image(i)
             tensors.append(predictor.prepare(image))
             shapes.append(image.shape[:2])
+        probabilities = predictor.answer(torch.stack(tensors))
+        rows.append(rows_of(task, probabilities, task.beside(cases, some, shapes, size)))
         if kept:
-            answered = task.answer(predictor, tensors, shapes)
-            scores.append(answered.scores)
-            others += answered.kept
-        if measured:
-            rows.append(task.rows(predictor, tensors, task.beside(cases, some, shapes, size)))
+            said, more = task.read(predictor, probabilities, shapes)
+            scores.append(said)
+            others += more
     place = np.searchsorted(once, [first[key] for key in keys])
     return Said(
         np.concatenate(scores)[place] if kept else None,
-        np.concatenate(rows)[place] if measured else None,
+        np.concatenate(rows)[place],
         [others[i] for i in place] if kept else (),
     )
 

@@ -28,7 +28,7 @@ from agent.cycle import Cycle
 from agent.drift import episodes
 from agent.observe import Observer, Reading, reading
 from agent.store import insert
-from agent.tasks import task_named
+from agent.tasks import answer, task_named
 from agent.updates import requests
 from agent.versions import registry
 from agent.workspace import Workspace
@@ -78,9 +78,8 @@ class RememberingObserver(Observer):
         if fresh:
             predictor = self.predictor(version)
             images = [examples.image(i) for i in fresh.values()]
-            read = task_named(predictor.task).answer(
-                predictor, [predictor.prepare(image) for image in images], [image.shape[:2] for image in images]
-            )
+            tensors, shapes = [predictor.prepare(image) for image in images], [image.shape[:2] for image in images]
+            read = answer(task_named(predictor.task), predictor, tensors, shapes)
             for place, (name, image) in enumerate(zip(fresh, images, strict=True)):
                 self.known[digest, name] = reading(read, place, quality(image))
         return {i: self.known[digest, name] for i, name in enumerate(names)}, {}

@@ -195,13 +195,13 @@ def _stored(sites: Sites, pictures: Pictures, condition: str, patient: str, view
 
 def _read(predictor: Any, files: Sequence[Path], tell: Callable[[int], None]) -> tuple[Any, Any]:
     from agent.cases.images import read_image
-    from agent.tasks import task_named
+    from agent.tasks import answer, task_named
 
     scores, embedding = [], []
     for start in range(0, len(files), ROOM):
         images = [read_image(path) for path in files[start : start + ROOM]]
         tensors, shapes = [predictor.prepare(image) for image in images], [image.shape[:2] for image in images]
-        said = task_named(predictor.task).answer(predictor, tensors, shapes)
+        said = answer(task_named(predictor.task), predictor, tensors, shapes)
         scores.append(said.scores)
         embedding.append(said.embedding)
         tell(min(start + ROOM, len(files)))

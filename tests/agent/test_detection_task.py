@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from taking import write_list, write_png
 
 from agent.cases.boxes import read_boxes
@@ -16,7 +17,7 @@ from agent.cases.images import Unreadable
 from agent.commands.later import LATER
 from agent.drift.performance import OF_KIND, sentence
 from agent.errors import HomeostatError
-from agent.tasks import TASKS, task_named
+from agent.tasks import TASKS, answer, rows_of, task_named
 from agent.tasks.detection import COLUMNS, MOST
 from agent.tasks.task import Kept
 from monitors import case_f1, form_of
@@ -47,16 +48,12 @@ class Says:
         size = 64
 
     def __init__(self, *said: tuple[int, float, tuple[float, float, float, float]]) -> None:
-        import torch
-
         self.one = torch.zeros(6, 16)
         for place, (label, score, corners) in enumerate(said):
             self.one[label, place] = score
             self.one[2:, place] = torch.tensor(corners)
 
     def prepare(self, image: np.ndarray):
-        import torch
-
         return torch.zeros(3, 4, 4)
 
     def answer(self, batch) -> np.ndarray:
@@ -82,7 +79,7 @@ def test_the_layout_of_rows_is_that_of_the_strategies() -> None:
 def test_an_answer_is_kept_as_a_label_is_written(tmp_path: Path) -> None:
     """In pixels of its image, whatever the model's size; shares for the monitors, and the F1 that it expects."""
     predictor = Says(RIGHT, WRONG, HIDDEN)
-    answered = DETECTION.answer(predictor, [predictor.prepare(np.zeros((16, 16)))] * 2, [(16, 16), (32, 64)])
+    answered = answer(DETECTION, predictor, [predictor.prepare(np.zeros((16, 16)))] * 2, [(16, 16), (32, 64)])
     assert answered.scores.shape == (2, 3) and answered.scores.sum(axis=1) == pytest.approx(1)
     first, second = answered.kept
     assert first is not None and second is not None and first.form == "boxes"
@@ -93,10 +90,12 @@ def test_an_answer_is_kept_as_a_label_is_written(tmp_path: Path) -> None:
     assert found[0][1:] == pytest.approx((4, 4, 22, 14)) and found[2][1:] == pytest.approx((32, 16, 48, 24))
     told = DETECTION.told(predictor, answered, 0)
     assert told["prediction"] == "1 cell, 1 core" and [box["score"] for box in told["boxes"]] == [0.9, 0.7]
-    nothing = DETECTION.answer(Says(), [predictor.prepare(np.zeros((16, 16)))], [(16, 16)])
-    assert DETECTION.told(predictor, nothing, 0) | {"prediction": "nothing", "boxes": [], "expected_f1": 1.0}
+    nothing = answer(DETECTION, Says(), [predictor.prepare(np.zeros((16, 16)))], [(16, 16)])
+    assert DETECTION.told(predictor, nothing, 0) == {
+        "prediction": "nothing", "probability": 1.0, "boxes": [], "expected_f1": 1.0,
+    }  # fmt: skip
     assert nothing.scores.tolist() == [[0, 0, 1]]
-    broken = DETECTION.answer(Says((0, np.nan, RIGHT[2])), [predictor.prepare(np.zeros((16, 16)))], [(16, 16)])
+    broken = answer(DETECTION, Says((0, np.nan, RIGHT[2])), [predictor.prepare(np.zeros((16, 16)))], [(16, 16)])
     assert np.isnan(broken.scores).all(), "a broken answer is not one that there is nothing"
 
 
@@ -104,7 +103,7 @@ def test_a_kept_answer_is_worth_its_f1(tmp_path: Path) -> None:
     """One of two said is right and one of two true found; what is not shown doesn't count; nothing said of nothing is
     right; the same figure as its row's."""
     predictor = Says(RIGHT, WRONG, HIDDEN)
-    [kept] = DETECTION.answer(predictor, [predictor.prepare(np.zeros((16, 16)))], [(16, 16)]).kept
+    [kept] = answer(DETECTION, predictor, [predictor.prepare(np.zeros((16, 16)))], [(16, 16)]).kept
     label = written(tmp_path / "true.json", CELLS)
     assert isinstance(kept, Kept) and DETECTION.worth(kept.content, label) == pytest.approx(0.5)
     empty = written(tmp_path / "empty.json", [])
@@ -114,8 +113,8 @@ def test_a_kept_answer_is_worth_its_f1(tmp_path: Path) -> None:
         DETECTION.worth(kept.content, written(tmp_path / "odd.json", {"a": 1}))
     examples = FolderExamples(read_folder(folder_of(tmp_path / "in", [CELLS])).rows, ["cell", "core"], DETECTION)
     true = DETECTION.beside(examples, [0], [(16, 16)], 64)
-    record = DETECTION.record(DETECTION.rows(predictor, [predictor.prepare(np.zeros((16, 16)))], true),
-                              examples.label, examples.patient)  # fmt: skip
+    said = predictor.answer(torch.stack([predictor.prepare(np.zeros((16, 16)))]))
+    record = DETECTION.record(rows_of(DETECTION, said, true), examples.label, examples.patient)
     assert case_f1(record).tolist() == pytest.approx([0.5])
     assert form_of(record, record).parts(record)[0].tolist() == pytest.approx([1.0, 0.0])
 
