@@ -24,7 +24,7 @@ from torch import nn
 
 from benchmarks.update import Noise, Variant, peak_bytes
 from strategies.families.sam import sam_backbone
-from strategies.inputs import MaskedLatents
+from strategies.inputs import TargetedLatents, mirrored_masks
 from strategies.model import Classifier
 from strategies.objective.dice import DiceCrossEntropy
 from strategies.parameter import Decoder, SAMed
@@ -111,7 +111,7 @@ def make(name: str, seed: int, folder: Path) -> tuple[Variant, Variant, float]:
         moving = moving_of(name, model)
         prefix, suffix = model.origin.split(FROZEN[name](model.origin))
         started = time.thread_time()
-        inputs = MaskedLatents(prefix, pixels, masks, folder=folder)
+        inputs = TargetedLatents(prefix, pixels, masks, mirrored_masks, folder=folder)
         fill = fill or time.thread_time() - started
         if recompute:
             inputs.room = 0  # nothing counts as kept

@@ -184,43 +184,28 @@ class Latents:
         return self.prefix(batch.contiguous(memory_format=torch.channels_last)).contiguous()
 
 
-class MaskedLatents(Latents):
-    """Latents of both views beside the `masks` of their images, uint8 [n, s, s], mirrored with them."""
+class TargetedLatents(Latents):
+    """Latents of both views beside the truth of their images, one row each; `mirror` gives that of mirror images."""
 
     def __init__(
         self,
         prefix: nn.Module,
         pixels: Pixels,
-        masks: torch.Tensor,
+        target: torch.Tensor,
+        mirror: Callable[[torch.Tensor], torch.Tensor],
         *,
         folder: Path,
         progress: Progress | None = None,
     ) -> None:
         super().__init__(prefix, pixels, folder=folder, mirrored=True, batch=DENSE_BATCH, progress=progress)
-        self.masks = masks
+        self.target, self.mirror = target, mirror
 
     def drawn_with_target(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         which, mirrored = torch.as_tensor(rows).long(), self._mirrored(rows, generator)
-        masks = self.masks[which]
-        return self._fetch(which, mirrored), torch.where(mirrored.view(-1, 1, 1), masks.flip(2), masks)
+        target = self.target[which]
+        return self._fetch(which, mirrored), torch.where(mirrored.view(-1, 1, 1), self.mirror(target), target)
 
 
-class BoxedLatents(Latents):
-    """Latents of both views beside the true `boxes` of their images, [n, m, 5], mirrored with them."""
-
-    def __init__(
-        self,
-        prefix: nn.Module,
-        pixels: Pixels,
-        true: torch.Tensor,
-        *,
-        folder: Path,
-        progress: Progress | None = None,
-    ) -> None:
-        super().__init__(prefix, pixels, folder=folder, mirrored=True, batch=DENSE_BATCH, progress=progress)
-        self.boxes = true
-
-    def drawn_with_target(self, rows: Rows, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        which, mirrored = torch.as_tensor(rows).long(), self._mirrored(rows, generator)
-        true = self.boxes[which]
-        return self._fetch(which, mirrored), torch.where(mirrored.view(-1, 1, 1), boxes.mirrored(true), true)
+def mirrored_masks(masks: torch.Tensor) -> torch.Tensor:
+    """uint8 [b, s, s] -> the same, of the mirror images."""
+    return masks.flip(2)

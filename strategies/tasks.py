@@ -23,13 +23,13 @@ from strategies.families.dense import decoder, dense_from
 from strategies.inputs import (
     DENSE_BATCH,
     BoxedImages,
-    BoxedLatents,
     Images,
     Inputs,
     Latents,
     MaskedImages,
-    MaskedLatents,
+    TargetedLatents,
     Views,
+    mirrored_masks,
 )
 from strategies.model import Recalibrator
 from strategies.objective.boxes import CrossEntropyGIoU
@@ -220,7 +220,7 @@ class Segmentation:
     def cached(
         self, prefix: nn.Module, images: Pixels, target: torch.Tensor, folder: Path, progress: Progress | None
     ) -> Inputs:
-        return MaskedLatents(prefix, images, target, folder=folder, progress=progress)
+        return TargetedLatents(prefix, images, target, mirrored_masks, folder=folder, progress=progress)
 
     def fitted(self, target: torch.Tensor) -> Loss:
         return DiceCrossEntropy().loss()
@@ -297,7 +297,7 @@ class Detection:
     def cached(
         self, prefix: nn.Module, images: Pixels, target: torch.Tensor, folder: Path, progress: Progress | None
     ) -> Inputs:
-        return BoxedLatents(prefix, images, target, folder=folder, progress=progress)
+        return TargetedLatents(prefix, images, target, boxes.mirrored, folder=folder, progress=progress)
 
     def fitted(self, target: torch.Tensor) -> Loss:
         return CrossEntropyGIoU().loss()

@@ -5,30 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sites import NEW_PATIENTS, deployed, learnt
 
 from agent.cases.boxes import read_boxes
 from agent.cases.datafolder import read_folder
-from agent.config import Config, render
 from agent.demo.stage import Stage
 from agent.plan import RESPONSES, GateRule, Labels, Plan
-from agent.versions import pointer
-from agent.workspace import Workspace
-from benchmarks.tasks.agent import write
-from benchmarks.tasks.generated import changes
-
-HOME_PATIENTS, NEW_PATIENTS = 120, 90
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     """Deployed at the site of dark cells, with thirty of its patients kept for the feed."""
-    scratch = tmp_path_factory.mktemp("boxes")
-    _, change = changes(scratch, 1, (HOME_PATIENTS, NEW_PATIENTS))
-    rows = read_folder(change.folder).rows
-    home, new = ([row for row in rows if row.site == site] for site in ("dark", "bright"))
-    write(scratch / "mine", home[30:], "detection")
-    write(scratch / "quiet", home[:30], "detection")
-    write(scratch / "new", new, "detection")
     # Some twenty-five anchors with few cells each can't show that home is unharmed to a twentieth, as masks can.
     tolerant = {name: GateRule(margin=0.1, burden="no_harm_found") for name in ("forgetting", "calibration")}
     by_lora = {
@@ -36,44 +23,21 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
         for name, response in RESPONSES.items()
     }
     plan = Plan(mode="bounded_auto", labels=Labels(train_patients=12), responses=by_lora, gates=tolerant)
-    (scratch / "plan.yaml").write_text(render(Config(plan=plan)))
-    stage = Stage.__new__(Stage)
-    stage.root = scratch / "site"
-    made = stage.must("fit", "--data", scratch / "mine", "--task", "detection", "--out", scratch / "base",
-                      "--size", "64", "--epochs", "60")  # fmt: skip
-    assert made["metrics"].keys() == {"map50", "map", "froc"} and made["metrics"]["map50"] > 0.6
-    stage.must("init", "--model", scratch / "base", "--reference", scratch / "mine", "--config", scratch / "plan.yaml")
-    stage.scratch = scratch  # type: ignore[attr-defined]
+    scratch = tmp_path_factory.mktemp("boxes")
+    stage, made = deployed(scratch, "detection", plan, patients=120, seed=1, epochs=60)
+    assert made["metrics"].keys() == {"map50", "map", "froc"} and made["metrics"]["map50"] > 0.75
     return stage
 
 
 @pytest.mark.slow
 def test_a_new_stain_is_seen_without_labels_learnt_with_them_and_undone(stage: Stage) -> None:
-    scratch: Path = stage.scratch  # type: ignore[attr-defined]
-    workspace = Workspace(stage.root)
-    assert stage.must("feed", scratch / "quiet", "--no-labels")["accepted"] == 30
-    stage.must("run", "--until-idle")
-    assert stage.must("alarms", "--all") == [], "home goes on as it was"
-    before = stage.must("evaluate", scratch / "new")
-    assert before["measures"].keys() == {"map50", "map", "froc"}
-    stage.must("feed", scratch / "new", "--no-labels")
-    stage.must("run", "--until-idle")
-    alarms = [alarm for alarm in stage.must("alarms") if alarm["shift"] is not None]
-    assert alarms and alarms[0]["opened_at_case"] <= 30 + 20, "within two ticks of ten"
-    assert not {alarm["shift"] for alarm in alarms} & {"prevalence", "annotation"}
-    assert pointer.read(workspace.path("live.json")).trust == "caution"
-    assert stage.must("labels", "import", scratch / "new" / "cases.csv")["joined"] == NEW_PATIENTS
-    stage.must("run", "--until-idle")
-    versions = stage.must("versions")
-    assert versions[-1]["state"] in ("probation", "active"), stage.must("show", "v1")["verdicts"]
-    shown = stage.must("show", versions[-1]["id"])
-    gates = {verdict["gate"].split(":")[0] for verdict in shown["verdicts"]}
-    assert gates >= {"gain", "forgetting", "calibration", "negative_flips", "worst_structure"}
-    assert all("F1" in v["says"] for v in shown["verdicts"] if v["gate"].startswith(("gain", "forgetting")))
+    scratch = stage.root.parent
+    before, verdicts = learnt(stage)
+    assert all("F1" in v["says"] for v in verdicts if v["gate"].startswith(("gain", "forgetting")))
     after = stage.must("evaluate", scratch / "new")
     assert after["measures"]["map50"] > before["measures"]["map50"] + 0.2
     assert stage.must("evaluate", scratch / "quiet")["measures"]["map50"] > 0.65, "and home is kept"
-    with workspace.store.read() as connection:
+    with stage.workspace.store.read() as connection:
         forms = {row["form"] for row in connection.execute("SELECT DISTINCT form FROM observations")}
         worth = [row["worth"] for row in connection.execute("SELECT worth FROM answers WHERE worth IS NOT NULL")]
     assert forms == {"boxes"} and len(worth) > NEW_PATIENTS and all(0 <= one <= 1 for one in worth)
@@ -85,7 +49,7 @@ def test_a_new_stain_is_seen_without_labels_learnt_with_them_and_undone(stage: S
 
 @pytest.mark.slow
 def test_predict_tells_the_boxes_and_writes_them_as_labels_are_written(stage: Stage, tmp_path: Path) -> None:
-    scratch: Path = stage.scratch  # type: ignore[attr-defined]
+    scratch = stage.root.parent
     row = read_folder(scratch / "quiet").rows[0]
     [said] = stage.must("predict", row.file, "--version", "v0", "--out", tmp_path / "found")
     assert said["prediction"].endswith(" cell") and 0.3 < said["expected_f1"] <= 1

@@ -45,8 +45,7 @@ def test_a_deployment_is_fitted_watched_and_measured(name: str, tmp_path: Path, 
         rows = read_folder(change.folder).rows
         mine = write(tmp_path / "mine", [row for row in rows if row.site == "dark"], task)
         feed = write(tmp_path / "feed", [row for row in rows if row.site == "bright"], task)
-    stage = Stage.__new__(Stage)
-    stage.root = tmp_path / "site"
+    stage = Stage(tmp_path / "site")
     stage.must("fit", "--data", mine, "--task", task, "--backbone", backbone, "--out", tmp_path / "base",
                "--size", "32", "--epochs", "2")  # fmt: skip
     stage.must("init", "--model", tmp_path / "base", "--reference", mine, "--config", CONFIGS / f"{name}.yaml")

@@ -76,3 +76,9 @@ def test_no_file_names_a_folder_of_somebodys_machine() -> None:
         named += [f"{name}:{i}" for i, line in enumerate(text.splitlines(), 1) if MACHINE.search(line)]
     assert seen >= 60
     assert named == []
+
+
+def test_no_two_modules_of_the_tests_share_a_name():
+    """pytest imports them by their bare names: a second one breaks the whole suite, and no part of it."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "__init__.py"]
+    assert len(names) >= 100 and sorted({name for name in names if names.count(name) > 1}) == []

@@ -25,7 +25,7 @@ from strategies.collapse import pooled
 from strategies.data import Rehearsal, herding
 from strategies.families import load_backbone
 from strategies.families.monai import DESIGNS
-from strategies.inputs import Images, MaskedImages, MaskedLatents
+from strategies.inputs import Images, MaskedImages, TargetedLatents, mirrored_masks
 from strategies.lessons import Joined, sampled
 from strategies.model import Classifier, Recalibrator, Thresholds
 from strategies.objective.dice import DiceCrossEntropy
@@ -184,7 +184,7 @@ def test_latents_bring_the_mask_of_the_view(tmp_path: Path) -> None:
     """What the cache answers is of the image, or of the mirror image, that the mask is of."""
     discs = Discs.of("home", 6)
     images, masks = Pixels(discs, PLAIN), SEGMENTATION.target(discs, PLAIN)
-    latents = MaskedLatents(nn.Identity(), images, masks, folder=tmp_path)
+    latents = TargetedLatents(nn.Identity(), images, masks, mirrored_masks, folder=tmp_path)
     plain = MaskedImages(images, mirror, masks)
     for seed in range(4):
         both = [one.drawn_with_target(range(6), torch.Generator().manual_seed(seed)) for one in (latents, plain)]

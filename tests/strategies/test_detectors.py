@@ -22,7 +22,7 @@ from strategies.axes import CORRUPTIONS, corrupted, depth
 from strategies.base import Chosen, base_digest, fit_base, import_base, load_base
 from strategies.families import load_backbone
 from strategies.families.columns import STRIDE, columns
-from strategies.inputs import BoxedImages, BoxedLatents
+from strategies.inputs import BoxedImages, TargetedLatents
 from strategies.lessons import Joined, sampled
 from strategies.model import Recalibrator
 from strategies.objective.boxes import CrossEntropyGIoU, answered
@@ -221,7 +221,7 @@ def test_latents_bring_the_boxes_of_the_view(tmp_path: Path) -> None:
     """What the cache answers is of the image, or of the mirror image, that the boxes are of."""
     cells = Cells.of("home", 6)
     images, true = Pixels(cells, PLAIN), DETECTION.target(cells, PLAIN)
-    latents = BoxedLatents(nn.Identity(), images, true, folder=tmp_path)
+    latents = TargetedLatents(nn.Identity(), images, true, boxes.mirrored, folder=tmp_path)
     plain = BoxedImages(images, mirror, true)
     for seed in range(4):
         both = [one.drawn_with_target(range(6), torch.Generator().manual_seed(seed)) for one in (latents, plain)]
