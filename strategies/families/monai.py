@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +43,11 @@ def _swin_unetr(network: Any, images: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Design:
-    """A class of MONAI by its name, its deepest layer, what it is built with unless a folder says otherwise, and a
-    package that MONAI does without until this network runs."""
+    """A class of MONAI by its name, its deepest layer, and what it is built with unless a folder says otherwise."""
 
     network: str
     deepest: Deepest
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    needs: str | None = None
 
 
 # Batch norms, where the design leaves a choice: their statistics are files, which an alignment can measure again at
@@ -60,7 +57,7 @@ DESIGNS = {
         "UNet", _unet, {"channels": [16, 32, 64, 128], "strides": [2, 2, 2], "num_res_units": 2, "norm": "batch"}
     ),
     "segresnet": Design("SegResNet", _segresnet, {"init_filters": 16, "norm": "batch"}),
-    "swin_unetr": Design("SwinUNETR", _swin_unetr, {"feature_size": 24, "norm_name": "batch"}, "einops"),
+    "swin_unetr": Design("SwinUNETR", _swin_unetr, {"feature_size": 24, "norm_name": "batch"}),
 }
 FIXED = {"spatial_dims": 2, "in_channels": 3}
 
@@ -124,8 +121,6 @@ def _config(folder: Path) -> tuple[str, dict[str, Any], Preprocessing]:
 
 def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     design = _design(name)
-    if design.needs is not None and find_spec(design.needs) is None:
-        raise ValueError(f"monai:{name} needs the package {design.needs}, which is not installed: pip install it.")
     from monai.networks import nets
 
     try:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -291,13 +290,9 @@ class Alternating(Discs):
 # Families
 
 
-@pytest.mark.parametrize("name", ["unet", "segresnet", "swin_unetr"])
+@pytest.mark.parametrize("name", [*DESIGNS])
 def test_every_design_of_monai_saves_and_reads_back(tmp_path: Path, name: str) -> None:
     """Dense features, a sensor of at most 512 numbers, layers to adapt; the folder names design and arguments."""
-    if DESIGNS[name].needs and find_spec(DESIGNS[name].needs) is None:
-        with pytest.raises(ValueError, match=f"needs the package {DESIGNS[name].needs}"):
-            load_backbone(f"monai:{name}")
-        return
     torch.manual_seed(0)
     origin, images = load_backbone(f"monai:{name}"), torch.rand(2, 3, 64, 64)
     answers = _answers(origin.module, images)
@@ -627,10 +622,9 @@ def timm_folder(folder: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "dinov2-tiny"])
-def test_an_encoder_is_fitted_and_adapted_behind_a_frozen_part(tmp_path: Path, name: str) -> None:
-    """A third of its blocks is computed once, masks beside it; the parts load."""
-    size = {"mobilenet_v3_small": 32, "dinov2-tiny": 48}[name]
+@pytest.mark.parametrize(("name", "size"), [("mobilenet_v3_small", 32), ("dinov2-tiny", 48), ("monai:swin_unetr", 64)])
+def test_an_encoder_is_fitted_and_adapted_behind_a_frozen_part(tmp_path: Path, name: str, size: int) -> None:
+    """A third of its blocks is computed once (of a U-shaped transformer none), masks beside it; the parts load."""
     made = fit_base(Discs.of("home", 32), Discs.of("home", 8, 100), CLASSES, task="segmentation", backbone=name,
                     size=size, epochs=4, out=tmp_path / "base", measure=dice)  # fmt: skip
     assert made["epochs"] == 4
