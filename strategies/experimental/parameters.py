@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from strategies.data import NewCases
 from strategies.parameter import EXPERIMENTAL as ON_TRIAL
-from strategies.parameter import Decoder, LearnedPrompt, LoRA, OrthogonalLoRA, SAMed
+from strategies.parameter import Decoder, LearnedPrompt, LoRA, MedSA, OrthogonalLoRA, SAMed
 from strategies.protocols import Recipe
 from strategies.recipes import COMPARISONS, RECIPES
 
@@ -46,6 +46,6 @@ DECODERS = {
         replace(
             _LORA, name=f"{one.name}_rehearsal", stages=(replace(_LORA.stages[0], parameter=one), *_LORA.stages[1:])
         )
-        for one in (Decoder(), SAMed(), LearnedPrompt())
+        for one in (Decoder(), SAMed(), MedSA(), LearnedPrompt())
     )
 }

@@ -6,7 +6,7 @@
 from strategies.parameter.adalora import AdaLoRA
 from strategies.parameter.bitfit import BitFit
 from strategies.parameter.bottleneck import Bottlenecks
-from strategies.parameter.decoder import Decoder, SAMed
+from strategies.parameter.decoder import Decoder, MedSA, SAMed
 from strategies.parameter.dora import DoRA
 from strategies.parameter.early import EarlyBlocks
 from strategies.parameter.full import Full
@@ -32,5 +32,6 @@ EXPERIMENTAL = (
     AdaLoRA,
     Decoder,
     SAMed,
+    MedSA,
     LearnedPrompt,
 )

@@ -27,18 +27,25 @@ class Bottlenecks:
 
     def attach(self, model: Classifier) -> list[nn.Parameter]:
         """Raises ValueError where no block behind the frozen ones puts out a map or tokens."""
-        cut = int(self.frozen * model.origin.depth)
-        widths = {
-            i: shape[1] if len(shape) == 4 else shape[2]
-            for i, shape in enumerate(outputs(model.origin))
-            if i >= cut and len(shape) in (3, 4)
-        }
-        if not widths:
-            raise ValueError("Bottleneck adapters can't be put into this network: it is not in blocks.")
-        return put_behind(model, "bottleneck", {i: Bottleneck.fresh(width, self.size) for i, width in widths.items()})
+        return bottlenecks_behind(model, range(int(self.frozen * model.origin.depth), model.origin.depth), self.size)
 
     def training(self, model: nn.Module) -> None:
         model.eval()
 
     def write(self, model: Classifier, folder: Path) -> dict[str, str]:
         return write_inserted(model, folder)
+
+
+def bottlenecks_behind(model: Classifier, blocks: range, size: int) -> list[nn.Parameter]:
+    """A fresh `Bottleneck` of `size` channels behind each of `blocks`; returns what moves: these and the head.
+
+    Raises ValueError where none of the blocks puts out a map or tokens.
+    """
+    widths = {
+        i: shape[1] if len(shape) == 4 else shape[2]
+        for i, shape in enumerate(outputs(model.origin))
+        if i in blocks and len(shape) in (3, 4)
+    }
+    if not widths:
+        raise ValueError("Bottleneck adapters can't be put into this network: it is not in blocks.")
+    return put_behind(model, "bottleneck", {i: Bottleneck.fresh(width, size) for i, width in widths.items()})

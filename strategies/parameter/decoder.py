@@ -1,4 +1,4 @@
-"""The mask decoder behind an encoder that stays as it is, or behind one with low-rank adapters: SAM's two ways."""
+"""The mask decoder behind an encoder that stays as it is, or behind one with adapters: how SAM is adapted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from torch import nn
 
 from strategies.model import Classifier
+from strategies.parameter.bottleneck import bottlenecks_behind
+from strategies.parameter.insertion import write_inserted
 from strategies.parameter.lora import LoRA
 from strategies.parameter.peft_form import write_adapter
 from strategies.parameter.tuned import tune, write_tuned
@@ -69,6 +71,36 @@ class SAMed:
 
     def write(self, model: Classifier, folder: Path) -> dict[str, str]:
         return write_adapter(model, folder) | write_tuned(model, folder)
+
+
+class MedSA:
+    """Bottlenecks behind every block of the encoder, and every weight of the decoder and the head.
+
+    Med-SA (Wu and others 2023) has two within each layer, behind the attention and beside the perceptron; here a layer
+    is one block, and one stands behind it. Fresh on the base, as every adapter is.
+    """
+
+    name = "med_sa"
+    tasks = ("segmentation",)
+    continues = False
+    whole = False
+
+    def __init__(self, size: int = 32, learning_rate: float = 1e-3, frozen: float = 0.0) -> None:
+        self.size, self.learning_rate, self.frozen = size, learning_rate, frozen
+
+    def attach(self, model: Classifier) -> list[nn.Parameter]:
+        """Raises ValueError where the network has no decoder apart."""
+        depth = encoder_depth(model.origin)
+        _, decoder = model.origin.split(depth)
+        bottlenecks_behind(model, range(int(self.frozen * model.origin.depth), depth), self.size)
+        decoder.requires_grad_(True)
+        return [weight for weight in model.parameters() if weight.requires_grad]
+
+    def training(self, model: nn.Module) -> None:
+        model.eval()
+
+    def write(self, model: Classifier, folder: Path) -> dict[str, str]:
+        return write_inserted(model, folder) | write_tuned(model, folder)
 
 
 def encoder_depth(origin: Backbone) -> int:

@@ -21,6 +21,7 @@ from strategies.families import load_backbone
 from strategies.families.sam import Places
 from strategies.model import Classifier
 from strategies.parameter import Decoder, SAMed
+from strategies.parameter.decoder import encoder_depth
 from strategies.predictor import Predictor, apply_parts, check_golden
 from strategies.preprocessing import Pixels, normalise
 from strategies.protocols import Candidate, Recipe
@@ -102,7 +103,7 @@ def test_every_recipe_makes_a_version_that_loads(base: Path, tmp_path: Path, nam
     assert {file.suffix for file in candidate.folder.iterdir()} <= {".json", ".safetensors"}
     check_golden(Predictor.load(base, candidate.folder), candidate.folder)
     assert base_digest(base) == before
-    assert len(ALL) == 9
+    assert len(ALL) == 10
 
 
 def test_samed_adapts_queries_and_values_and_the_decoder(base: Path, tmp_path: Path) -> None:
@@ -124,6 +125,18 @@ def test_samed_adapts_queries_and_values_and_the_decoder(base: Path, tmp_path: P
     assert encoder == {
         f"backbone.network.vision_encoder.layers.{i}.attn.qkv.{one}.weight" for i in range(2) for one in ("q", "v")
     }
+    assert held_dice(base, short.folder) > held_dice(base, None) + 0.1
+
+
+def test_bottlenecks_stand_in_the_encoder_alone_and_the_decoder_moves(base: Path, tmp_path: Path) -> None:
+    """No weight of the encoder's own moves: one module behind each of its blocks, and every tensor of the decoder."""
+    short = go(base, tmp_path / "out", DECODERS["med_sa_rehearsal"], epochs=12)
+    depth = encoder_depth(load_base(base).origin)
+    inserted = load_file(short.folder / "inserted.safetensors")
+    assert {name.rpartition(".")[0] for name in inserted} == {f"{i}.bottleneck" for i in range(depth)}
+    assert all(inserted[f"{i}.bottleneck.up"].abs().max() > 0 for i in range(depth))
+    tuned = load_file(short.folder / "tuned.safetensors")
+    assert {name.split(".")[0] for name in tuned} == {"mask_decoder", "prompt_encoder"}
     assert held_dice(base, short.folder) > held_dice(base, None) + 0.1
 
 

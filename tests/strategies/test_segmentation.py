@@ -481,10 +481,10 @@ def test_what_can_not_serve_masks_says_so_before_it_trains(base: Path, tmp_path:
         refused += 1
     assert not (tmp_path / "out").exists()
     assert sorted(kind.__name__ for _, kind in kinds if serves(kind())) == sorted(
-        ["LinearProbe", "LoRA", "Full", "Bottlenecks", "Decoder", "SAMed", "LearnedPrompt", "Recalibrate",
+        ["LinearProbe", "LoRA", "Full", "Bottlenecks", "Decoder", "SAMed", "MedSA", "LearnedPrompt", "Recalibrate",
          "BatchStatistics", "Supervised", "NewCases", "Rehearsal"]
     )  # fmt: skip
-    assert (len(kinds), refused) == (39, 27)
+    assert (len(kinds), refused) == (40, 27)
 
 
 def test_a_sum_serves_what_all_of_its_parts_do() -> None:
