@@ -38,7 +38,7 @@ from strategies.protocols import (
 )
 
 SLOTS = {
-    parameter: (ParameterMechanism, 15),
+    parameter: (ParameterMechanism, 16),
     representation: (RepresentationMechanism, 7),
     objective: (ObjectiveMechanism, 11),
     data: (DataMechanism, 4),
@@ -116,7 +116,7 @@ def test_every_registered_mechanism_fits_its_slot() -> None:
         mechanisms = [kind() for kind in kinds(package)]
         assert len(mechanisms) == count == len({mechanism.name for mechanism in mechanisms})
         assert all(isinstance(mechanism, protocol) for mechanism in mechanisms)
-    assert len(SERVED) == 30
+    assert len(SERVED) == 31
 
 
 @pytest.mark.parametrize(("kind", "network"), SERVED)
