@@ -60,6 +60,7 @@ from monitors.protocols import (
 )
 from monitors.quality import NAMES as QUALITY
 from monitors.quality import quality
+from monitors.saliency import Localised, Looked, Shortcut, localised
 from monitors.schema import SchemaStream
 from monitors.surfaces import hd95, nsd
 from monitors.volume import CaseVolume
@@ -146,6 +147,10 @@ __all__ = [
     "match",
     "hd95",
     "nsd",
+    "localised",
+    "Localised",
+    "Looked",
+    "Shortcut",
     "count_shares",
     "expected_f1",
     "shares",

@@ -111,9 +111,10 @@ def patients(record: Record) -> int:
 
 
 def wilson(
-    hit: NDArray[np.bool_], weight: Float, unit: NDArray[np.str_], level: float = 0.95
+    hit: NDArray[np.bool_] | Float, weight: Float, unit: NDArray[np.str_], level: float = 0.95
 ) -> tuple[float, float, float]:
-    """(lower bound, share, upper bound) of cases that hit [n], each with its weight; NaN where none has any.
+    """(lower bound, share, upper bound) of cases that hit [n], each with its weight; NaN where none has any. A
+    hit may be a share, 0..1, which varies no more than one that is whole.
 
     Wilson's interval (1927) on the effective number of patients (sum w)^2 / sum w^2 (Kish 1965), w being a patient's
     cases together: it has a width where every case hit.

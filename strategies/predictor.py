@@ -202,12 +202,12 @@ class Predictor:
     def _rows(self, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         padding = -len(batch) % ROWS
         padded = torch.cat([batch, batch.new_zeros((padding, *batch.shape[1:]))])
-        with _one_thread():
+        with one_thread():
             return torch.cat([module(chunk) for chunk in padded.split(ROWS)])[: len(batch)].float()
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """torch keeps the number per calling thread, so others that compute in this process keep theirs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

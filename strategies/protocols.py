@@ -407,3 +407,20 @@ class Candidate:
     recipe: str
     parts: Mapping[str, str]
     made: Mapping[str, Any] = field(default_factory=dict)  # seed, epochs, seconds, trainable parameters, losses
+
+
+class Attribution(Protocol):
+    """A way of asking a network where in an image it sees a class. The constructor arguments are the configuration."""
+
+    name: str
+
+    def serves(self, blocks: Sequence[nn.Module], size: int) -> bool:
+        """Whether it can ask this encoder, a chain of blocks for images of size x size pixels."""
+        ...
+
+    def __call__(
+        self, blocks: Sequence[nn.Module], head: nn.Module, images: torch.Tensor, decided: torch.Tensor
+    ) -> torch.Tensor:
+        """Prepared images [b, 3, s, s] and a class for each, int64 [b] -> maps [b, g, g], larger where more speaks for
+        the class; the same call gives the same maps."""
+        ...

@@ -158,6 +158,16 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("dir", metavar="DIR", help="labelled images and cases.csv"), WHERE,
             arg("--version", metavar="V", help="default: the live one"),
         ), '{"version", "n", "measures", "by_site", "by_group"}'),
+        Command("saliency", "does a version look where people marked the finding, and where earlier ones looked",
+                "saliency:saliency", (
+            arg("dir", metavar="DIR", help="labelled images with masks or boxes, and cases.csv"), WHERE,
+            arg("--version", action="append", default=[], metavar="V",
+                help="repeatable, the first is compared with (default: all that are or were live)"),
+            arg("--method", choices=("grad-cam", "occlusion"),
+                help="how the model is asked (else grad-cam, and occlusion for transformers)"),
+            arg("--out", metavar="FILE.html", help="write the page, with the images that differ most"),
+        ), '[{"version", "method", "n", "patients", "pointing_game", "iou", "chance": {"pointing_game", "iou"}, '
+           '"centre", "balanced_accuracy", "auroc", "intervals", "beside", "shortcut", "says"}]'),
     ),
     "Set up": (
         Command("validate", "all errors of a config at once", "check:validate", (

@@ -1,0 +1,1 @@
+"""Where versions look, beside where people marked the finding."""
