@@ -199,4 +199,5 @@ def situation(connection: Connection, *, least: int, served: Collection[str] = (
         more_domains=not {case["domain"] for case in labelled} <= {HOME, *learnt.get("domains", ())},
         waiting=waiting > 0,
         distance=json.loads(alarm["evidence"]).get("distance"),
+        sealed=get_setting(connection, "sealed", False),
     )

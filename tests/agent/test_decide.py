@@ -31,6 +31,11 @@ def with_(**changes) -> Situation:
         (with_(tried_with=30), (), "16 more labelled patients are needed"),
         (with_(tried_with=30, labelled=46), LADDER, "46 labelled patients"),
         (with_(tried_with=30, labelled=31, more_domains=True), LADDER, "31 labelled patients"),
+        (
+            with_(sealed=True),
+            ("recalibrate",),
+            "linear_probe is left out (it moves weights, and the model is a black box",
+        ),
     ],
 )
 def test_what_the_default_plan_does(situation, recipes, says):
