@@ -2,12 +2,14 @@
 
 The configuration of a bundle is a program: MONAI evaluates what begins with `$` and imports what `_target_` names. Here
 it is data. Of `network_def` plain values are read, references (`@key`) are followed to plain values, and the network is
-one of those that `monai:NAME` knows; whatever else the file holds is never looked at. How images are fed, and what the
-outputs are called, stands in metadata.json. A bundle without safetensors that has a `model.ts` is a black box.
+one of those that `monai:NAME` knows. Of `preprocessing` the names of the transforms are read: one that can't be had
+here is a reason to refuse. Whatever else the file holds is never looked at. How images are fed, and what the outputs
+are called, stands in metadata.json. A bundle without safetensors that has a `model.ts` is a black box.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,9 @@ CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inferenc
 TASKS = {"segmentation": "segmentation", "classes": "classification"}  # by the format of the output
 NETWORKS = {design.network: name for name, design in DESIGNS.items()}
 PLACE = "monai.networks.nets."
+READ = ("LoadImage", "EnsureChannelFirst", "AsChannelFirst", "AddChannel", "Resize", "EnsureType", "CastToType",
+        "ToTensor", "ToDevice")  # fmt: skip
+OWN_RANGE, OF_8_BITS = "ScaleIntensity", "ScaleIntensityRange"  # transforms, each with its scale here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +97,10 @@ def read_metadata(folder: Path) -> Told:
         raise ValueError(f"The bundle {name} answers with {said!r}; known formats are {' and '.join(TASKS)}.")
     if not isinstance(classes, dict) or len(classes) < 2 or {*classes} != {*map(str, range(len(classes)))}:
         raise ValueError(f"The bundle {name} doesn't name two or more classes by their numbers (channel_def).")
+    if image.get("is_patch_data"):
+        raise ValueError(f"The bundle {name} is fed patches of images (is_patch_data); here they are resized whole.")
     low, high = map(float, values)
-    # Colours come in 8 bits; one channel may be of any depth, and is scaled by the image's own range.
+    scale, clip = _scaled(folder, channels)
     return Told(
         task=TASKS[said],
         classes=tuple(str(classes[str(i)]) for i in range(len(classes))),
@@ -102,9 +109,33 @@ def read_metadata(folder: Path) -> Told:
             size=shape[0],
             mean=(-low / (high - low),) * 3,
             std=(1 / (high - low),) * 3,
-            scale="uint8" if channels == 3 else "minmax",
+            scale=scale,
+            clip=clip,
         ),
     )
+
+
+def _scaled(folder: Path, channels: int) -> tuple[str, tuple[float, float]]:
+    """The scale of intensities by the bundle's own transforms, and the percentiles that it clips to; where none of them
+    scales, three channels are taken for 8-bit colours, and one goes by the image's own range.
+
+    Raises ValueError where a transform changes images in a way that is not done here.
+    """
+    whole, robust = (0.0, 100.0), (0.5, 99.5)
+    found = ("uint8", robust) if channels == 3 else ("minmax", robust)
+    steps = _inference(folder).get("preprocessing", {}) if any((folder / one).is_file() for one in CONFIGS) else {}
+    steps = steps.get("transforms", ()) if isinstance(steps, dict) else steps
+    for step in steps if isinstance(steps, list) else ():
+        told = step if isinstance(step, dict) else {"_target_": step}
+        name = str(told.get("_target_"))
+        kind = re.sub("(?:d|D|Dict)$", "", name.rpartition(".")[2])
+        if kind == OWN_RANGE:
+            found = ("minmax", whole)
+        elif kind == OF_8_BITS and (told.get("a_min"), told.get("a_max")) == (0, 255):
+            found = ("uint8", robust)
+        elif kind not in READ:
+            raise ValueError(f"The bundle {folder.name} feeds images through {name}, which is not done here.")
+    return found
 
 
 def _only(record: Mapping[str, Any], name: str, kind: str) -> Mapping[str, Any]:

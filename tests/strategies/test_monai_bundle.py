@@ -16,6 +16,7 @@ from torch import nn
 
 from strategies.base import fit_base, import_described, load_base
 from strategies.families import family_of, load_backbone
+from strategies.families.bundle import read_metadata
 from strategies.families.monai import DESIGNS
 from strategies.predictor import Predictor
 from strategies.protocols import Describing, Family
@@ -60,7 +61,7 @@ def metadata(**changes: Any) -> dict[str, Any]:
     }
 
 
-def inference(definition: Any, **more: Any) -> dict[str, Any]:
+def inference(definition: Any, transforms: dict[str, Any] = {}, **more: Any) -> dict[str, Any]:  # noqa: B006
     """With the expressions that every bundle of the zoo has, outside of `network_def`."""
     return {
         "imports": ["$import glob", "$import os"],
@@ -70,6 +71,15 @@ def inference(definition: Any, **more: Any) -> dict[str, Any]:
         "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
         "network_def": definition,
         "network": "$@network_def.to(@device)",
+        "preprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "LoadImaged", "keys": "image"},
+                {"_target_": "EnsureChannelFirstd", "keys": "image", "channel_dim": -1},
+                {"_target_": "CastToTyped", "dtype": "$torch.float32", "keys": "image"},
+                *({"_target_": name, "keys": "image", **values} for name, values in transforms.items()),
+            ],
+        },
         "handlers": [{"_target_": "CheckpointLoader", "load_path": "$@bundle_root + '/models/model.pt'"}],
         "run": ["$@evaluator.run()"],
         **more,
@@ -132,7 +142,7 @@ def test_references_to_plain_values_are_followed(tmp_path: Path) -> None:
         "_desc_": "a small one",
     }
     folder = bundle(tmp_path / "b", definition)
-    more = {"classes": "@number", "number": 2, "sizes": {"first": 8, "all": [8, 16]}}
+    more: dict[str, Any] = {"classes": "@number", "number": 2, "sizes": {"first": 8, "all": [8, 16]}}
     (folder / "configs" / "inference.json").unlink()
     (folder / "configs" / "inference.yaml").write_text(yaml.safe_dump(inference(definition, **more)))
     save_file(network(UNET).state_dict(), folder / "models" / "model.safetensors")
@@ -167,12 +177,38 @@ def test_a_network_that_is_no_plain_value_is_refused(tmp_path: Path, definition:
 
 
 @pytest.mark.parametrize(
+    ("transforms", "channels", "fed"),
+    [
+        ({}, 3, ("uint8", (0.5, 99.5))),
+        ({}, 1, ("minmax", (0.5, 99.5))),
+        ({"ScaleIntensityd": {}}, 3, ("minmax", (0.0, 100.0))),
+        ({"ScaleIntensityRanged": {"a_min": 0, "a_max": 255}}, 1, ("uint8", (0.5, 99.5))),
+        ({"ScaleIntensityRanged": {"a_min": -57, "a_max": 164}}, 1, "ScaleIntensityRanged, which is not done"),
+        ({"NormalizeIntensityd": {"nonzero": True}}, 3, "NormalizeIntensityd, which is not done"),
+        ({"scripts.transforms.Mined": {}}, 3, r"scripts\.transforms\.Mined, which is not done"),
+    ],
+)
+def test_images_are_scaled_as_the_bundle_does_or_it_is_refused(
+    tmp_path: Path, transforms: dict[str, Any], channels: int, fed: Any
+) -> None:
+    """A network that is fed otherwise than it was trained answers wrongly, and nobody would see why."""
+    folder = bundle(tmp_path / "b", told=metadata(num_channels=channels), transforms=transforms)
+    if isinstance(fed, str):
+        with pytest.raises(ValueError, match=fed):
+            read_metadata(folder)
+    else:
+        preprocessing = read_metadata(folder).preprocessing
+        assert (preprocessing.scale, preprocessing.clip) == fed
+
+
+@pytest.mark.parametrize(
     ("told", "reason"),
     [
         (metadata(num_channels=4), "takes 4 channels"),
         (metadata(spatial_shape=[96, 96, 96]), r"takes images of \[96, 96, 96\]"),
         (metadata(spatial_shape=[736, 480]), "squares of one size"),
         (metadata(value_range=[]), "value_range"),
+        (metadata(is_patch_data=True), "patches of images"),
         (metadata(pred={"format": "regression"}), "answers with 'regression'"),
         (metadata(pred={"channel_def": {"0": "background"}}), "two or more classes"),
         ({"version": "0.1.0"}, "network_data_format, inputs"),
