@@ -41,10 +41,12 @@ class Situation:
 
 @dataclass(frozen=True)
 class Decision:
-    """The recipes to try, cheapest first; none means that nothing is done, and `says` tells why."""
+    """The recipes to try, cheapest first; none means that nothing is done, and `says` tells why. left_out: those of the
+    plan that are not worth trying, or can't be tried."""
 
     recipes: tuple[str, ...]
     says: str
+    left_out: tuple[str, ...] = ()
 
 
 def decide(plan: Plan, situation: Situation) -> Decision:
@@ -67,7 +69,7 @@ def decide(plan: Plan, situation: Situation) -> Decision:
     left_out = {name: why for name in ladder if (why := _not_worth_trying(name, plan, situation))}
     says = [f"{situation.labelled} labelled patients since the change"]
     says += [f"{name} is left out ({why})" for name, why in left_out.items()]
-    return Decision(tuple(name for name in ladder if name not in left_out), "; ".join(says))
+    return Decision(tuple(name for name in ladder if name not in left_out), "; ".join(says), tuple(left_out))
 
 
 def _not_worth_trying(recipe: str, plan: Plan, situation: Situation) -> str:

@@ -45,6 +45,14 @@ def test_what_the_default_plan_does(situation, recipes, says):
     assert says in decision.says
 
 
+def test_a_plan_that_only_moves_weights_leaves_a_black_box_as_it_is():
+    """Nothing is tried, and the decision says of each recipe why."""
+    plan = Plan(responses={"acquisition": Response(recipes=("lora_rehearsal",))})
+    decision = decide(plan, with_(sealed=True))
+    assert (decision.recipes, decision.left_out) == ((), ("linear_probe", "lora_rehearsal"))
+    assert "lora_rehearsal is left out (it moves weights" in decision.says
+
+
 SITUATIONS = st.builds(
     Situation,
     shift=st.sampled_from([None, *RESPONSES]),

@@ -9,7 +9,7 @@ from chapters import work_off
 
 from agent.config import Config, render
 from agent.demo.stage import Stage
-from agent.plan import GATE_RULES, Labels, Plan
+from agent.plan import GATE_RULES, RESPONSES, Labels, Plan, Response
 from agent.updates.decide import SEALED
 from agent.versions import pointer
 from agent.workspace import Workspace
@@ -71,3 +71,21 @@ def test_a_black_box_is_deployed_watched_recalibrated_and_rolled_back(tmp_path: 
     flipped[len(flipped) // 2] ^= 1
     (stage.root / "base" / "model.ts").write_bytes(flipped)
     assert not stage.must("verify")["ok"], "the module is part of the base's digest"
+
+
+def test_a_plan_that_knows_only_weights_says_once_that_nothing_can_be_tried(tmp_path: Path) -> None:
+    """The journal has the reason, and the agent does not turn in circles."""
+    (tmp_path / "vendor").mkdir()
+    vendor = vendors.declare(vendors.scripted(vendors.Halves(), tmp_path / "vendor" / "m.ts"))
+    plan = Plan(
+        responses=dict.fromkeys(RESPONSES, Response(recipes=("lora_rehearsal",))), labels=Labels(train_patients=10)
+    )
+    (tmp_path / "plan.yaml").write_text(render(Config(plan=plan)))
+    stage = Stage(tmp_path / "site")
+    home, new = vendors.write(tmp_path / "home", "harbour", 80, 1), tmp_path / "new"
+    stage.must("init", "--model", vendor, "--reference", home, "--config", tmp_path / "plan.yaml")
+    stage.must("feed", vendors.write(new, "hillside", 70, 3, tilt=vendors.TILT))
+    work_off(Workspace(stage.root, executor=at_once))
+    told = [event["body"]["says"] for event in stage.must("journal") if event["event"] == "update_left_out"]
+    assert len(told) == 1 and f"lora_rehearsal is left out ({SEALED})" in told[0]
+    assert [version["id"] for version in stage.must("versions")] == ["v0"]
