@@ -12,7 +12,7 @@ from agent.plan import Plan
 FEW = 30  # cases of develop below which a fall by half a margin is noise
 NOISE = 0.5  # over the root of n: the error at 95 % of a paired difference of which a tenth of the cases changes
 FLOOR, RECALIBRATE = "linear_probe", "recalibrate"
-SEALED = "it moves weights, and the model is a black box, which is watched and recalibrated only"
+SEALED = "the model is a black box, which is watched and recalibrated only"
 TIE = 0.01  # develop is small: within a point two versions are equal, and of equal ones the cheaper is taken
 TIE_OF_LOSS = 0.1  # and within a tenth of the loss: of the pixels of a mask few are hard, and a point is more than all
 
@@ -68,7 +68,9 @@ def decide(plan: Plan, situation: Situation) -> Decision:
     ladder = with_floor(response.recipes)
     left_out = {name: why for name in ladder if (why := _not_worth_trying(name, plan, situation))}
     says = [f"{situation.labelled} labelled patients since the change"]
-    says += [f"{name} is left out ({why})" for name, why in left_out.items()]
+    for why in dict.fromkeys(left_out.values()):
+        *first, last = [name for name in left_out if left_out[name] == why]
+        says.append(f"{', '.join(first)} and {last} are left out ({why})" if first else f"{last} is left out ({why})")
     return Decision(tuple(name for name in ladder if name not in left_out), "; ".join(says), tuple(left_out))
 
 

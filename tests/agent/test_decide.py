@@ -34,7 +34,7 @@ def with_(**changes) -> Situation:
         (
             with_(sealed=True),
             ("recalibrate",),
-            "linear_probe is left out (it moves weights, and the model is a black box",
+            "linear_probe, lora_rehearsal and full_rehearsal are left out (the model is a black box",
         ),
     ],
 )
@@ -50,7 +50,7 @@ def test_a_plan_that_only_moves_weights_leaves_a_black_box_as_it_is():
     plan = Plan(responses={"acquisition": Response(recipes=("lora_rehearsal",))})
     decision = decide(plan, with_(sealed=True))
     assert (decision.recipes, decision.left_out) == ((), ("linear_probe", "lora_rehearsal"))
-    assert "lora_rehearsal is left out (it moves weights" in decision.says
+    assert "linear_probe and lora_rehearsal are left out (the model is a black box" in decision.says
 
 
 SITUATIONS = st.builds(

@@ -58,7 +58,7 @@ def test_a_black_box_is_deployed_watched_recalibrated_and_rolled_back(tmp_path: 
     stage.must("labels", "import", new / "cases.csv")
     work_off(workspace)
     says = [e["body"]["says"] for e in stage.must("journal") if e["event"] == "update_decided"]
-    assert says and all(f"{name} is left out ({SEALED})" in says[0] for name in ("linear_probe", "lora_rehearsal"))
+    assert says and f"linear_probe, lora_rehearsal and full_rehearsal are left out ({SEALED})" in says[0]
     _, v1 = stage.must("versions")
     assert (v1["recipe"], v1["state"]) == ("recalibrate", "probation"), stage.must("show", "v1")["verdicts"]
     assert stage.must("evaluate", new)["measures"]["accuracy"] > was + 0.1
@@ -87,5 +87,5 @@ def test_a_plan_that_knows_only_weights_says_once_that_nothing_can_be_tried(tmp_
     stage.must("feed", vendors.write(new, "hillside", 70, 3, tilt=vendors.TILT))
     work_off(Workspace(stage.root, executor=at_once))
     told = [event["body"]["says"] for event in stage.must("journal") if event["event"] == "update_left_out"]
-    assert len(told) == 1 and f"lora_rehearsal is left out ({SEALED})" in told[0]
+    assert len(told) == 1 and f"linear_probe and lora_rehearsal are left out ({SEALED})" in told[0]
     assert [version["id"] for version in stage.must("versions")] == ["v0"]
