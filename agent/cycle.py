@@ -33,7 +33,7 @@ class Cycle:
         self.detector = Detector(workspace)
         self.clearing = Clearing(workspace)
         self.making: update.Making | None = None
-        self._told = ""
+        self._told: dict[str, str] = {}
         self._undecided = -1
 
     def start(self, now: datetime) -> None:
@@ -99,9 +99,9 @@ class Cycle:
         if decision.recipes:
             self._say(decision, now)
             self.making = update.begin(self.workspace, decision.recipes, by="homeostat", at=now, domains=found.domains)
-        else:
-            self._undecided = seq  # the same store gets the same answer: it is not asked again until something happens
-        return bool(decision.recipes)
+            return True
+        self._undecided = seq  # the same store gets the same answer: it is not asked again until something happens
+        return bool(decision.left_out) and self._complain("update_left_out", decision.says, now)
 
     def _last_event(self) -> int:
         with self.workspace.store.read() as connection:
@@ -153,10 +153,10 @@ class Cycle:
             journal.append(connection, "update_decided", at=now, by="homeostat", body=body)
 
     def _complain(self, event: str, says: str, now: datetime) -> bool:
-        """Journals a failure once, not at every step."""
-        if says == self._told:
+        """Journals what can't be done once, not at every step."""
+        if says == self._told.get(event):
             return False
-        self._told = says
+        self._told[event] = says
         with self.workspace.store.transaction() as connection:
             journal.append(connection, event, at=now, by="homeostat", body={"says": says})
         return True
@@ -199,4 +199,5 @@ def situation(connection: Connection, *, least: int, served: Collection[str] = (
         more_domains=not {case["domain"] for case in labelled} <= {HOME, *learnt.get("domains", ())},
         waiting=waiting > 0,
         distance=json.loads(alarm["evidence"]).get("distance"),
+        sealed=get_setting(connection, "sealed", False),
     )

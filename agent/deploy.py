@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,10 +124,25 @@ def init(
     """Makes a workspace in `root`; a call that dies leaves a folder without live.json, which `init` asks to be removed.
     `clock` tells when v0 was made and its labels were there: what comes later is news to it.
 
+    `base` is a folder that `fit` wrote, or a model that says itself what it answers: a base is made of that first.
+
     Raises HomeostatError where the base is none, the reference can't be read, or no unseen patient is in it.
     """
-    resolved = read_config(config) if config else Config()
-    classes, task = _of_base(base)
+    with _as_base(base) as folder:
+        return _make(root, folder, reference, where, read_config(config) if config else Config(), progress, key, clock)
+
+
+def _make(
+    root: Path,
+    base: Path,
+    reference: Path,
+    where: Sequence[str],
+    resolved: Config,
+    progress: Progress,
+    key: bytes | None,
+    clock: Clock,
+) -> dict[str, Any]:
+    classes, task, sealed = _of_base(base)
     task_named(task)
     resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"task": task})})
     read_folder(reference, where)  # a wrong folder is refused before anything is written
@@ -138,6 +155,7 @@ def init(
     with workspace.store.transaction() as connection:
         put_setting(connection, "classes", list(classes))
         put_setting(connection, "task", task)
+        put_setting(connection, "sealed", sealed)
         put_setting(connection, "unseen", "known" if known_split else "unknown")
         journal.append(connection, "workspace_made", at=workspace.now(), by=BY, body={"task": task})
     taken = Intake(workspace).take(reference, where=where, labels=True, origin="reference")
@@ -173,19 +191,36 @@ def init(
         "anchor": counts["anchor"],
         "decidable": _decidable(resolved, counts["anchor"]["patients"]),
         "unseen": "known" if known_split else "unknown",
+        "sealed": sealed,
         "quarantined": taken["quarantined"],
         "memory": counts["memory"],
     }
 
 
-def _of_base(base: Path) -> tuple[tuple[str, ...], str]:
+@contextmanager
+def _as_base(model: Path) -> Iterator[Path]:
+    """The model's own folder where it is a base, else a base made of it, for the time being."""
+    from strategies.base import import_described
+
+    if (model / "base.json").is_file() or not model.exists():
+        yield model
+        return
+    with tempfile.TemporaryDirectory(prefix="homeostat-") as scratch:
+        try:
+            import_described(str(model), Path(scratch) / "base")
+        except (ValueError, OSError) as error:
+            raise HomeostatError(str(error)) from error
+        yield Path(scratch) / "base"
+
+
+def _of_base(base: Path) -> tuple[tuple[str, ...], str, bool]:
     from strategies.base import read_record
 
     try:
         record = read_record(base)
     except (ValueError, OSError) as error:
         raise HomeostatError(str(error)) from error
-    return tuple(record["classes"]), record["task"]
+    return tuple(record["classes"]), record["task"], record.get("sealed", False)
 
 
 def _write_v0(workspace: Workspace) -> tuple[str, str]:

@@ -23,11 +23,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from strategies.augmentation import upright
-from strategies.families import family_of, load_backbone
+from strategies.families import families, family_of, load_backbone
 from strategies.families.weights import read_weights
 from strategies.model import Classifier, head_from, head_layers
 from strategies.preprocessing import Pixels, from_record, to_record
-from strategies.protocols import Backbone, Boxed, Examples, Masked, Progress
+from strategies.protocols import Backbone, Boxed, Describing, Examples, Masked, Progress
 from strategies.tasks import task_of
 from strategies.training import CLASSIFICATION, Measure, train
 
@@ -69,7 +69,13 @@ def fit_base(
     if not len(known[1]):
         raise ValueError("No labelled case is left to choose the best epoch with.")
     torch.manual_seed(seed)
-    origin, size = kind.backbone(load_backbone(backbone)), DEFAULT_SIZES.get(task) if size is None else size
+    origin, size = load_backbone(backbone), DEFAULT_SIZES.get(task) if size is None else size
+    if origin.sealed:
+        raise ValueError(
+            f"{_plain(backbone)} is a black box and learns nothing: deploy it as it is, with "
+            f"'homeostat init --model {backbone}'."
+        )
+    origin = kind.backbone(origin)
     scale = _scale(train_examples, known[0])
     origin = _taking_its_size(
         origin.fed(replace(origin.preprocessing, scale=scale, size=origin.preprocessing.size if size is None else size))
@@ -141,6 +147,21 @@ def import_base(
     return base_digest(out)
 
 
+def import_described(spec: str, out: Path) -> None:
+    """Writes the base folder `out` from a model that says itself which task it serves and of which classes.
+
+    Raises ValueError where it does not say, or is not what it says.
+    """
+    family = next((one for one in families() if one.claims(spec)), None)
+    if not isinstance(family, Describing):
+        raise ValueError(
+            f"{_plain(spec)} is no base model: it holds no base.json, and does not say which classes it tells apart; "
+            "'homeostat fit --backbone' makes a base of an encoder."
+        )
+    task, classes = family.describes(spec)
+    import_base(spec, classes, out, task=task)
+
+
 def write_base(model: Classifier, out: Path, made: dict[str, Any]) -> None:
     """Writes the base folder beside its place and renames it, so that `out` is whole or not there.
 
@@ -159,6 +180,7 @@ def write_base(model: Classifier, out: Path, made: dict[str, Any]) -> None:
         "classes": list(model.classes),
         "preprocessing": to_record(model.origin.preprocessing),
         "head": head_layers(model.head),
+        "sealed": model.origin.sealed,
         "made": made,
     }
     (staging / "base.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -199,7 +221,7 @@ def base_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     meaning = {key: record[key] for key in ("classes", "preprocessing", "head", "task")}
     digest.update(json.dumps(meaning, sort_keys=True).encode())
-    for file in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
+    for file in sorted({*folder.glob("*.safetensors"), *folder.glob("model.*"), folder / "config.json"}):
         with file.open("rb") as stream:
             digest.update(f"\0{file.name}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()

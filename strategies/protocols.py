@@ -102,6 +102,15 @@ class Family(Protocol):
         ...
 
 
+@runtime_checkable
+class Describing(Protocol):
+    """A family whose folders say themselves what they answer, and so can be deployed as they are."""
+
+    def describes(self, spec: str) -> tuple[str, tuple[str, ...]]:
+        """(task, classes in the order of the outputs). Raises ValueError where `spec` does not say."""
+        ...
+
+
 class Backbone(Protocol):
     """A loaded encoder, framework details hidden."""
 
@@ -121,6 +130,11 @@ class Backbone(Protocol):
     @property
     def decoder(self) -> int:
         """How many of the last blocks are a decoder behind an encoder; 0 where the two are not apart."""
+        ...
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it is a black box, of which no weight can move: it is watched and recalibrated, and not adapted."""
         ...
 
     @property

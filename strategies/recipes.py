@@ -127,15 +127,21 @@ def run(
     the same bytes on one machine with one thread. `epochs` replaces those of the stages. `latents` is a folder for what
     frozen blocks make of images, which the next recipe can use again and the caller deletes; without it there is one
     beside `out` meanwhile. Raises ValueError where there is nothing to learn from, a label is missing, the stages are
-    in no order that can be served or do not serve the task, `out` is taken, or the training diverges or collapses.
+    in no order that can be served, do not serve the task or move weights of a black box, `out` is taken, or the
+    training diverges or collapses.
     """
     started = time.monotonic()
     _check(recipe, new, memory, develop, unlabelled, out)
     refuse_unserved(_mechanisms(recipe), task_of(read_record(base)["task"]))
-    out.mkdir(parents=True, exist_ok=True)
     moving = [stage.parameter for stage in recipe.stages if stage.parameter is not None]
     continues = live_parts is not None and all(parameter.continues for parameter in moving)
     model = load_base(base)
+    if moving and model.origin.sealed:
+        raise ValueError(
+            f"{recipe.name} moves weights, and this model is a black box: it is watched and recalibrated, and not "
+            "adapted."
+        )
+    out.mkdir(parents=True, exist_ok=True)
     preprocessing = model.origin.preprocessing
     parts: dict[str, str] = {}
     if continues and live_parts is not None:

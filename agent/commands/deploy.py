@@ -62,6 +62,10 @@ def init(args: argparse.Namespace) -> Answer:
         f"smallest margin {decidable['smallest_margin'] or 1:.1%} at power {decidable['power']})",
         f"memory: {made['memory']} cases",
     ]
+    if made["sealed"]:
+        lines.append(
+            "the model is a black box: it is watched and recalibrated, and recipes that move weights are left out"
+        )
     if made["unseen"] == "unknown":
         lines.append("whom the base was trained on is unknown: anchors may hold its training patients")
     if made["quarantined"]:

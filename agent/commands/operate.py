@@ -11,7 +11,7 @@ from agent.commands.versions import as_answer
 from agent.errors import HomeostatError
 from agent.progress import progress_bar
 from agent.versions import registry
-from agent.workspace import Workspace, exclusive
+from agent.workspace import Workspace, exclusive, get_setting
 
 PATIENCE = 2 * 3600.0  # seconds that `update` waits for a daemon to answer
 EXIT = {"candidate": 0, "approved": 0, "probation": 0, "active": 0, "held": 3}
@@ -65,16 +65,23 @@ def _at_work(workspace: Workspace) -> tuple[str, int, int]:
 def update(args: argparse.Namespace) -> Answer:
     """Asks for an update: taken up by a running daemon, else worked off here."""
     from agent.plan import RECIPES
+    from agent.updates.decide import RECALIBRATE, SEALED
 
     workspace = Workspace(args.workspace)
     with workspace.store.read() as connection:
         registry.live(connection)
+        sealed = get_setting(connection, "sealed", False)
     plan = workspace.config.plan
     if args.recipe is not None and args.recipe not in RECIPES:
         raise HomeostatError(f"there is no recipe '{args.recipe}': there are {', '.join(RECIPES)}")
-    recipes = (args.recipe,) if args.recipe else plan.responses["undetermined"].recipes
+    asked = (args.recipe,) if args.recipe else plan.responses["undetermined"].recipes
+    recipes = tuple(name for name in asked if name == RECALIBRATE) if sealed else asked
+    left_out = [name for name in asked if name not in recipes]
+    if left_out and not recipes:
+        raise HomeostatError(f"{', '.join(left_out)} can't be tried: {SEALED}; take --recipe {RECALIBRATE}")
+    without = f"\n{', '.join(left_out)} left out: {SEALED}" if left_out else ""
     if args.dry_run:
-        return _dry_run(workspace, recipes)
+        return _dry_run(workspace, recipes, without)
     version = _made(workspace, recipes)
     with workspace.store.read() as connection:
         state = registry.get(connection, version)["state"]
@@ -88,7 +95,7 @@ def update(args: argparse.Namespace) -> Answer:
         )
     value = {"candidate": version, "verdicts": verdicts, "state": state}
     rows = table(verdicts, ["gate", "role", "verdict", "n", "before", "after", "says"])
-    return Answer(value, f"{rows}\n{version} is {state}", exit_code=EXIT.get(state, 1))
+    return Answer(value, f"{rows}\n{version} is {state}{without}", exit_code=EXIT.get(state, 1))
 
 
 def replay(args: argparse.Namespace) -> Answer:
@@ -107,14 +114,14 @@ def replay(args: argparse.Namespace) -> Answer:
     return Answer(value, text, exit_code=0 if same else 1)
 
 
-def _dry_run(workspace: Workspace, recipes: tuple[str, ...]) -> Answer:
+def _dry_run(workspace: Workspace, recipes: tuple[str, ...], without: str) -> Answer:
     from agent.updates.material import develop_cases, new_cases, patients
 
     with workspace.store.read() as connection:
         new, develop = patients(new_cases(connection)), patients(develop_cases(connection))
     value = {"candidate": None, "verdicts": [], "state": "dry-run", "recipes": list(recipes), "new_patients": new,
              "develop_patients": develop}  # fmt: skip
-    text = f"would try {', '.join(recipes)} on {new} labelled patients, selecting on {develop}"
+    text = f"would try {', '.join(recipes)} on {new} labelled patients, selecting on {develop}{without}"
     return Answer(value, text, exit_code=0 if new and develop else 3)
 
 

@@ -53,6 +53,7 @@ def overview(connection: Connection) -> dict[str, Any]:
     return {
         "live": live["version"] if live else None,
         "previous": previous["id"] if previous else None,
+        "sealed": get_setting(connection, "sealed", False),
         "state": deployment_state(connection),
         "trust": trust_now(connection),
         "doubted": doubted(connection),
@@ -112,6 +113,8 @@ def _status_text(value: dict[str, Any]) -> str:
         "alarms": f"{value['alarms_open']} open",
         "jobs": ", ".join(f"{job['id']} ({job['kind']})" for job in value["jobs"]) or "none",
     }
+    if value["sealed"]:
+        rows["model"] = "a black box: watched and recalibrated, never adapted"
     if value["unknown_classes"]:
         rows["labels"] = f"left out, of classes that the model does not know: {', '.join(value['unknown_classes'])}"
     if value["state"] == "paused":

@@ -74,7 +74,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("--epochs", type=int, metavar="N", help="at most; it stops early by itself"), SEED,
         ), '{"out", "backbone", "n_train", "n_val", "metrics", "seconds"}'),
         Command("init", "make a workspace around a base model", "deploy:init", (
-            arg("--model", required=True, metavar="BASE", help="the folder that 'fit' wrote, or a foreign one"),
+            arg("--model", required=True, metavar="BASE", help="what 'fit' wrote, a black box or a MONAI bundle"),
             arg("--reference", required=True, metavar="DIR", help="labelled cases it is approved on"), WHERE,
             arg("--config", metavar="FILE", help="the site's declaration; see 'homeostat validate --schema'"),
             arg("--external", action="store_true", help="a black box of which only outputs arrive"),
@@ -105,7 +105,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     ),
     "Look": (
         Command("status", "what is live, and what to think of it", "status:status", (),
-                '{"live", "previous", "state", "trust", "doubted", "suspended", '
+                '{"live", "previous", "sealed", "state", "trust", "doubted", "suspended", '
                 '"cases": {"seen", "quarantined", "labelled"}, "drift": {"state", "shift", "since_case"}, '
                 '"unknown_classes", "alarms_open", "jobs"}'),
         Command("alarms", "the alarms, oldest first; or acknowledge one", "status:alarms", (

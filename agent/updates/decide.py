@@ -12,6 +12,7 @@ from agent.plan import Plan
 FEW = 30  # cases of develop below which a fall by half a margin is noise
 NOISE = 0.5  # over the root of n: the error at 95 % of a paired difference of which a tenth of the cases changes
 FLOOR, RECALIBRATE = "linear_probe", "recalibrate"
+SEALED = "the model is a black box, which is watched and recalibrated only"
 TIE = 0.01  # develop is small: within a point two versions are equal, and of equal ones the cheaper is taken
 TIE_OF_LOSS = 0.1  # and within a tenth of the loss: of the pixels of a mask few are hard, and a point is more than all
 
@@ -24,7 +25,8 @@ class Situation:
     labelled: their patients with labels to learn from since the change. tried_with: how many of them the last refused,
     held or abandoned candidate had; None before the first try. more_domains: whether some of them are of a domain
     beside home that it did not have. waiting: a candidate is in the making, or waits for a person. distance: of the new
-    cases' mean from the reference's, in its standard deviations, as the alarm has it; None where it has none.
+    cases' mean from the reference's, in its standard deviations, as the alarm has it; None where it has none. sealed:
+    the model is a black box, of which no weight can move.
     """
 
     shift: str | None
@@ -34,14 +36,17 @@ class Situation:
     domains: Collection[str] = ()
     more_domains: bool = False
     distance: float | None = None
+    sealed: bool = False
 
 
 @dataclass(frozen=True)
 class Decision:
-    """The recipes to try, cheapest first; none means that nothing is done, and `says` tells why."""
+    """The recipes to try, cheapest first; none means that nothing is done, and `says` tells why. left_out: those of the
+    plan that are not worth trying, or can't be tried."""
 
     recipes: tuple[str, ...]
     says: str
+    left_out: tuple[str, ...] = ()
 
 
 def decide(plan: Plan, situation: Situation) -> Decision:
@@ -63,12 +68,17 @@ def decide(plan: Plan, situation: Situation) -> Decision:
     ladder = with_floor(response.recipes)
     left_out = {name: why for name in ladder if (why := _not_worth_trying(name, plan, situation))}
     says = [f"{situation.labelled} labelled patients since the change"]
-    says += [f"{name} is left out ({why})" for name, why in left_out.items()]
-    return Decision(tuple(name for name in ladder if name not in left_out), "; ".join(says))
+    for why in dict.fromkeys(left_out.values()):
+        *first, last = [name for name in left_out if left_out[name] == why]
+        says.append(f"{', '.join(first)} and {last} are left out ({why})" if first else f"{last} is left out ({why})")
+    return Decision(tuple(name for name in ladder if name not in left_out), "; ".join(says), tuple(left_out))
 
 
 def _not_worth_trying(recipe: str, plan: Plan, situation: Situation) -> str:
-    """Why the plan's portfolio leaves a recipe out; empty where it does not. What was not measured leaves none out."""
+    """Why a recipe is left out, by the plan's portfolio or because the model can't have it; empty where it is not. What
+    was not measured leaves none out."""
+    if situation.sealed and recipe != RECALIBRATE:
+        return SEALED
     least, nearest = plan.portfolio.least.get(recipe, 0), plan.portfolio.from_distance.get(recipe, 0.0)
     if situation.labelled < least:
         return f"it takes {least} labelled patients"

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from strategies.families.black_box import BlackBoxFamily
+from strategies.families.bundle import BundleFamily
 from strategies.families.lwnet import LwnetFamily
 from strategies.families.monai import MonaiFamily
 from strategies.families.sam import SamFamily
@@ -17,7 +19,16 @@ from strategies.families.transformers import TransformersFamily
 if TYPE_CHECKING:
     from strategies.protocols import Backbone, Family
 
-__all__ = ["SamFamily", "LwnetFamily", "TorchvisionFamily", "TimmFamily", "TransformersFamily", "MonaiFamily"]
+__all__ = [
+    "BlackBoxFamily",
+    "BundleFamily",
+    "SamFamily",
+    "LwnetFamily",
+    "TorchvisionFamily",
+    "TimmFamily",
+    "TransformersFamily",
+    "MonaiFamily",
+]
 
 
 def families() -> list[Family]:

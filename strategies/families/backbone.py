@@ -79,7 +79,8 @@ class ChainedBackbone:
     """The Backbone of every family; `write(network, preprocessing, folder)` is how its ecosystem saves.
 
     Dense ones have a `stride`, and `sense(network)` is their sensor. `adapted` says of a layer whether low-rank
-    adapters may touch it. `decoder` counts the last blocks that are one, apart from the encoder before them.
+    adapters may touch it. `decoder` counts the last blocks that are one, apart from the encoder before them. `sealed`:
+    no weight of it can move.
     """
 
     module: Encoder
@@ -90,6 +91,7 @@ class ChainedBackbone:
     sense: Callable[[nn.Module], nn.Module] | None = None
     adapted: Callable[[nn.Module], bool] = pointwise
     decoder: int = 0
+    sealed: bool = False
 
     def fed(self, preprocessing: Preprocessing) -> ChainedBackbone:
         """The same encoder behind another preprocessing."""
@@ -124,6 +126,16 @@ class ChainedBackbone:
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.write(self.module.network, self.preprocessing, folder)
+
+
+def unchanged(classes: int, *, dense: bool) -> nn.Module:
+    """A head, [b, k] or [b, k, h, w] to the same."""
+    head = nn.Conv2d(classes, classes, 1) if dense else nn.Linear(classes, classes)
+    with torch.no_grad():
+        weight = torch.eye(classes)
+        head.weight.copy_(weight[..., None, None] if dense else weight)
+        head.bias.zero_()  # type: ignore[union-attr]
+    return head
 
 
 def width_of(module: Encoder, size: int) -> int:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from strategies.families.backbone import ChainedBackbone, Deepest, Encoder, Pooled, ungrouped
+from strategies.families.backbone import ChainedBackbone, Deepest, Encoder, Pooled, unchanged, ungrouped
 from strategies.families.weights import load_exactly, read_json, read_weights
 from strategies.preprocessing import IMAGENET_MEAN, IMAGENET_STD, from_record, to_record
 from strategies.protocols import Preprocessing
@@ -28,7 +28,7 @@ WIDTH = 16  # features of every pixel
 def _unet(network: Any, images: torch.Tensor) -> torch.Tensor:
     """The bottom of the U: its skip connections stand one within the other."""
     level = network.model
-    while isinstance(level, nn.Sequential):
+    while isinstance(level, nn.Sequential) and hasattr(level[1], "submodule"):  # without residual units all are chains
         images, level = level[0](images), level[1].submodule
     return level(images)
 
@@ -59,7 +59,8 @@ DESIGNS = {
     "segresnet": Design("SegResNet", _segresnet, {"init_filters": 16, "norm": "batch"}),
     "swin_unetr": Design("SwinUNETR", _swin_unetr, {"feature_size": 24, "norm_name": "batch"}),
 }
-FIXED = {"spatial_dims": 2, "in_channels": 3}
+FIXED = {"spatial_dims": 2}
+CHANNELS = (1, 3)
 
 
 class MonaiFamily:
@@ -77,24 +78,19 @@ class MonaiFamily:
         folder = Path(spec)
         if not folder.is_dir():
             name = spec.removeprefix("monai:")
-            arguments = {"out_channels": WIDTH, **_design(name).arguments}
-            return _backbone(name, arguments, _built(name, arguments), _usual())
+            arguments = {"in_channels": 3, "out_channels": WIDTH, **_design(name).arguments}
+            return backbone_of(name, arguments, built(name, arguments), _usual())
         name, arguments, preprocessing = _config(folder)
-        network = _built(name, arguments)
+        network = built(name, arguments)
         load_exactly(network, read_weights(folder / "model.safetensors"), f"The model {folder.name}")
-        return _backbone(name, arguments, network, preprocessing)
+        return backbone_of(name, arguments, network, preprocessing)
 
     def head(self, spec: str) -> nn.Module:
         """A folder's network gives logits: its head is a 1x1 convolution that changes nothing. Raises ValueError for a
         name, which has random weights."""
         if not Path(spec).is_dir():
             raise ValueError(f"{spec} is a name and has no trained head; `fit` trains one.")
-        outputs = int(_config(Path(spec))[1]["out_channels"])
-        head = nn.Conv2d(outputs, outputs, 1)
-        with torch.no_grad():
-            head.weight.copy_(torch.eye(outputs)[..., None, None])
-            head.bias.zero_()  # type: ignore[union-attr]
-        return head
+        return unchanged(int(_config(Path(spec))[1]["out_channels"]), dense=True)
 
 
 def _design(name: str) -> Design:
@@ -109,17 +105,18 @@ def _config(folder: Path) -> tuple[str, dict[str, Any], Preprocessing]:
     if missing:
         raise ValueError(f"The config.json of {folder.name} lacks {', '.join(sorted(missing))}.")
     preprocessing = from_record(config["preprocessing"]) if "preprocessing" in config else _usual()
-    arguments = {name: value for name, value in config["arguments"].items() if name not in FIXED}
-    if any(config["arguments"].get(name, value) != value for name, value in FIXED.items()):
+    arguments = {"in_channels": 3, **config["arguments"]}
+    if arguments.pop("spatial_dims", 2) != 2 or arguments["in_channels"] not in CHANNELS:
         raise ValueError(
-            f"The model {folder.name} is not of two dimensions and three channels, as images are read here."
+            f"The model {folder.name} is not of two dimensions and one or three channels, as images are read here."
         )
     if "out_channels" not in arguments:
         raise ValueError(f"The config.json of {folder.name} lacks out_channels among its arguments.")
     return str(config["architecture"]), arguments, preprocessing
 
 
-def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+def built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network with fresh weights. Raises ValueError for an unknown design, or arguments that it doesn't take."""
     design = _design(name)
     from monai.networks import nets
 
@@ -129,9 +126,18 @@ def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"MONAI builds no {name} with these arguments: {error}.") from error
 
 
-def _backbone(
+class Grey(nn.Module):
+    """[b, 3, h, w] -> [b, 1, h, w]: the mean of the channels."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=1, keepdim=True)
+
+
+def backbone_of(
     name: str, arguments: Mapping[str, Any], network: nn.Module, preprocessing: Preprocessing
 ) -> ChainedBackbone:
+    """Dense features of a network that `built` made of the same arguments."""
+
     def write(network: nn.Module, preprocessing: Preprocessing, folder: Path) -> None:
         record = {
             "library": "monai",
@@ -143,9 +149,14 @@ def _backbone(
         save_file(network.state_dict(), folder / "model.safetensors")
 
     # A U-shaped network is one block: what its first layers make goes on by every skip connection.
-    module = Encoder(network, lambda network: [network])
-    width, deepest = int(arguments["out_channels"]), _design(name).deepest
-    return ChainedBackbone(module, width, preprocessing, write, 1, lambda network: Pooled(network, deepest), ungrouped)
+    fed: nn.Module = Grey() if arguments["in_channels"] == 1 else nn.Identity()
+
+    def seen(network: Any, images: torch.Tensor) -> torch.Tensor:
+        return _design(name).deepest(network, fed(images))
+
+    module = Encoder(network, lambda network: [nn.Sequential(fed, network)])
+    width = int(arguments["out_channels"])
+    return ChainedBackbone(module, width, preprocessing, write, 1, lambda network: Pooled(network, seen), ungrouped)
 
 
 def _usual() -> Preprocessing:

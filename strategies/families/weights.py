@@ -14,7 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from strategies.families.archives import PROGRAMS, kind_of
+
 PICKLES = (".pth", ".pt", ".ckpt", ".pkl")
+LISTED = 6  # names in a sentence
 
 
 def pickled(name: str) -> str:
@@ -29,6 +32,11 @@ def pickled(name: str) -> str:
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of one file by name. Raises ValueError where the file is of another kind, truncated or pickled."""
+    if (kind := kind_of(path)) in PROGRAMS:
+        raise ValueError(
+            f"{path.name} is a program of {kind} and no weights file: deploy it as a black box, a folder with a "
+            "config.json beside it."
+        )
     if path.suffix in PICKLES:
         raise ValueError(pickled(path.name))
     if path.suffix not in _READERS:
@@ -74,8 +82,10 @@ def same_tensors(wanted: Mapping[str, torch.Tensor], weights: Mapping[str, torch
         ("has the odd", weights.keys() - wanted.keys()),
     ):
         if names:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ValueError(f"{what} {fault} tensor {min(names)!r}{more}: it belongs to another model.")
+            first = ", ".join(map(repr, sorted(names)[:LISTED]))
+            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+            several = "s" if len(names) > 1 else ""
+            raise ValueError(f"{what} {fault} tensor{several} {first}{more}: it belongs to another model.")
     for name, tensor in wanted.items():
         if tensor.shape != weights[name].shape:
             raise ValueError(

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import smears
+import torch
+import vendors
 from chapters import rows
 from PIL import Image
 
@@ -210,6 +212,18 @@ def test_a_base_takes_images_of_the_side_that_was_asked_for(call, tmp_path):
     code, said = call(*asked, "48", "--backbone", "mobilenet_v3_small")
     assert code == 0, said
     assert json.loads((base / "base.json").read_text())["preprocessing"]["size"] == 48
+
+
+def test_a_model_that_cannot_be_deployed_is_refused_before_a_workspace_is_made(call, tmp_path):
+    """A pickle with a declaration, and a folder that is no model, are one sentence each."""
+    folder, vendor = smears.write(tmp_path / "cases", smears.HOME, 6, 41), tmp_path / "vendor"
+    vendor.mkdir()
+    torch.save(vendors.Halves(), vendor / "model.ts")
+    vendors.declare(vendor / "model.ts")
+    for model, says in ((vendor, "model.ts is a pickle, which can run code"), (folder, "cases is no base model")):
+        code, said = call("init", "--model", model, "--reference", folder, "--workspace", tmp_path / "new")
+        assert code == 2 and len(said) == 1 and says in said[0], said
+        assert not (tmp_path / "new").exists()
 
 
 def test_five_errors_of_a_config_are_one_sentence(site, call, tmp_path):

@@ -87,6 +87,7 @@ def test_status_of_a_new_deployment_has_exactly_the_fields_of_the_contract(works
     assert call(workspace, capsys, "status") == {
         "live": "v0",
         "previous": None,
+        "sealed": False,
         "state": "active",
         "trust": "normal",
         "doubted": None,

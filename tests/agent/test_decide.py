@@ -31,6 +31,11 @@ def with_(**changes) -> Situation:
         (with_(tried_with=30), (), "16 more labelled patients are needed"),
         (with_(tried_with=30, labelled=46), LADDER, "46 labelled patients"),
         (with_(tried_with=30, labelled=31, more_domains=True), LADDER, "31 labelled patients"),
+        (
+            with_(sealed=True),
+            ("recalibrate",),
+            "linear_probe, lora_rehearsal and full_rehearsal are left out (the model is a black box",
+        ),
     ],
 )
 def test_what_the_default_plan_does(situation, recipes, says):
@@ -38,6 +43,14 @@ def test_what_the_default_plan_does(situation, recipes, says):
     decision = decide(Plan(), situation)
     assert decision.recipes == recipes
     assert says in decision.says
+
+
+def test_a_plan_that_only_moves_weights_leaves_a_black_box_as_it_is():
+    """Nothing is tried, and the decision says of each recipe why."""
+    plan = Plan(responses={"acquisition": Response(recipes=("lora_rehearsal",))})
+    decision = decide(plan, with_(sealed=True))
+    assert (decision.recipes, decision.left_out) == ((), ("linear_probe", "lora_rehearsal"))
+    assert "linear_probe and lora_rehearsal are left out (the model is a black box" in decision.says
 
 
 SITUATIONS = st.builds(
