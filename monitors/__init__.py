@@ -23,6 +23,7 @@ from monitors.far_out import FarOut
 from monitors.findings import (
     auroc_per_finding,
     case_set_f1,
+    ece_per_finding,
     exact_match,
     finding_auroc,
     finding_brier,
@@ -163,6 +164,7 @@ __all__ = [
     *(thing.__name__ for thing in (*GATES, *MEASURES, *MEASURES_OF_FINDINGS, *MEASURES_OF_REGIONS)),
     *(thing.__name__ for thing in (*MEASURES_OF_BOXES, *ESTIMATORS)),
     "auroc_per_finding",
+    "ece_per_finding",
     "case_set_f1",
     "case_dice",
     "dice_per_structure",

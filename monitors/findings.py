@@ -60,7 +60,12 @@ def auroc_per_finding(findings: Findings, weights: Float | None = None) -> Float
 
 
 def finding_ece(findings: Findings, weights: Float | None = None) -> Float:
-    """Mean over the findings of the expected calibration error of their probability, 15 bins of equal width, 0..1."""
+    """Mean over the findings of `ece_per_finding`, 0..1."""
+    return _mean(ece_per_finding(findings, weights))
+
+
+def ece_per_finding(findings: Findings, weights: Float | None = None) -> Float:
+    """[B, c]: of each finding the expected calibration error of its probability, 15 bins of equal width, 0..1."""
     w, p = weights_of(findings, weights), np.asarray(findings.probability, dtype=np.float64)
     bins = np.clip(np.ceil(p * BINS).astype(int) - 1, 0, BINS - 1)
     gaps, error = (findings.target - p) * findings.known[:, None], np.zeros((len(w), p.shape[1]))
@@ -68,7 +73,7 @@ def finding_ece(findings: Findings, weights: Float | None = None) -> Float:
         placed = np.zeros((len(p), BINS))
         placed[np.arange(len(p)), bins[:, c]] = gaps[:, c]
         error[:, c] = ratio(np.abs(w @ placed).sum(axis=1), w.sum(axis=1))
-    return _mean(error)
+    return error
 
 
 def finding_brier(findings: Findings, weights: Float | None = None) -> Float:

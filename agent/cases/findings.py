@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 SEPARATOR = "|"
 NONE = "none"
@@ -26,3 +26,8 @@ def findings_of(value: str) -> list[str]:
 def as_text(findings: Iterable[str]) -> str:
     """Findings in this order as a label is written."""
     return SEPARATOR.join(findings) or NONE
+
+
+def answered(classes: Sequence[str], yes: Iterable[bool]) -> str:
+    """An answer to each finding as a label is written."""
+    return as_text(sorted(name for name, one in zip(classes, yes, strict=True) if one))

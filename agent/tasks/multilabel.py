@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent.cases.findings import as_text, findings_of
+from agent.cases.findings import answered as as_label
+from agent.cases.findings import findings_of
 from agent.errors import HomeostatError
 from agent.tasks.classification import Classification, answers_of
-from agent.tasks.intervals import drawn, share, with_interval
+from agent.tasks.intervals import drawn, rounded, share, with_interval
 from agent.tasks.task import Answered
 
 if TYPE_CHECKING:
@@ -105,10 +106,9 @@ class Multilabel(Classification):
         from monitors import expected_f1
 
         scores = answered.scores[place]
-        found = [c for c, yes in zip(predictor.classes, predictor.decide(answered.scores)[place], strict=True) if yes]
         expected = round(expected_f1(scores, SAID), 6)
         return {
-            "prediction": as_text(sorted(found)),
+            "prediction": as_label(predictor.classes, predictor.decide(answered.scores)[place]),
             "probability": expected,
             "probabilities": {c: round(float(p), 6) for c, p in zip(predictor.classes, scores, strict=True)},
             "expected_f1": expected,
@@ -149,20 +149,22 @@ def _measures() -> dict[str, Any]:
 
 
 def by_finding(record: Findings, every: NDArray[np.floating], names: Sequence[str]) -> dict[str, Any]:
-    """{finding: cases that have it, AUROC, sensitivity and specificity at the answer that is given}; `every` as
-    `drawn` has it."""
+    """{finding: cases that have it, AUROC, calibration error, sensitivity and specificity at the answer that is given};
+    `every` as `drawn` has it."""
     import numpy as np
 
-    from monitors import auroc_per_finding
+    from monitors import auroc_per_finding, ece_per_finding
 
     areas, weight, known = auroc_per_finding(record, every), every[0], record.known
+    errors = ece_per_finding(record, every[:1])[0]
     said = np.asarray(record.probability) >= SAID
     return {
         name: {
             "n": int((true & known & (weight > 0)).sum()),
             "auroc": with_interval(area),
+            "ece": rounded(error),
             "sensitivity": share(yes, true & known, weight, record.unit),
             "specificity": share(~yes, ~true & known, weight, record.unit),
         }
-        for name, area, yes, true in zip(names, areas.T, said.T, record.target.T, strict=True)
+        for name, area, error, yes, true in zip(names, areas.T, errors, said.T, record.target.T, strict=True)
     }

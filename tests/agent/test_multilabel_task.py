@@ -249,6 +249,7 @@ def test_evaluate_tells_each_finding_with_an_interval(tmp_path: Path) -> None:
     assert details["by_finding"]["mass"]["auroc"]["value"] == pytest.approx(
         roc_auc_score(np.array(truth)[:, 1], found.record.probability[:, 1]), abs=1e-4
     )
+    assert np.mean([one["ece"] for one in details["by_finding"].values()]) == pytest.approx(measures["ece"], abs=1e-4)
     low, high = details["intervals"]["auroc"]
     assert low < area < high and details["by_finding"]["mass"]["n"] == np.sum(truth, axis=0)[1]
     nodule = details["by_finding"]["nodule"]
