@@ -46,7 +46,7 @@ CASES_PER_TICK = 10
 class ModelSection(Section):
     """The deployed model."""
 
-    task: Literal["classification", "segmentation", "detection"] = Field(
+    task: Literal["classification", "multilabel", "segmentation", "detection"] = Field(
         "classification", description="what the deployed model does"
     )
     batch: int = Field(16, ge=1, le=1024, description="images in one forward pass")

@@ -15,6 +15,7 @@ from typing import Any
 from agent.cases.datafolder import read_folder, sharing_bytes
 from agent.cases.examples import FolderExamples, StoredExamples
 from agent.cases.intake import Intake
+from agent.cases.labels import COLUMNS
 from agent.cases.split import Split
 from agent.clock import Clock, utc_now
 from agent.config import Config, read_config, render
@@ -23,7 +24,7 @@ from agent.drift.reference import open_epoch
 from agent.errors import HomeostatError
 from agent.observe import Reading, describe, reading, record
 from agent.store import Connection, journal
-from agent.tasks import Task, answer, task_named
+from agent.tasks import Task, answer, task_for, task_named
 from agent.updates import anchors, material
 from agent.updates.quality import quality
 from agent.updates.records import store_memory
@@ -52,12 +53,15 @@ def fit(
 
     Raises HomeostatError where the folder has no labels, one class, or a split part without patients.
     """
-    started, of = time.monotonic(), task_named(task)
+    started = time.monotonic()
+    task_named(task)
     if out.exists() and any(out.iterdir()):
         raise HomeostatError(f"{out} is not empty: name a new folder with --out")
-    rows = [row for row in read_folder(data, where).rows if of.said(row)]
+    every = read_folder(data, where).rows
+    of = task_for(task, every)
+    rows = [row for row in every if of.said(row)]
     if not rows:
-        column = "label" if of.kind == "class" else of.kind
+        column = COLUMNS[of.kind]
         raise HomeostatError(f"{data} has no labelled case to learn from: fill the column '{column}' of its cases.csv")
     try:
         classes = of.classes(rows)
@@ -77,7 +81,7 @@ def fit(
             examples["train"],
             examples["develop"],
             tuple(classes),
-            task=task,
+            task=of.name,
             backbone=backbone,
             size=size,
             epochs=epochs or DEFAULT_EPOCHS,
@@ -96,6 +100,7 @@ def fit(
         "n_train": len(parts["train"]),
         "n_val": len(parts["develop"]),
         "n_judge": len(parts["judge"]),
+        "task": of.name,
         "classes": classes,
         "metrics": judged,
         "epochs": made["epochs"],

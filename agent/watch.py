@@ -84,7 +84,8 @@ def _broken_outputs(connection: Connection, probation: dict[str, Any]) -> Trip |
         return None
     live = np.stack([np.frombuffer(row["live"], "<f4") for row in rows[::-1]])
     before = [np.frombuffer(row["shadow"], "<f4") for row in rows[::-1] if row["shadow"] is not None]
-    says = collapse(live, np.stack(before) if before else np.zeros((0, live.shape[1]), np.float32))
+    shadow = np.stack(before) if before else np.zeros((0, live.shape[1]), np.float32)
+    says = collapse(live, shadow, exclusive=task_of(connection).exclusive)
     return Trip("outputs", says) if says else None
 
 

@@ -20,6 +20,18 @@ from monitors.evidence import EDetector, as_before, family
 from monitors.expected import expected_worth
 from monitors.facts import FactStream
 from monitors.far_out import FarOut
+from monitors.findings import (
+    auroc_per_finding,
+    case_set_f1,
+    ece_per_finding,
+    exact_match,
+    finding_auroc,
+    finding_brier,
+    finding_ece,
+    finding_nll,
+    finding_recall,
+    set_f1,
+)
 from monitors.forms import FORMS, Form, form_of
 from monitors.gates import Calibration, Forgetting, Gain, NegativeFlips
 from monitors.harm import PairedHarm, by_confidence, collapse, unharmed
@@ -45,6 +57,7 @@ from monitors.protocols import (
     Batch,
     Boxes,
     Burden,
+    Findings,
     Gate,
     Judgement,
     Monitor,
@@ -99,6 +112,15 @@ MEASURES = (
     calibration_slope,
     calibration_in_the_large,
 )
+MEASURES_OF_FINDINGS = (
+    exact_match,
+    finding_recall,
+    set_f1,
+    finding_auroc,
+    finding_ece,
+    finding_brier,
+    finding_nll,
+)
 MEASURES_OF_REGIONS = (dice, pixel_brier, pixel_nll)
 MEASURES_OF_BOXES = (map50, map, froc, f1, box_brier)
 
@@ -135,11 +157,16 @@ __all__ = [
     "EXPERIMENTAL",
     "GATES",
     "MEASURES",
+    "MEASURES_OF_FINDINGS",
     "MEASURES_OF_REGIONS",
     "MEASURES_OF_BOXES",
     "ESTIMATORS",
     *(monitor.__name__ for monitor in (*MONITORS, *EXPERIMENTAL)),
-    *(thing.__name__ for thing in (*GATES, *MEASURES, *MEASURES_OF_REGIONS, *MEASURES_OF_BOXES, *ESTIMATORS)),
+    *(thing.__name__ for thing in (*GATES, *MEASURES, *MEASURES_OF_FINDINGS, *MEASURES_OF_REGIONS)),
+    *(thing.__name__ for thing in (*MEASURES_OF_BOXES, *ESTIMATORS)),
+    "auroc_per_finding",
+    "ece_per_finding",
+    "case_set_f1",
     "case_dice",
     "dice_per_structure",
     "case_f1",
@@ -194,6 +221,7 @@ __all__ = [
     "form_of",
     "Record",
     "Scores",
+    "Findings",
     "Regions",
     "Boxes",
     "Verdict",

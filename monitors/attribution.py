@@ -19,6 +19,7 @@ from monitors.chart import first_of_each
 from monitors.embedding import COMPONENTS, PATIENTS_PER_COMPONENT
 from monitors.far_out import FarOut
 from monitors.hotelling import hotelling
+from monitors.predictions import free, sum_to_one
 from monitors.prevalence import LEAST, prevalence
 from monitors.protocols import Batch, Float, Int, Reference, Shift
 from monitors.whitening import Whitener
@@ -81,7 +82,8 @@ def attribute(
     of. by_sensor: the embeddings are a sensor's that was made to tell kinds of images apart; else no case is called far
     out. new_labels [m]: class of each of `cases`, -1 where unknown; only with them is a change called manifestation,
     annotation or mixed (see `attribution_by_labels`). of_classes: each case is of one class, and outputs say of which;
-    where they are shares of a mask or the like there is no mix of classes to estimate: `prevalence` is their mean, the
+    where they are of findings that don't exclude each other, or shares of a mask, there is no mix of classes to
+    estimate: `prevalence` is their mean, the
     reference is not weighed, labels are not read, and no change is called prevalence. Raises ValueError where a part of
     the reference is too small for the tests (two cases).
     """
@@ -99,7 +101,9 @@ def attribute(
     else:
         was, now, new_labels = known.outputs.mean(axis=0), new.outputs.mean(axis=0), np.full(len(new), -1)
     told: dict[str, Any] = {"n": len(new), "was": tuple(was.tolist()), "prevalence": tuple(now.tolist())}
-    told |= {"confidence": (_confidence(known.outputs), _confidence(new.outputs)), "facts": {}}
+    exclusive = sum_to_one(known.outputs)
+    sure, sure_now = (_confidence(side.outputs, exclusive) for side in (known, new))
+    told |= {"confidence": (sure, sure_now), "facts": {}}
     told |= {"p_before": 1.0, "p_after": 1.0, "p_answers": 1.0, "labelled": int((new_labels >= 0).sum())}
     told |= {"part": None, "distance": None}
     if len(new) < FEWEST:
@@ -117,9 +121,8 @@ def attribute(
     told["facts"] = facts = _facts(known, new)
     told["p_before"] = p_before = hotelling(before, seen)
     told["p_after"] = p_after = hotelling(before, seen, weights)
-    told["p_answers"] = p_answers = (
-        hotelling(known.outputs[:, :-1], new.outputs[:, :-1]) if known.outputs.shape[1] > 1 else 1.0
-    )
+    own = free(known.outputs)
+    told["p_answers"] = p_answers = hotelling(known.outputs[:, :own], new.outputs[:, :own]) if own else 1.0
     least = min(facts, key=facts.__getitem__) if facts else ""
     fact = least if facts and facts[least] * len(facts) < alpha else ""
     if p_after < alpha or (new_domain and p_before < alpha):
@@ -258,5 +261,7 @@ def without_nan(batch: Batch) -> Batch:
     return taken(batch, np.flatnonzero(np.all([np.isfinite(part).all(axis=1) for part in parts], axis=0)))
 
 
-def _confidence(outputs: Float) -> float:
-    return float(outputs.max(axis=1).mean()) if outputs.size else float("nan")
+def _confidence(outputs: Float, exclusive: bool) -> float:
+    """The mean probability of the answer that is given; of findings each yes or no is one."""
+    given = outputs.max(axis=1) if exclusive and outputs.size else np.maximum(outputs, 1 - outputs)
+    return float(given.mean()) if outputs.size else float("nan")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from monitors.bootstrap import patient_weights
 from monitors.measures import CLIP
 from monitors.prevalence import mixes, under
-from monitors.protocols import Float, Int, Scores
+from monitors.protocols import Findings, Float, Int, Scores
 
 FEWEST = 20  # patients on either side, and labelled ones for a rule of a class's own
 RESAMPLES = 400
@@ -146,21 +146,23 @@ class DoC:
 
 
 def estimate(
-    how: Estimator, known: Scores, probability: Float, unit: NDArray[np.str_], by_class: bool = False
+    how: Estimator, known: Scores | Findings, probability: Float, unit: NDArray[np.str_], by_class: bool = False
 ) -> Estimate:
     """The accuracy at new cases, probability [m, c] and their patients [m], by what is `known` of the reference.
 
-    known.target [n] is a class, -1 where unknown; or [n, c] of 1, 0 and -1 for findings that don't exclude each other:
-    then rows don't sum to 1, a finding is answered with yes from 0.5 on, and the accuracy is the mean over findings.
+    known.target [n] is a class, -1 where unknown; or known are Findings, or Scores whose target [n, c] is 1, 0 or -1
+    for each finding: then rows don't sum to 1, a finding is answered with yes from 0.5 on, and the accuracy is the mean
+    over findings.
     by_class: a rule per answered class (Li and others 2022) where it has 20 labelled patients, or per finding and
     answer; of findings each has a rule of its own anyway. Where `how` asks for another mix, the chances are those under
     the new prevalence, which is estimated anew under every draw, of findings one by one. Cases with NaN are left out.
     Raises ValueError where the two sides have not the same classes.
     """
-    classes, several = known.probability.shape[1], known.target.ndim == 2
+    target = known.target if isinstance(known, Scores) else np.where(known.known[:, None], known.target, -1)
+    classes, several = known.probability.shape[1], target.ndim == 2
     if len(probability) and probability.shape[1] != classes:
         raise ValueError(f"{probability.shape[1]} classes can't be compared with {classes}")
-    old = _asked(known.probability, known.unit, several, known.target)
+    old = _asked(known.probability, known.unit, several, target)
     new = _asked(probability, unit, several)
     labelled = max((_patients(old, known) for known in np.isfinite(old.right).T), default=0)
     patients = _patients(new)

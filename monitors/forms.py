@@ -10,9 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from monitors.detection import box_brier, case_f1, class_f1, f1
+from monitors.findings import (
+    agreement,
+    case_set_f1,
+    finding_brier,
+    finding_nll,
+    finding_recall,
+    present,
+    set_f1,
+)
 from monitors.measures import Measure, accuracy, balanced_accuracy, brier, mean_over_cases, nll
 from monitors.overlap import case_dice, dice, pixel_brier, pixel_nll, structure_dice
-from monitors.protocols import Boxes, Float, Int, Record, Regions, Scores
+from monitors.protocols import Boxes, Findings, Float, Int, Record, Regions, Scores
 
 Said = tuple[str, Measure]
 """A measure, and the name that a judgement gives it."""
@@ -25,9 +34,9 @@ class Form:
     quality: what a version is judged by; plain: the same with every case counting alike; losses: proper ones, smaller
     being better, by which probabilities are judged. worth: records -> [n] in 0..1, NaN where there is no label; from
     `served` on a case counts as served, and one that was and isn't any more `flipped`. parts: records -> [n, p] in 0..1
-    of the classes or structures, named `part` and numbered from `first`, in what `parts_in` says; NaN where the part is
-    not in the case. cells: {measure: records -> how many cases tell of each thing that it counts alike}, where that is
-    not all cases of one.
+    of the classes, findings or structures, named `part` and numbered from `first`, in what `parts_in` says; NaN where
+    the part is not in the case. cells: {measure: records -> how many cases tell of each thing that it counts alike},
+    where that is not all cases of one.
     """
 
     quality: Said
@@ -94,6 +103,19 @@ FORMS: Mapping[type, Form] = {
         first=0,
         cells={balanced_accuracy: lambda scores: np.unique(scores.target, return_counts=True)[1]},
     ),
+    Findings: Form(
+        quality=("balanced accuracy of findings", finding_recall),
+        plain=("F1 of findings", set_f1),
+        losses=(("findings' Brier score", finding_brier), ("findings' log-loss", finding_nll)),
+        worth=case_set_f1,
+        served=0.5,
+        flipped="had an F1 of 0.5 or more and have less now",
+        parts=agreement,
+        parts_in="agreement",
+        part="finding",
+        first=0,
+        cells={finding_recall: present},
+    ),
     Regions: Form(
         quality=("Dice", dice),
         plain=("Dice", dice),
@@ -120,7 +142,8 @@ FORMS: Mapping[type, Form] = {
     ),
 }
 """Boxes are judged by the mean F1 of the cases and not by mAP, which is no mean over patients: what one of them adds to
-it hangs on the scores of all others, and flips, groups and classes need a worth of each."""
+it hangs on the scores of all others, and flips, groups and classes need a worth of each. Findings are judged at the
+answer that is given, and not by AUROC, which stays while every probability falls below a half."""
 
 
 def form_of(before: Record, after: Record) -> Form:

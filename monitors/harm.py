@@ -121,17 +121,20 @@ def unharmed(
                      margin=margin, says=says, needed=None)  # fmt: skip
 
 
-def collapse(outputs: Float, reference_outputs: Float, cases: int = 20) -> str | None:
+def collapse(outputs: Float, reference_outputs: Float, cases: int = 20, exclusive: bool = True) -> str | None:
     """What is wrong with the outputs [n, c] whatever the cases were, in one sentence; None where nothing is.
 
-    Probabilities that are not finite, of another number of classes than the reference's [m, c], negative or not summing
-    to 1; or one and the same answer to the last `cases` cases of a model that used to tell cases apart.
+    Probabilities that are not finite, of another number of classes than the reference's [m, c], outside 0..1 or, of
+    classes that are `exclusive`, not summing to 1; or one and the same answer to the last `cases` cases of a model that
+    used to tell cases apart.
     """
     if outputs.ndim != 2 or outputs.shape[1] != reference_outputs.shape[1]:
         return f"outputs have shape {outputs.shape[1:]} and the reference's have {reference_outputs.shape[1:]}"
     if not np.isfinite(outputs).all():
         return f"{int(np.sum(~np.isfinite(outputs).all(axis=1)))} outputs hold NaN or infinity"
-    if len(outputs) and (outputs.min() < -1e-6 or np.abs(outputs.sum(axis=1) - 1).max() > 1e-3):
+    if len(outputs) and (outputs.min() < -1e-6 or outputs.max() > 1 + 1e-3):
+        return "outputs are no probabilities"
+    if exclusive and len(outputs) and np.abs(outputs.sum(axis=1) - 1).max() > 1e-3:
         return "outputs are not probabilities that sum to 1"
     last = outputs[-cases:]
     told_apart = len(reference_outputs) >= cases and np.ptp(reference_outputs, axis=0).max() > 1e-3

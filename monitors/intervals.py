@@ -69,7 +69,8 @@ def paired_change(measure: Measure, before: Record, after: Record, *, better: in
     was, now = paired(measure, before, after, resamples, seed)
     differences = better * (now - was)
     counts = cells(measure, before)
-    unseen = np.sum((len(before) / (n * counts)) ** 2) / len(counts) ** 2
+    # One patient may lose several findings at once, and is at least as much as where all cases are of one thing.
+    unseen = max(np.sum((len(before) / (n * counts)) ** 2) / len(counts) ** 2, 1 / n**2)
     error = float(np.sqrt(np.nanvar(differences) + unseen))
     third = float(np.nanmean((differences - np.nanmean(differences)) ** 3))
     start, end = float(measure(before, None)[0]), float(measure(after, None)[0])

@@ -44,7 +44,7 @@ def auroc(scores: Scores, weights: Float | None = None) -> Float:
     """Area under the ROC curve, ties counting half: of class 1 with two classes, else the mean of one against the rest
     over the classes present."""
     w = weights_of(scores, weights)
-    areas = np.stack([_area(w, ranking) for ranking in scores.once(_rankings)])
+    areas = np.stack([area(w, ranking) for ranking in scores.once(_rankings)])
     defined = ~np.isnan(areas)
     return ratio(np.where(defined, areas, 0.0).sum(axis=0), defined.sum(axis=0))
 
@@ -152,7 +152,7 @@ def _gaps(scores: Scores) -> Float:
     return np.column_stack([gaps, np.ones(len(scores), dtype=np.float32)])
 
 
-class _Ranking(NamedTuple):
+class Ranking(NamedTuple):
     """The positives in order of their score, the negatives in theirs, and how many of these lie below each positive.
 
     `upper` counts ties too; it is None where there are none.
@@ -164,21 +164,22 @@ class _Ranking(NamedTuple):
     upper: Int | None
 
 
-def _rankings(scores: Scores) -> list[_Ranking]:
+def _rankings(scores: Scores) -> list[Ranking]:
     """Of class 1 with two classes, else of each class against the rest."""
     if scores.probability.shape[1] == 2:
-        return [_rank(scores.probability[:, 1], scores.target == 1)]
-    return [_rank(p, scores.target == c) for c, p in enumerate(scores.probability.T)]
+        return [rank(scores.probability[:, 1], scores.target == 1)]
+    return [rank(p, scores.target == c) for c, p in enumerate(scores.probability.T)]
 
 
-def _rank(score: Float, positive: NDArray[np.bool_]) -> _Ranking:
+def rank(score: Float, positive: NDArray[np.bool_]) -> Ranking:
+    """score [n], positive [n]: what `area` goes by, derived once for all weights."""
     order = np.argsort(score, kind="stable")
     above, below = order[positive[order]], order[~positive[order]]
     lower, upper = (np.searchsorted(score[below], score[above], side=side) for side in ("left", "right"))
-    return _Ranking(above, below, lower, None if np.array_equal(lower, upper) else upper)
+    return Ranking(above, below, lower, None if np.array_equal(lower, upper) else upper)
 
 
-def _area(w: Float, ranking: _Ranking) -> Float:
+def area(w: Float, ranking: Ranking) -> Float:
     """Mann-Whitney: the weight of pairs in which the positive stands above the negative, over all pairs."""
     above, below, lower, upper = ranking
     mass, total = w.T[above], _running(w.T, below)

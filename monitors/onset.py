@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from monitors.attribution import FEWEST, features, taken
 from monitors.chart import first_of_each
 from monitors.far_out import FarOut
+from monitors.predictions import free
 from monitors.protocols import Batch, Float, Int, Reference
 
 LEVEL = 0.9
@@ -63,7 +64,7 @@ def _whitened(reference: Reference, known: Batch, cases: Batch) -> tuple[Float, 
     distance = FarOut()
     distance.fit(reference)
     see = features(reference, distance)
-    before, seen = (np.column_stack([see(side), side.outputs[:, :-1]]) for side in (known, cases))
+    before, seen = (np.column_stack([see(side), side.outputs[:, : free(known.outputs)]]) for side in (known, cases))
     values, vectors = np.linalg.eigh(np.cov(before.T).reshape(before.shape[1], -1))
     whiten = vectors / np.sqrt(np.maximum(values, 0.0) + RIDGE * values[-1] + 1e-12)
     return (before - before.mean(axis=0)) @ whiten, (seen - before.mean(axis=0)) @ whiten

@@ -32,7 +32,7 @@ class PredictionStream:
         where it is empty."""
         ranked = reference.calibrate
         self.version = ranked.version
-        self.exclusive = bool(np.allclose(np.nansum(ranked.outputs, axis=1), 1.0, atol=1e-3))
+        self.exclusive = sum_to_one(ranked.outputs)
         self.chart = Chart()
         self.chart.fit(self._see(ranked), ranked.unit, ranked.stratum)
 
@@ -56,6 +56,16 @@ class PredictionStream:
         p = np.asarray(finite(batch, batch.outputs, "outputs"), dtype=np.float64)
         entropy = _surprise(p) if self.exclusive else _surprise(p) + _surprise(1.0 - p)
         return np.column_stack([p[:, : p.shape[1] - self.exclusive], entropy.sum(axis=1)])
+
+
+def sum_to_one(outputs: Float) -> bool:
+    """Whether the probabilities [n, c] are of classes that exclude each other."""
+    return bool(np.allclose(np.nansum(outputs, axis=1), 1.0, atol=1e-3))
+
+
+def free(outputs: Float) -> int:
+    """How many of the c probabilities [n, c] don't follow from the others."""
+    return outputs.shape[1] - sum_to_one(outputs)
 
 
 def _surprise(p: Float) -> Float:

@@ -189,6 +189,31 @@ class Scores(_Derived):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Findings(_Derived):
+    """Records of the output form *findings*: one row per case, which may have any number of c findings.
+
+    probability [n, c] of each, 0..1; target [n, c], whether the case has it; known [n], whether there is a label,
+    without which the target is not read; unit [n], the patient.
+    """
+
+    probability: Float
+    target: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    unit: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def take(self, which: NDArray) -> Findings:
+        return Findings(
+            probability=self.probability[which],
+            target=self.target[which],
+            known=self.known[which],
+            unit=self.unit[which],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Regions(_Derived):
     """Records of the output form *regions*: one row per case, whose structures are told pixel by pixel.
 

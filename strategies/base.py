@@ -1,6 +1,7 @@
 """A base model as a folder: the encoder in its ecosystem's own form, `head.safetensors`, and `base.json`.
 
-One classifies images, another each of their pixels, a third finds things in them, as `base.json` names the task.
+One classifies images, another each of their pixels, a third finds things in them, as `base.json` names the task; of
+classes that don't exclude each other an image may have any number.
 
 Bases are fitted here or imported with the head that they came with; the digest of one binds every adapter to it.
 """
@@ -29,11 +30,11 @@ from strategies.model import Classifier, head_from, head_layers
 from strategies.preprocessing import Pixels, from_record, to_record
 from strategies.protocols import Backbone, Boxed, Describing, Examples, Masked, Progress
 from strategies.tasks import task_of
-from strategies.training import CLASSIFICATION, Measure, train
+from strategies.training import Measure, train
 
 FORMAT = 1
 DEFAULT_BACKBONE = "mobilenet_v3_small"
-DEFAULT_BACKBONES = {"classification": DEFAULT_BACKBONE, "segmentation": "monai:unet", "detection": DEFAULT_BACKBONE}
+DEFAULT_BACKBONES = {"segmentation": "monai:unet"}  # where it isn't DEFAULT_BACKBONE
 DEFAULT_SIZES = {"detection": 256}  # where the backbone's own is for images of one thing each
 DEFAULT_EPOCHS = 25
 
@@ -62,7 +63,7 @@ def fit_base(
     image, a box lies outside it, or the backbone takes no images of that size or does not serve the task.
     """
     started = time.monotonic()
-    kind, backbone = task_of(task), backbone or DEFAULT_BACKBONES[task]
+    kind, backbone = task_of(task), backbone or DEFAULT_BACKBONES.get(task, DEFAULT_BACKBONE)
     known = [np.flatnonzero(np.asarray(part.label) >= 0) for part in (train_examples, develop)]
     if not len(known[0]):
         raise ValueError("Training needs labelled cases of at least two classes, and there is none.")
@@ -130,7 +131,7 @@ def import_base(
     """
     family = family_of(spec)
     origin, head = family.load(spec), family.head(spec)
-    if (origin.stride is None) != (task_of(task) is CLASSIFICATION):
+    if (origin.stride is not None) != task_of(task).dense:
         raise ValueError(f"The model {_plain(spec)} serves no {task}.")
     if size is not None:
         origin = origin.fed(replace(origin.preprocessing, size=size))

@@ -19,7 +19,6 @@ from strategies.predictor import Predictor
 from strategies.preprocessing import Pixels, normalise
 from strategies.protocols import Boxed, Examples, Learner, Lesson, Masked, Sample
 from strategies.tasks import Task, task_of
-from strategies.training import CLASSIFICATION
 
 
 class Joined:
@@ -110,9 +109,9 @@ def _lesson(
         new=new,
         remembered=remembered,
         features=cache(lambda: each(features)),
-        logits=cache(lambda: each(predictor.logits)) if task is CLASSIFICATION else no_logits,
+        logits=no_logits if task.dense else cache(lambda: each(predictor.logits)),
         task=task.name,
-        pixels=None if task is CLASSIFICATION else cache(lambda: sampled(cases, images, task, predictor)),
+        pixels=cache(lambda: sampled(cases, images, task, predictor)) if task.dense else None,
     )
 
 

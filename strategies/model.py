@@ -117,6 +117,7 @@ class Recalibrator:
     """probabilities = softmax(logits / temperature + bias).
 
     Temperature scaling (Guo and others 2017) with a bias vector: bias [k] moves the classes' priors; empty means none.
+    Where classes don't exclude each other it is a sigmoid of the same.
     Dense logits are corrected alike in every pixel.
     """
 
@@ -154,6 +155,11 @@ class Thresholds:
     """
 
     per_class: tuple[float, ...] = ()
+
+    def each(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """[b, k] -> which findings are answered with yes, where they don't exclude each other: those whose probability
+        reaches the threshold, a half where none is set."""
+        return probabilities >= (np.array(self.per_class) if self.per_class else 0.5)
 
     def __call__(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
         """[b, k] -> the class's index, int64 [b]; of every pixel, [b, k, h, w] -> int64 [b, h, w]."""

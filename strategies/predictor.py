@@ -55,10 +55,11 @@ FORMS = ("LORA", "ADALORA", "IA3", "LN_TUNING")
 class Observation(NamedTuple):
     """What a version says of b images, float32.
 
-    probabilities [b, k], rows sum to 1; logits [b, k], before recalibration, or the probabilities' logarithm where
-    several sets of parts or views answer together; embedding [b, d] of the pinned sensor. Of a segmentation the first
-    two are of every pixel, [b, k, s, s]; of a detection of places, and the last four of k are of a box: its corners as
-    shares of the image's sides, where the logits have the logarithms of distances.
+    probabilities [b, k], rows sum to 1, or of findings each 0..1; logits [b, k], before recalibration, or the
+    probabilities' logarithm where several sets of parts or views answer together; embedding [b, d] of the pinned
+    sensor. Of a segmentation the first two are of every pixel, [b, k, s, s]; of a detection of places, and the last
+    four of k are of a box: its corners as shares of the image's sides, where the logits have the logarithms of
+    distances.
     """
 
     probabilities: NDArray[np.float32]
@@ -96,7 +97,8 @@ class Predictor:
     ) -> None:
         self.classes = base.classes
         self.task = base.task
-        self._corrected = task_of(base.task).probabilities
+        self._task = task_of(base.task)
+        self._corrected = self._task.probabilities
         self.preprocessing = preprocessing
         self.served = served
         self.experts = dict(zip(router.experts() if router else (), experts, strict=True))
@@ -148,9 +150,10 @@ class Predictor:
         """Prepared images [b, 3, s, s] -> float32 [b, d] of the pinned sensor, the base's encoder in every version."""
         return self._rows(self._sensor, batch).numpy()
 
-    def decide(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
-        """[b, k] -> the index of the class that the version decides for, int64 [b]; [b, k, s, s] -> [b, s, s]."""
-        return self._thresholds(probabilities)
+    def decide(self, probabilities: NDArray[np.float32]) -> NDArray:
+        """[b, k] -> the index of the class that the version decides for, int64 [b]; [b, k, s, s] -> [b, s, s]. Of
+        findings that don't exclude each other which it decides for, bool [b, k]."""
+        return self._task.decide(probabilities, self._thresholds)
 
     def shares(self, embedding: torch.Tensor) -> NDArray[np.float64]:
         """What the sensor sees, [b, d] -> each expert's share in the answer and, last, that of `served`, [b, e + 1].

@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]  # (what, done, of)
 
+EVERY_TASK = ("classification", "multilabel", "segmentation", "detection")  # what a mechanism serves that serves all
+
 
 class Examples(Protocol):
     """Cases to learn from or to predict, read lazily. `agent` implements it over its files.
 
-    image(i) gives float32 [h, w] or [h, w, 3] as the reader made it (8-bit files 0..255); label is -1 where unknown;
-    domain and patient are plain strings, patient already a pseudonym.
+    image(i) gives float32 [h, w] or [h, w, 3] as the reader made it (8-bit files 0..255); label is -1 where unknown,
+    and of findings that don't exclude each other a set of them (`strategies/findings.py`); domain and patient are plain
+    strings, patient already a pseudonym.
     """
 
     @property
@@ -223,7 +226,7 @@ class Lesson:
     """The cases of one training, by row: `new` new ones, then `remembered` ones, then new ones without a label.
 
     label [n], -1 where unknown; domain [n]; patient [n]. `logits()` [n, k] and `features()` [n, d] are what the model
-    says of each as the training begins, computed when first asked for. Of the other tasks `features()` are pooled, and
+    says of each as the training begins, computed when first asked for. Of masks and boxes `features()` are pooled, and
     in place of `logits()`, which raises ValueError, there is a sample of the labelled cases' pixels or boxes.
     """
 

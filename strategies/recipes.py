@@ -54,7 +54,7 @@ from strategies.representation import Recalibrate
 from strategies.routing import BANK, PLACES, Router, files_of
 from strategies.suffix import lean
 from strategies.tasks import refuse_unserved, task_of
-from strategies.training import CLASSIFICATION, Measure, Trained, features_of, head_of, train
+from strategies.training import Measure, Trained, features_of, head_of, train
 
 EPOCHS = 12
 BATCH = 16
@@ -247,7 +247,7 @@ def _train(
         new=len(new),
         remembered=len(memory),
         features=begins,
-        logits=cache(lambda: head_of(model.head, begins())) if task is CLASSIFICATION else no_logits,
+        logits=no_logits if task.dense else cache(lambda: head_of(model.head, begins())),
         task=task.name,
     )
     learner = Learner(encoder=encoder, head=model.head, moving=weights, inputs=inputs)

@@ -1,7 +1,8 @@
 """What a model is asked for: one small object per task, by the name that a base's record has.
 
-A task knows its truth (labels, masks at the model's size, or boxes), what is kept of an answer beside it, its
-supervised loss, and the form of its features and its head. What differs between tasks is asked here and nowhere else.
+A task knows its truth (labels, sets of findings, masks at the model's size, or boxes), what is kept of an answer beside
+it, its supervised loss, and the form of its features and its head. What differs between tasks is asked here and nowhere
+else.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from strategies import boxes
 from strategies.augmentation import augment, lit, lit_and_turned, turned
 from strategies.families.columns import columns, detector
 from strategies.families.dense import decoder, dense_from
+from strategies.findings import members
 from strategies.inputs import (
     DENSE_BATCH,
     BoxedImages,
@@ -31,7 +33,8 @@ from strategies.inputs import (
     Views,
     mirrored_masks,
 )
-from strategies.model import Recalibrator
+from strategies.model import Recalibrator, Thresholds
+from strategies.objective.binary_cross_entropy import BinaryCrossEntropy
 from strategies.objective.boxes import CrossEntropyGIoU
 from strategies.objective.cross_entropy import CrossEntropy
 from strategies.objective.dice import DiceCrossEntropy
@@ -53,11 +56,13 @@ PLAIN = Recalibrator()
 
 
 class Task(Protocol):
-    """`objective` is the supervised loss of recipes; `at_once` how many cases are answered in one pass of a training's
+    """`dense`: an answer is of the image's places, and not of the image as a whole, [b, k]. `objective` is the
+    supervised loss of recipes; `at_once` how many cases are answered in one pass of a training's
     measure, as memory allows; `bounds` the mean loss, in units of log k, beyond which a training has diverged; `rate`
     the learning rate at which a network with batch norms is fitted."""
 
     name: str
+    dense: bool
     objective: ObjectiveMechanism
     at_once: int
     bounds: float
@@ -72,6 +77,10 @@ class Task(Protocol):
 
     def probabilities(self, logits: torch.Tensor, corrected: Recalibrator = PLAIN) -> torch.Tensor:
         """What a network says, [b, k, ...], in the form that is answered with."""
+        ...
+
+    def decide(self, probabilities: NDArray[np.float32], thresholds: Thresholds) -> NDArray:
+        """What is answered with: the class [b, ...] as an index, or which findings, bool [b, k]."""
         ...
 
     def rows(self, probabilities: torch.Tensor | NDArray, target: torch.Tensor | NDArray) -> NDArray[np.float32]:
@@ -117,6 +126,7 @@ class Classification:
     """One class for the image. What is kept of an answer is the probabilities themselves, [b, k]."""
 
     name = "classification"
+    dense = False
     objective: ObjectiveMechanism = CrossEntropy()
     at_once = 64
     bounds = 10.0
@@ -127,6 +137,9 @@ class Classification:
 
     def probabilities(self, logits: torch.Tensor, corrected: Recalibrator = PLAIN) -> torch.Tensor:
         return corrected(logits)
+
+    def decide(self, probabilities: NDArray[np.float32], thresholds: Thresholds) -> NDArray:
+        return thresholds(probabilities)
 
     def rows(self, probabilities: torch.Tensor | NDArray, target: torch.Tensor | NDArray) -> NDArray[np.float32]:
         return np.asarray(probabilities, dtype=np.float32)
@@ -168,6 +181,36 @@ class Classification:
         return nn.Linear(origin.width, classes)
 
 
+class Multilabel(Classification):
+    """Any number of findings of the image, none among them: a sigmoid for each, and a label that is a set
+    (`strategies/findings.py`). All else is as for one class."""
+
+    name = "multilabel"
+    objective: ObjectiveMechanism = BinaryCrossEntropy()
+
+    def probabilities(self, logits: torch.Tensor, corrected: Recalibrator = PLAIN) -> torch.Tensor:
+        return torch.sigmoid(corrected.scaled(logits))
+
+    def decide(self, probabilities: NDArray[np.float32], thresholds: Thresholds) -> NDArray:
+        return thresholds.each(probabilities)
+
+    def fitted(self, target: torch.Tensor) -> Loss:
+        def loss(step: Step) -> torch.Tensor:
+            truth = torch.from_numpy(members(target[step.rows].numpy(), step.logits.shape[1])).float()
+            return functional.binary_cross_entropy_with_logits(step.logits, truth)
+
+        return loss
+
+    def check_whole(self, target: torch.Tensor, classes: Sequence[str]) -> None:
+        if not classes:
+            raise ValueError("Training needs the name of one finding at least.")
+        share = members(target.numpy(), len(classes)).mean(axis=0)
+        if never := [name for name, seen in zip(classes, share, strict=True) if seen == 0]:
+            raise ValueError(f"No training case is labelled {', '.join(never)}.")
+        if always := [name for name, seen in zip(classes, share, strict=True) if seen == 1]:
+            raise ValueError(f"Every training case is labelled {', '.join(always)}: what is not it can't be learnt.")
+
+
 class Segmentation:
     """A class for every pixel, 0 the background; masks at the model's size, by nearest neighbour.
 
@@ -177,6 +220,7 @@ class Segmentation:
     """
 
     name = "segmentation"
+    dense = True
     objective: ObjectiveMechanism = DiceCrossEntropy()
     at_once = DENSE_BATCH
     bounds = 30.0  # of another scanner's images most pixels may be wrong, and surely so, before the first step
@@ -197,6 +241,9 @@ class Segmentation:
 
     def probabilities(self, logits: torch.Tensor, corrected: Recalibrator = PLAIN) -> torch.Tensor:
         return corrected(logits)
+
+    def decide(self, probabilities: NDArray[np.float32], thresholds: Thresholds) -> NDArray:
+        return thresholds(probabilities)
 
     def rows(self, probabilities: torch.Tensor | NDArray, target: torch.Tensor | NDArray) -> NDArray[np.float32]:
         said, truth = torch.as_tensor(probabilities).float(), torch.as_tensor(target).long()
@@ -258,6 +305,7 @@ class Detection:
     """
 
     name = "detection"
+    dense = True
     objective: ObjectiveMechanism = CrossEntropyGIoU()
     at_once = DENSE_BATCH
     bounds = 30.0  # as for masks: another site may be answered wrongly, and surely so, at every place
@@ -276,6 +324,9 @@ class Detection:
     def probabilities(self, logits: torch.Tensor, corrected: Recalibrator = PLAIN) -> torch.Tensor:
         scores, distances = logits[:, : -boxes.CORNERS], logits[:, -boxes.CORNERS :].float()
         return torch.cat([torch.sigmoid(corrected.scaled(scores)), boxes.corners(distances)], dim=1)
+
+    def decide(self, probabilities: NDArray[np.float32], thresholds: Thresholds) -> NDArray:
+        return thresholds(probabilities)
 
     def rows(self, probabilities: torch.Tensor | NDArray, target: torch.Tensor | NDArray) -> NDArray[np.float32]:
         answers, truth = torch.as_tensor(probabilities).float(), torch.as_tensor(target).float()
@@ -321,7 +372,7 @@ class Detection:
         return detector(origin, classes)
 
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Segmentation(), Detection())}
+TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Multilabel(), Segmentation(), Detection())}
 
 
 def task_of(name: str) -> Task:

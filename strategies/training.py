@@ -22,7 +22,7 @@ from strategies.inputs import Inputs, Targeted
 from strategies.protocols import Batches, Loss, Progress, Step
 from strategies.tasks import TASKS, Task
 
-# (the task's rows [n, m], which are probabilities [n, k] of a classification; labels [n]) -> higher is better
+# (the task's rows [n, m], which are probabilities [n, k] of classes and findings; labels [n]) -> higher is better
 Measure = Callable[[NDArray[np.float32], NDArray[np.integer]], float]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from agent.cases import quarantine, truths
 from agent.cases.datafolder import LIST, TRUTHS, Folder, Row, read_folder
 from agent.cases.images import media_type
-from agent.cases.labels import NAMED_CONFLICTS, case_number, join, keep_unknown, unknown_class
+from agent.cases.labels import NAMED_CONFLICTS, UnknownClass, as_kept, case_number, join, keep_unknown
 from agent.cases.probe import Probe
 from agent.cases.pseudonym import patient_key, study_key
 from agent.cases.quarantine import TAKEN, Cause
@@ -45,7 +45,8 @@ class Staged:
 
     copy: its bytes in the workspace, None where they are there already or could not be had. pixels: their depth and
     kind. reason: why it is refused, if it is, and cause: the same in a word. name: what it is called in quarantine.
-    truth: a label that is a file, where it has one; one that is refused costs the label and not the case.
+    truth: a label that is a file, where it has one; one that is refused costs the label and not the case, as one that
+    is text and contradicts itself does (`contradiction`).
     """
 
     row: Row
@@ -57,6 +58,7 @@ class Staged:
     cause: Cause | None = None
     name: str = ""
     truth: StagedTruth | None = None
+    contradiction: str = ""
 
 
 class Intake:
@@ -84,7 +86,7 @@ class Intake:
 
         Counts what this call saw: "accepted", "duplicates" (the id with the same bytes, or the bytes under another
         id, are there already), "quarantined", and of labels "labels" (joined), "unknown_classes", "conflicts"
-        and "wrong_labels" (files that are none).
+        and "wrong_labels" (files that are none, findings that contradict each other).
         Raises HomeostatError where the folder or the workspace as a whole can't be used.
         """
         return self.take_cases(read_folder(path, where), labels=labels, origin=origin)
@@ -224,9 +226,9 @@ class Intake:
         for case in staged:
             if case.reason:
                 self.tell(f"quarantine/{case.name}: {case.reason}")
-            if case.truth and case.truth.reason:
+            if wrong := case.contradiction or (case.truth.reason if case.truth else ""):
                 place = f"line {case.row.line} of {LIST}: " if case.row.line else ""
-                self.tell(f"{place}the case is taken without its label: {case.truth.reason}")
+                self.tell(f"{place}the case is taken without its label: {wrong}")
 
 
 class _Known:
@@ -288,7 +290,7 @@ class _Writer:
         if labels and self.task.kind in TRUTHS:
             self._label_by_file(case)
         elif labels and case.row.label:
-            self._label(case.row)
+            self._label(case, case.row.label)
 
     def report(self) -> None:
         """One event, unless this batch brought nothing new. Cases are named by number, never by id."""
@@ -359,13 +361,15 @@ class _Writer:
         else:
             self._join(case.row, case.truth.uri)
 
-    def _label(self, row: Row) -> None:
-        assert row.label is not None
-        if unknown_class(row.label, self.classes):
+    def _label(self, case: Staged, label: str) -> None:
+        try:
+            self._join(case.row, as_kept(self.task.kind, label, self.classes))
+        except UnknownClass as error:
             self.counts["unknown_classes"] += 1
-            self.unknown.add(row.label)
-            return
-        self._join(row, row.label)
+            self.unknown |= {*error.names}
+        except ValueError as error:
+            self.counts["wrong_labels"] += 1
+            case.contradiction = str(error)
 
     def _join(self, row: Row, value: str) -> None:
         said = join(self.connection, row.case_id, value, arm="with_case", at=self.at)

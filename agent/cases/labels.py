@@ -10,6 +10,7 @@ from typing import Any
 
 from agent.cases import truths
 from agent.cases.datafolder import TRUTHS, below, read_csv
+from agent.cases.findings import as_text, findings_of
 from agent.cases.probe import Probe
 from agent.cases.truths import intake_alone
 from agent.cases.wanted import arm_of
@@ -19,7 +20,8 @@ from agent.store import Connection, insert, journal
 from agent.tasks import task_of
 from agent.workspace import Workspace, fsync_folder, get_setting, put_setting
 
-COLUMNS = {"class": "label", "mask": "mask", "boxes": "boxes"}  # of a CSV, by the kind of label that the task has
+COLUMNS = {"class": "label", "findings": "label", "mask": "mask", "boxes": "boxes"}  # of a CSV, by the kind of label
+NAMED: dict[str, Callable[[str], list[str]]] = {"class": lambda value: [value], "findings": findings_of}  # by the kind
 YES_NO = {"": None, "true": 1, "yes": 1, "1": 1, "false": 0, "no": 0, "0": 0}
 NAMED_CONFLICTS = 20  # so many a journal event names; more are only counted
 UNKNOWN = "unknown_classes"  # setting: names of classes that labels had and the model has not
@@ -37,8 +39,8 @@ def join(
     labelled_at: str | None = None,
     model_output_seen: int | None = None,
 ) -> str:
-    """Gives a case its label inside an open transaction: a class, or where the file of a mask lies. A label of an alias
-    goes to the case that it stands for.
+    """Gives a case its label inside an open transaction: text as `as_kept` has it, or where the file of a mask lies. A
+    label of an alias goes to the case that it stands for.
 
     Answers "joined", "repeated" (it says so already), "conflict" (it says otherwise; the first stays) or "unknown"
     (there is no such case).
@@ -94,16 +96,15 @@ def import_labels(workspace: Workspace, file: Path, *, tell: Callable[[str], Non
         now = workspace.now()
         classes = get_setting(connection, "classes", [])
         for line, cells in lines:
-            if column == "label" and isinstance(cells, dict) and unknown_class(cells["label"], classes):
-                strange.add(cells["label"])
             try:
                 if isinstance(cells, str):
                     raise ValueError(cells)
                 if isinstance(wrong := uris.get(line), ValueError):
                     raise wrong
-                said = _joined(connection, cells, column, uris.get(line), classes, now)
+                said = _joined(connection, cells, task.kind, uris.get(line), classes, now)
             except ValueError as error:
                 said = "refused"
+                strange |= {*error.names} if isinstance(error, UnknownClass) else set()
                 sentences.append(f"line {line} of {file.name} is left out: {error}")
             counts[said] += 1
             if said == "unknown":
@@ -165,15 +166,15 @@ def _image_of(connection: Connection, case_id: str) -> Any:
 
 
 def _joined(
-    connection: Connection, cells: dict[str, str], column: str, uri: Any, classes: Collection[str], now: datetime
+    connection: Connection, cells: dict[str, str], kind: str, uri: Any, classes: Collection[str], now: datetime
 ) -> str:
     """`uri` is where the label's file lies, for a label that is one."""
+    column = COLUMNS[kind]
     if not cells["case_id"] or not cells[column]:
         raise ValueError(f"the case id or the {column} is empty")
-    if column == "label" and (wrong := unknown_class(cells["label"], classes)):
-        raise ValueError(wrong)
-    if column != "label" and uri is None:
+    if kind in TRUTHS and uri is None:
         return "unknown"
+    value = uri if kind in TRUTHS else as_kept(kind, cells[column], classes)
     seen = cells.get("model_output_seen", "").lower()
     if seen not in YES_NO:
         raise ValueError("model_output_seen is neither true nor false")
@@ -184,7 +185,7 @@ def _joined(
     return join(
         connection,
         cells["case_id"],
-        uri or cells[column],
+        value,
         arm="import",
         at=now,
         by=cells.get("labelled_by") or None,
@@ -203,8 +204,19 @@ def keep_unknown(connection: Connection, names: Collection[str], *, by: str, at:
         journal.append(connection, "class_unknown", at=at, by=by, body={"names": len(new)})
 
 
-def unknown_class(value: str, classes: Collection[str]) -> str:
-    """ "" where the model knows the class, else a sentence. Without declared classes every one is known."""
-    if not classes or value in classes:
-        return ""
-    return f"{value!r} is none of the model's classes ({', '.join(classes)})"
+class UnknownClass(ValueError):
+    """A label has `names` that the model doesn't know."""
+
+    def __init__(self, names: Sequence[str], classes: Collection[str]) -> None:
+        self.names = names
+        said = f"{', '.join(map(repr, names))} {'is' if len(names) == 1 else 'are'}"
+        super().__init__(f"{said} none of the model's classes ({', '.join(classes)})")
+
+
+def as_kept(kind: str, value: str, classes: Collection[str]) -> str:
+    """A label that is text, as the store keeps it: of a set of findings one order. Without declared classes every one
+    is known. Raises UnknownClass, and ValueError where a label contradicts itself."""
+    names = NAMED[kind](value)
+    if unknown := [name for name in names if classes and name not in classes]:
+        raise UnknownClass(unknown, classes)
+    return as_text(names)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +19,7 @@ from agent.clock import rfc3339
 from agent.drift import episodes
 from agent.drift.domains import known, stream_of
 from agent.store import Connection, insert, journal
+from agent.tasks import task_of
 from agent.workspace import Workspace, get_setting, put_setting
 
 DEFAULT = 20
@@ -52,6 +53,7 @@ def _open(connection: Connection, since: datetime) -> list[dict[str, str]]:
 
 
 def _ask(connection: Connection, workspace: Workspace, n: int) -> list[dict[str, str]]:
+    task, classes = task_of(connection), get_setting(connection, "classes", [])
     every, alarmed = _unasked(connection, get_setting(connection, SEEN, 0)), _alarmed(connection)
     by_lot = max(1, round(AUDIT * n)) if n > 1 or not alarmed else 0
     audited = _drawn(_lot(workspace, every), by_lot)
@@ -63,7 +65,8 @@ def _ask(connection: Connection, workspace: Workspace, n: int) -> list[dict[str,
         drawn = [row for row in _lot(workspace, alarmed) if row["case_id"] not in taken][:left]
         chosen += [(row["case_id"], "alarm", None, f"of alarm {row['alarm']}: {WHY_ALARM}") for row in drawn]
     else:
-        unsure = sorted((row for row in every if not row["labelled"] and row["case_id"] not in taken), key=_top)[:left]
+        doubted = [row for row in every if not row["labelled"] and row["case_id"] not in taken]
+        unsure = sorted(doubted, key=lambda row: task.outcome(row, classes)[1])[:left]
         chosen += [(row["case_id"], "active", None, "the answer is unsure") for row in unsure]
     if chosen:
         now = workspace.now()
@@ -92,7 +95,8 @@ def _lot(workspace: Workspace, rows: Sequence[dict[str, Any]]) -> list[dict[str,
 def _unasked(connection: Connection, after: int) -> list[dict[str, Any]]:
     """Answered live cases after an observation that nobody was asked for, in order, and whether each has a label."""
     rows = connection.execute(
-        """SELECT o.number, o.case_id, o.scores, a.sure, c.domain, l.id IS NOT NULL AS labelled
+        """SELECT o.number, o.case_id, o.scores, NULL AS value, NULL AS worth, a.sure, c.domain,
+                  l.id IS NOT NULL AS labelled
            FROM observations o JOIN cases c ON c.case_id = o.case_id
            LEFT JOIN labels l ON l.case_id = o.case_id LEFT JOIN answers a ON a.observation = o.id
            WHERE o.role = 'live' AND o.number > :after AND o.abstained = 0
@@ -118,12 +122,6 @@ def _alarmed(connection: Connection) -> list[dict[str, Any]]:
         if alarm and row["number"] >= since and not row["labelled"]:
             found.append({**row, "alarm": alarm})
     return found
-
-
-def _top(row: Mapping[str, Any]) -> float:
-    import numpy as np
-
-    return float(np.frombuffer(row["scores"], "<f4").max() if row["sure"] is None else row["sure"])
 
 
 def arm_of(connection: Connection, case_id: str) -> str | None:

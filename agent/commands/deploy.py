@@ -29,7 +29,9 @@ def fit(args: argparse.Namespace) -> Answer:
             progress=progress,
         )
     measures = ", ".join(f"{name} {value:.3f}" for name, value in made["metrics"].items() if value is not None)
+    several = made["task"] != args.task
     text = (
+        f"{'several classes per case: it is fitted as --task multilabel' * several}{chr(10) * several}"
         f"{made['out']}: {made['backbone']} trained on {made['n_train']} images in {made['seconds']:.0f} s\n"
         f"on {made['n_judge']} images of patients that it has never seen: {measures}\n"
         f"next: homeostat init --model {made['out']} --reference {args.data}"

@@ -51,10 +51,11 @@ def evaluate(args: argparse.Namespace) -> Answer:
     """Measures a version on a labelled data folder, whole, by site and by group."""
     import numpy as np
 
-    from agent.cases.datafolder import read_folder
+    from agent.cases.datafolder import TRUTHS, read_folder
     from agent.cases.examples import FolderExamples
     from agent.observe import load_version
     from agent.tasks import task_named
+    from agent.tasks.task import Detailed
     from agent.updates.judge import age_band
 
     workspace = Workspace(args.workspace)
@@ -64,7 +65,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
     known = task.targets([task.said(row) for row in every], predictor.classes) >= 0
     rows = [row for row, one in zip(every, known, strict=True) if one]
     if not rows:
-        asked = f"of the classes {', '.join(predictor.classes)}" if task.kind == "class" else f"with a {task.kind}"
+        asked = f"with a {task.kind}" if task.kind in TRUTHS else f"of the classes {', '.join(predictor.classes)}"
         raise HomeostatError(f"{args.dir} has no case {asked}: check its cases.csv")
     with progress_bar() as progress:
         found = task.measured(predictor, FolderExamples(rows, predictor.classes, task), progress)
@@ -81,6 +82,7 @@ def evaluate(args: argparse.Namespace) -> Answer:
         "measures": found.measures(),
         "by_site": _by(found, np.array([row.site or "" for row in rows], np.str_)),
         "by_group": groups,
+        **(found.details() if isinstance(found, Detailed) else {}),
     }
     sites = [{"site": "all", "n": len(rows), **value["measures"]}]
     sites += [{"site": site, **measures} for site, measures in value["by_site"].items()]

@@ -65,14 +65,14 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Deploy": (
         Command("fit", "train a base model on a labelled data folder", "deploy:fit", (
             arg("--data", required=True, metavar="DIR", help="labelled images and cases.csv"), WHERE,
-            arg("--task", required=True, choices=("classification", "segmentation", "detection"),
-                help="what the model answers"),
+            arg("--task", required=True, choices=("classification", "multilabel", "segmentation", "detection"),
+                help="what the model answers; a classification with labels such as a|b is multilabel"),
             arg("--out", required=True, metavar="BASE", help="folder to write the base model to"),
             arg("--backbone", metavar="NAME_OR_PATH", help="an architecture, a local folder, or a weights file"),
             arg("--size", type=int, metavar="PIXELS", help="side that images are brought to (else the backbone's)"),
             arg("--pretrain", choices=("mae", "none"), default="none", help="self-supervised start"),
             arg("--epochs", type=int, metavar="N", help="at most; it stops early by itself"), SEED,
-        ), '{"out", "backbone", "n_train", "n_val", "metrics", "seconds"}'),
+        ), '{"out", "backbone", "n_train", "n_val", "task", "metrics", "seconds"}'),
         Command("init", "make a workspace around a base model", "deploy:init", (
             arg("--model", required=True, metavar="BASE", help="what 'fit' wrote, a black box or a MONAI bundle"),
             arg("--reference", required=True, metavar="DIR", help="labelled cases it is approved on"), WHERE,

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monitors import Batch, Estimator
-    from monitors.protocols import Int
+    from monitors import Batch, Estimator, Findings, Scores
 
 PREVALENCE = "prevalence"
 
@@ -23,21 +22,22 @@ def estimators(shift: str) -> list[Estimator]:
     return [*(kind() for kind in ESTIMATORS), *([CBPE(other_mix=True)] if shift == PREVALENCE else [])]
 
 
-def estimated(known: Batch, labels: Int, cases: Batch, shift: str) -> dict[str, Any]:
-    """{estimator: {"before", "now", "low", "high", "patients"}}; without those that have too few patients.
+def estimated(approved: Scores | Findings, cases: Batch, shift: str) -> dict[str, Any]:
+    """{estimator: {"before", "now", "low", "high", "patients"}}; without those that have too few patients. Of findings
+    it is the share of them that are answered rightly.
 
-    known: the reference's calibration part, labels its classes, -1 where unknown. shift: what the alarm is called.
+    approved: what was said of the reference's calibration part, beside its labels. shift: what the alarm is called.
     """
-    from monitors import Scores, estimate
+    from monitors import Findings, estimate
 
-    approved = Scores(probability=known.outputs, target=labels, unit=known.unit)
+    of = {"of": "share of findings answered rightly"} if isinstance(approved, Findings) else {}
     found: dict[str, Any] = {}
     for how in estimators(shift):
         one = estimate(how, approved, cases.outputs, cases.unit)
         numbers = {"before": one.before, "now": one.value, "low": one.low, "high": one.high}
         told = {name: round(number, 4) for name, number in numbers.items() if number is not None}
         if told:
-            found[how.name] = {**told, "patients": one.n}
+            found[how.name] = {**told, "patients": one.n, **of}
     return found
 
 

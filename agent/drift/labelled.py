@@ -8,12 +8,12 @@ may have learnt from say nothing of the others, nor do those that were asked for
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agent.drift.domains import HOME, known, place_of
-from agent.drift.reference import ROWS, batch_of, calibration_rows, read_reference
+from agent.drift.reference import ROWS, batch_of, calibration_rows, classes_in, read_reference
 from agent.store import Connection
 from agent.workspace import get_setting, put_setting
 
@@ -37,7 +37,7 @@ def compared(connection: Connection, epoch: int, version: str, facts: Sequence[s
 
     reference = read_reference(connection, epoch, version, facts)
     rows = calibration_rows(connection, epoch, version, as_opened=True)
-    target = _targets(rows, get_setting(connection, "classes", []))
+    target = classes_in(connection, rows)
     domains = np.array([place_of(row["domain"] or HOME) for row in rows], np.str_)
     calibrate = reference.calibrate
     for domain in np.unique(domains):
@@ -87,7 +87,7 @@ def came(
     ).fetchall()
     is_known = known(connection)
     rows = [row for row in rows if place_of(row["domain"]) in domains and place_of(row["domain"]) in is_known]
-    target = _targets(rows, get_setting(connection, "classes", []))
+    target = classes_in(connection, rows)
     stratum = np.array([place_of(row["domain"]) for row in rows], np.str_)
     return replace(batch_of(rows, facts=facts), target=target, stratum=stratum), newest
 
@@ -103,11 +103,3 @@ def _decided(connection: Connection) -> int:
         "SELECT number FROM observations WHERE tick IS NOT NULL AND number IS NOT NULL ORDER BY number DESC LIMIT 1"
     ).fetchone()
     return int(row["number"]) if row else 0
-
-
-def _targets(rows: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> Any:
-    """[n] class index, -1 without a label."""
-    import numpy as np
-
-    places = {name: place for place, name in enumerate(classes)}
-    return np.array([places.get(row["value"], -1) for row in rows], np.int64)

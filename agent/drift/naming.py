@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from agent.cases.datafolder import TRUTHS
 from agent.drift.domains import NEW, known, stream_of
 from agent.drift.episodes import CREEP, FAR_OUT, OF_SHIFT, kind_of, open_alarms
 from agent.drift.estimated import PREVALENCE, estimated, estimated_worth
-from agent.drift.reference import ROWS, batch_of, calibration_rows, classes_of, read_classes
+from agent.drift.reference import ROWS, batch_of, calibration_rows, classes_in, classes_of
 from agent.store import Connection, journal
 from agent.tasks import task_of
 from agent.workspace import get_setting
@@ -43,15 +44,14 @@ def name(
     rows = _rows(connection, version, stream, since)
     if not rows:
         return None
-    classes = get_setting(connection, "classes", [])
     answer = attribute(
         reference,
         batch_of(rows, facts=tuple(reference.calibrate.facts)),
-        read_classes(connection, epoch, version, classes),
+        classes_in(connection, calibration_rows(connection, epoch, version)),
         new_domain=stream == NEW,
         of_classes=task_of(connection).kind == "class",
         alpha=ALPHA,
-        new_labels=classes_of(connection, [row["case_id"] for row in rows], classes),
+        new_labels=classes_of(connection, [row["case_id"] for row in rows]),
     )
     shift = UNDETERMINED if answer.shift == FAR_OUT else str(answer.shift)
     said = {**_said(answer), **_onset(connection, reference, version, stream, since)}
@@ -94,6 +94,8 @@ def name_again(connection: Connection, reference: Reference, epoch: int, version
 def estimate_again(connection: Connection, reference: Reference, epoch: int, version: str) -> None:
     """Puts what an open alarm of a shift may cost into its evidence, and again once there are half as many cases again:
     a shift may be named by fewer patients than tell that."""
+    from monitors.protocols import Findings, Scores
+
     for alarm in open_alarms(connection):
         evidence, since = json.loads(alarm["evidence"]), alarm["since_case"] or alarm["opened_at_case"]
         observed = _observed(connection, since)
@@ -102,12 +104,14 @@ def estimate_again(connection: Connection, reference: Reference, epoch: int, ver
             continue
         rows = _rows(connection, version, alarm["stream"], since)
         if rows:
-            task = task_of(connection)
-            if task.kind == "class":
-                labels = read_classes(connection, epoch, version, get_setting(connection, "classes", []))
-                found = estimated(reference.calibrate, labels, batch_of(rows), alarm["shift"])
+            task, known_rows = task_of(connection), calibration_rows(connection, epoch, version)
+            if task.kind in TRUTHS:
+                found = estimated_worth(known_rows, rows, task.quality)
             else:
-                found = estimated_worth(calibration_rows(connection, epoch, version), rows, task.quality)
+                target = task.targets([row["value"] for row in known_rows], get_setting(connection, "classes", []))
+                approved = task.record(reference.calibrate.outputs, target, reference.calibrate.unit)
+                assert isinstance(approved, Scores | Findings)
+                found = estimated(approved, batch_of(rows), alarm["shift"])
             evidence |= {"estimated": found, "estimated_at": observed}
             connection.execute(
                 "UPDATE alarms SET evidence = :evidence WHERE id = :id",

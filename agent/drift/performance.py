@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ from agent.drift.labelled import UNTAUGHT
 from agent.errors import HomeostatError
 from agent.store import Connection
 from agent.tasks import Task, task_of
+from agent.tasks.intervals import drawn, share, with_interval
+from agent.tasks.multilabel import by_finding
 from agent.versions import registry
 from agent.workspace import Workspace, get_setting
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
 WINDOW = 1000  # latest answered cases that are looked at
 LEAST = 20  # labelled patients, and audited ones, below which nothing is said
-RESAMPLES, SEED = 1000, 0
 
 
 def performance(workspace: Workspace, window: int = WINDOW) -> dict[str, Any]:
@@ -98,12 +99,12 @@ def _of_worths(
 
     found = np.array([task.outcome(row, classes) for row in told], np.float64)
     unit = np.array([row["patient_key"] for row in told], np.str_)
-    every = np.vstack([weight, *(np.asarray(w, np.float64) * weight for w in _draws(unit))])
+    every = drawn(weight, unit)
     total = every.sum(axis=1)
     return {
         "n": int((weight > 0).sum()),
-        measure: _with_interval(every @ found[:, 0] / total),
-        "overconfidence": _with_interval(every @ (found[:, 1] - found[:, 0]) / total),
+        measure: with_interval(every @ found[:, 0] / total),
+        "overconfidence": with_interval(every @ (found[:, 1] - found[:, 0]) / total),
     }
 
 
@@ -114,7 +115,7 @@ def _of_scores(
     class, at the answer that is given (the most probable class)."""
     import numpy as np
 
-    from monitors import Scores, brier, wilson
+    from monitors import Scores, brier
 
     scores = Scores(
         probability=np.stack([np.frombuffer(row["scores"], "<f4") for row in told]).astype(np.float64),
@@ -123,51 +124,53 @@ def _of_scores(
     )
     answer, truth = scores.probability.argmax(axis=1), scores.target
     hit = answer == truth
-    every = np.vstack([weight, *(np.asarray(w, np.float64) * weight for w in _draws(scores.unit))])
+    every = drawn(weight, scores.unit)
 
-    def share(hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> dict[str, Any]:
-        low, value, high = wilson(hit[among], weight[among], scores.unit[among])
-        return {"value": _round(value), "interval": [_round(low), _round(high)], "n": int((weight[among] > 0).sum())}
+    def asked(hit: NDArray[np.bool_], among: NDArray[np.bool_]) -> dict[str, Any]:
+        return share(hit, among, weight, scores.unit)
 
     return {
         "n": int((weight > 0).sum()),
-        "accuracy": share(hit, np.ones(len(truth), bool)),
-        "brier": _with_interval(brier(scores, every)),
-        "overconfidence": _with_interval(every @ (scores.probability.max(axis=1) - hit) / every.sum(axis=1)),
+        "accuracy": asked(hit, np.ones(len(truth), bool)),
+        "brier": with_interval(brier(scores, every)),
+        "overconfidence": with_interval(every @ (scores.probability.max(axis=1) - hit) / every.sum(axis=1)),
         "by_class": {
             name: {
-                "sensitivity": share(answer == k, truth == k),
-                "specificity": share(answer != k, truth != k),
+                "sensitivity": asked(answer == k, truth == k),
+                "specificity": asked(answer != k, truth != k),
             }
             for k, name in enumerate(classes)
         },
     }
 
 
+def _of_findings(
+    task: Task, told: Sequence[Mapping[str, Any]], weight: NDArray[np.floating], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Of sets of findings: the F1 of the set, how far the model's own expectation of it is above, and the Brier score;
+    AUROC, sensitivity and specificity of each finding."""
+    import numpy as np
+
+    from monitors import finding_brier, set_f1
+    from monitors.protocols import Findings
+
+    unit = np.array([row["patient_key"] for row in told], np.str_)
+    said = np.stack([np.frombuffer(row["scores"], "<f4") for row in told]).astype(np.float64)
+    record = task.record(said, task.targets([row["value"] for row in told], classes), unit)
+    assert isinstance(record, Findings)
+    expected, every = np.array([task.outcome(row, classes)[1] for row in told]), drawn(weight, unit)
+    return {
+        "n": int((weight > 0).sum()),
+        "f1": with_interval(set_f1(record, every)),
+        "overconfidence": with_interval(every @ expected / every.sum(axis=1) - set_f1(record, every)),
+        "brier": with_interval(finding_brier(record, every)),
+        "by_finding": by_finding(record, every, classes),
+    }
+
+
 OF_KIND: dict[str, Callable[..., dict[str, Any]]] = {
     "class": _of_scores,
+    "findings": _of_findings,
     "mask": partial(_of_worths, "dice"),
     "boxes": partial(_of_worths, "f1"),
 }  # by the kind of label
-
-
-def _with_interval(values: NDArray[np.floating]) -> dict[str, Any]:
-    """[1 + draws] -> the first, and the middle 95 % of the others."""
-    import numpy as np
-
-    finite = values[1:][np.isfinite(values[1:])]
-    low, high = np.quantile(finite, (0.025, 0.975)) if len(finite) else (np.nan, np.nan)
-    return {"value": _round(values[0]), "interval": [_round(low), _round(high)]}
-
-
-def _draws(unit: NDArray[np.str_]) -> Iterator[NDArray[np.floating]]:
-    import numpy as np
-
-    from monitors import patient_weights
-
-    for chunk in patient_weights(unit, RESAMPLES, SEED):
-        yield from np.asarray(chunk)
-
-
-def _round(value: float) -> float | None:
-    return round(float(value), 4) if value == value else None

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from agent.clock import parse_time, rfc3339
 from agent.errors import HomeostatError
 from agent.store import Connection, insert, journal
+from agent.tasks import task_of
+from agent.workspace import get_setting
 
 if TYPE_CHECKING:
     from monitors.protocols import Batch, Reference
@@ -119,13 +121,14 @@ def read_reference(connection: Connection, epoch: int, version: str, facts: Sequ
     return Reference(**parts)
 
 
-def read_classes(connection: Connection, epoch: int, version: str, classes: Sequence[str]) -> Any:
-    """[n] the class index of each calibration case of `read_reference`, in its order; -1 where there is no label."""
+def classes_in(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """[n] the class index of rows with a label's `value`; -1 without one, and where a case is not of one class."""
     import numpy as np
 
-    places = {name: place for place, name in enumerate(classes)}
-    rows = calibration_rows(connection, epoch, version)
-    return np.array([places.get(row["value"], -1) for row in rows], np.int64)
+    task = task_of(connection)
+    if task.kind != "class":
+        return np.full(len(rows), -1, np.int64)
+    return task.targets([row["value"] for row in rows], get_setting(connection, "classes", []))
 
 
 def calibration_rows(
@@ -148,18 +151,16 @@ def calibration_rows(
     ).fetchall()
 
 
-def classes_of(connection: Connection, cases: Sequence[str], classes: Sequence[str]) -> Any:
+def classes_of(connection: Connection, cases: Sequence[str]) -> Any:
     """[n] the class index of each of these cases; -1 where there is no label, or where it was asked for because the
     answer was unsure: such labels are no sample of the others."""
-    import numpy as np
-
     rows = connection.execute(
         """SELECT case_id, value FROM labels
            WHERE arm != 'active' AND case_id IN (SELECT value FROM json_each(?))""",
         (json.dumps(list(cases)),),
     )
-    places, said = {name: place for place, name in enumerate(classes)}, {row["case_id"]: row["value"] for row in rows}
-    return np.array([places.get(said.get(case, ""), -1) for case in cases], np.int64)
+    said = {row["case_id"]: row["value"] for row in rows}
+    return classes_in(connection, [{"value": said.get(case)} for case in cases])
 
 
 def batch_of(rows: Sequence[Mapping[str, Any]], tick_time: float = float("nan"), facts: Sequence[str] = ()) -> Batch:

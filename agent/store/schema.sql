@@ -48,8 +48,8 @@ CREATE TABLE appearances (
 CREATE TABLE labels (
     id           INTEGER PRIMARY KEY AUTOINCREMENT,
     case_id      TEXT NOT NULL REFERENCES cases (case_id),   -- the canonical case, never an alias
-    kind         TEXT NOT NULL,                              -- of the workspace's task: 'class', 'mask', 'boxes'
-    value        TEXT NOT NULL,                              -- the class, or the uri of the file: objects/ab/abcd...
+    kind         TEXT NOT NULL,                              -- of the workspace's task: 'class', 'findings', 'mask', 'boxes'
+    value        TEXT NOT NULL,                              -- the class, findings as a|b or none, or the file's uri: objects/ab/abcd...
     by           TEXT,
     at           TEXT,                                       -- label time; event time is cases.acquired_at
     received_at  TEXT NOT NULL,

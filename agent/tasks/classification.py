@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agent.cases.datafolder import Row
+    from agent.tasks.task import Measured
     from monitors import Scores
+    from monitors.protocols import Record
     from strategies.predictor import Predictor
     from strategies.protocols import Examples
 
@@ -31,6 +33,7 @@ class Classification:
     suffix = ""
     quality = "balanced accuracy"
     column = "balanced_accuracy"
+    exclusive = True
     structures = False
     measures: tuple[str, ...] = ("accuracy", "balanced_accuracy", "auroc", "ece", "brier", "nll")
 
@@ -62,7 +65,7 @@ class Classification:
 
         return torch.from_numpy(examples.label[list(rows)])
 
-    def record(self, rows: NDArray[np.floating], target: NDArray[np.integer], unit: NDArray[np.str_]) -> Scores:
+    def record(self, rows: NDArray[np.floating], target: NDArray[np.integer], unit: NDArray[np.str_]) -> Record:
         from monitors import Scores
 
         return Scores(probability=rows, target=target, unit=unit)
@@ -77,7 +80,7 @@ class Classification:
     def worth(self, content: bytes, label: Path) -> float:
         raise ValueError("a class is no file, and nothing is kept of its answer beside the scores")
 
-    def measured(self, predictor: Predictor, examples: Examples, progress: Any) -> MeasuredScores:
+    def measured(self, predictor: Predictor, examples: Examples, progress: Any) -> Measured:
         return MeasuredScores(scores_of(predictor, examples, progress))
 
     def told(self, predictor: Predictor, answered: Answered, place: int) -> dict[str, Any]:
@@ -116,14 +119,20 @@ class MeasuredScores:
 
 def scores_of(predictor: Predictor, examples: Examples, progress: Any = lambda *_: None) -> Scores:
     """Predicts every case."""
+    from monitors import Scores
+
+    said = answers_of(predictor, examples, progress)
+    return Scores(probability=said, target=examples.label, unit=examples.patient)
+
+
+def answers_of(predictor: Predictor, examples: Examples, progress: Any) -> NDArray[np.float32]:
+    """[n, k] what a version says of every case."""
     import numpy as np
     import torch
-
-    from monitors import Scores
 
     said = []
     for start in range(0, len(examples), BATCH):
         chunk = range(start, min(start + BATCH, len(examples)))
         said.append(predictor.answer(torch.stack([predictor.prepare(examples.image(i)) for i in chunk])))
         progress("measuring", chunk[-1] + 1, len(examples))
-    return Scores(probability=np.concatenate(said), target=examples.label, unit=examples.patient)
+    return np.concatenate(said)

@@ -37,6 +37,7 @@ class Detection:
     suffix = ".json"
     quality = "F1 at IoU 0.5"
     column = "map50"
+    exclusive = True
     structures = True
     measures: tuple[str, ...] = ("map50", "map", "froc")
 

@@ -36,6 +36,7 @@ class Segmentation:
     suffix = ".png"
     quality = "Dice"
     column = "dice"
+    exclusive = True
     structures = True
     measures: tuple[str, ...] = ("dice", "hd95", "nsd")
 

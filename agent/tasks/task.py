@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +29,8 @@ class Kept(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """Of b cases: scores [b, c], what monitors see of each answer, rows sum to 1; embedding [b, d] of the pinned
-    sensor; and what is kept of each answer beside, None where the scores are all of it."""
+    """Of b cases: scores [b, c], what monitors see of each answer, a probability or a share each; embedding [b, d] of
+    the pinned sensor; and what is kept of each answer beside, None where the scores are all of it."""
 
     scores: NDArray[np.floating]
     embedding: NDArray[np.floating]
@@ -41,16 +41,18 @@ class Task(Protocol):
     """One per task. Rows are what is measured of an answer beside its truth, [n, m]; what they hold is the task's."""
 
     name: str
-    kind: str  # of its labels in the store, and their column in `cases.csv`
+    kind: str  # of its labels in the store
     form: str  # of its answers in the store
     suffix: str  # of the file that a kept answer makes; "" where nothing is kept beside the scores
     quality: str  # what its answers are judged by first, as people are told it
     column: str  # the same as a key
+    exclusive: bool  # whether the scores of an answer sum to 1
     structures: bool  # whether an answer has several parts, none of which may lose while the mean looks well
     measures: tuple[str, ...]  # that `evaluate` answers with, in the order of its table
 
     def targets(self, values: Sequence[str | None], classes: Sequence[str]) -> NDArray[np.int64]:
-        """[n] of labels as the store has them: the class, or 0 where an answer has no single one; -1 without one."""
+        """[n] of labels as the store has them: the class, a set of findings (strategies/findings.py), or 0 where the
+        truth is a file; -1 without one."""
         ...
 
     def said(self, row: Row) -> str | None:
@@ -124,3 +126,10 @@ class Measured(Protocol):
     def __len__(self) -> int: ...
 
     def measures(self, which: NDArray[np.bool_] | None = None) -> dict[str, float | None]: ...
+
+
+@runtime_checkable
+class Detailed(Protocol):
+    """An outcome of `evaluate` with more to tell than one figure per measure."""
+
+    def details(self) -> dict[str, Any]: ...

@@ -24,7 +24,7 @@ GAIN_ALPHA = 0.05  # at each look the full level: a false gain does no harm that
 @dataclass(frozen=True, kw_only=True)
 class Anchored:
     """One anchor set with the rows of three versions' answers to its cases [n, m], as the task has them, and the alpha
-    that this look may spend."""
+    that this look may spend. classes: the model's, by which a verdict names a part of an answer."""
 
     anchors: AnchorSet
     task: Task
@@ -34,6 +34,7 @@ class Anchored:
     candidate: NDArray[np.floating]
     groups: Mapping[str, NDArray[np.str_]]
     alpha: float
+    classes: Sequence[str] = ()
 
     def record(self, rows: NDArray[np.floating]) -> Record:
         import numpy as np
@@ -117,7 +118,7 @@ def _gain(plan: Plan, anchored: Sequence[Anchored], learnt: Sequence[str]) -> It
 
 
 def _per_domain(plan: Plan, anchored: Sequence[Anchored], nothing: Collection[str]) -> Iterator[Named]:
-    from monitors import Calibration, Forgetting, NegativeFlips, WorstStructure
+    from monitors import Calibration, Forgetting, NegativeFlips, WorstStructure, form_of
 
     forgetting, calibration, flips = (plan.gates[name] for name in ("forgetting", "calibration", "negative_flips"))
     structure = plan.gates["worst_structure"]
@@ -139,7 +140,8 @@ def _per_domain(plan: Plan, anchored: Sequence[Anchored], nothing: Collection[st
         ):
             yield Named(name, "inform" if domain in nothing else role, gate.judge(one.record(before), after))
         if one.task.structures:
-            each = WorstStructure(margin=structure.margin, burden=_burden(structure, domain), alpha=one.alpha)
+            names = one.classes[form_of(after, after).first :]
+            each = WorstStructure(names, margin=structure.margin, burden=_burden(structure, domain), alpha=one.alpha)
             role = "inform" if domain in nothing else structure.role
             yield Named(f"worst_structure:{domain}", role, each.judge(one.record(one.live), after))
 

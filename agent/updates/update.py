@@ -286,6 +286,7 @@ def anchor_records(
                 candidate=outputs[f"rows_{making.version}"][rows],
                 groups=_groups(connection, one.cases, workspace.config.monitors.subgroups),
                 alpha=one.seen_by.get(making.version) or spend(plan.alpha, one.looks + 1, one.carried),
+                classes=classes,
             )
         )
     return records

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.cases.findings import answered
 from agent.errors import HomeostatError
 from agent.trust import SUSPENDED
 from agent.versions import bundle, pointer
@@ -29,7 +30,8 @@ log = logging.getLogger("homeostat.serve")
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One answer: the class decided for, every class's probability, and which version says so with what trust."""
+    """One answer: the class decided for, or the findings as a label has them ("a|b", "none"), every class's
+    probability, and which version says so with what trust."""
 
     label: str
     probabilities: dict[str, float]
@@ -82,7 +84,7 @@ class LiveModel:
         probabilities = predictor.observe(torch.stack([predictor.prepare(image) for image in images])).probabilities
         return [
             Prediction(
-                label=predictor.classes[decided],
+                label=answered(predictor.classes, decided) if decided.ndim else predictor.classes[decided],
                 probabilities=dict(zip(predictor.classes, map(float, row), strict=True)),
                 version=now.version,
                 trust=SUSPENDED if domain in now.suspended else now.trust,

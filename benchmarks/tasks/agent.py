@@ -12,7 +12,7 @@ from typing import Any
 from agent.cases.datafolder import Row
 from agent.cases.examples import FolderExamples
 from agent.cases.intake import Intake
-from agent.cases.labels import import_labels
+from agent.cases.labels import COLUMNS, import_labels
 from agent.config import Config, render
 from agent.daemon import work_off
 from agent.deploy import init
@@ -83,7 +83,7 @@ def watch(change: Change, seed: int, rows: Mapping[tuple[str, str], Sequence[Row
 def write(folder: Path, rows: Sequence[Row], task: str) -> Path:
     """A data folder of copies, with the labels of its task."""
     folder.mkdir(parents=True)
-    column = "label" if task_named(task).kind == "class" else task_named(task).kind
+    column = COLUMNS[task_named(task).kind]
     with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as listed:
         writer = csv.writer(listed)
         writer.writerow(["file", "case_id", "patient_id", "site", "scanner", column])

@@ -10,7 +10,7 @@ import math
 import torch
 
 from strategies.data.choices import Choice, by_domain
-from strategies.protocols import Batches, Lesson
+from strategies.protocols import EVERY_TASK, Batches, Lesson
 from strategies.training import Shuffled
 
 
@@ -24,7 +24,7 @@ class Rehearsal:
     """
 
     name = "rehearsal"
-    tasks = ("classification", "segmentation", "detection")
+    tasks = EVERY_TASK
     remembers = True
 
     def __init__(self, size: int = 400, least: int = 16, choose: Choice = by_domain) -> None:
@@ -55,7 +55,7 @@ class NewCases:
     """The new cases alone, shuffled anew each epoch, in batches of nearly equal size."""
 
     name = "new_cases"
-    tasks = ("classification", "segmentation", "detection")
+    tasks = EVERY_TASK
     remembers = False
 
     def batches(self, lesson: Lesson, batch: int, seed: int) -> Batches:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from strategies.data.choices import rows_of
@@ -32,7 +33,7 @@ def by_style(lesson: Lesson, size: int, seed: int) -> list[int]:
     spread = style[known].std(axis=0)
     style /= np.where(spread > 0, spread, 1.0)
     count = np.array([len(of[patient]) for patient in order])
-    main = np.array([np.bincount(label[of[patient]]).argmax() for patient in order])
+    main = np.array([_commonest(label[of[patient]]) for patient in order])
     mean = np.stack([style[of[patient]].mean(axis=0) for patient in order])
     apart = np.where(main[:, None] == main, cdist(mean, mean), np.inf)
     np.fill_diagonal(apart, np.inf)
@@ -45,3 +46,9 @@ def by_style(lesson: Lesson, size: int, seed: int) -> list[int]:
             pair = np.unravel_index(apart[np.ix_(among, among)].argmin(), (len(among), len(among)))
             inside.remove(among[min(pair)])
     return sorted(row for i in inside for row in of[order[i]])
+
+
+def _commonest(label: NDArray[np.integer]) -> int:
+    """Of equals the least; a label may be any number, as sets of findings are."""
+    names, counts = np.unique(label, return_counts=True)
+    return int(names[counts.argmax()])

@@ -26,10 +26,7 @@ class CrossEntropy:
 
     def weights(self, label: NDArray[np.integer], domain: NDArray[np.str_]) -> NDArray[np.float32]:
         """[n] -> one weight per case, of mean 1 in each domain. Raises ValueError on a case without a label."""
-        if (label < 0).any():
-            raise ValueError(
-                f"{int((label < 0).sum())} of {len(label)} cases to learn from have no label: leave them out"
-            )
+        refuse_unlabelled(label)
         weight = np.ones(len(label))
         for name in np.unique(domain):
             here = domain == name
@@ -56,6 +53,12 @@ class CrossEntropy:
             return weighted_mean(losses, weight[step.rows])
 
         return loss
+
+
+def refuse_unlabelled(label: NDArray[np.integer]) -> None:
+    """Raises ValueError where a case [n] has no label."""
+    if missing := int((label < 0).sum()):
+        raise ValueError(f"{missing} of {len(label)} cases to learn from have no label: leave them out")
 
 
 def weighted_mean(losses: Tensor, weight: Tensor) -> Tensor:

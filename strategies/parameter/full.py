@@ -8,13 +8,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from strategies.model import Classifier
+from strategies.protocols import EVERY_TASK
 
 
 class Full:
     """Fine-tunes encoder and head, statistics of batch norm among them; from the base, or from what is live."""
 
     name = "full"
-    tasks = ("classification", "segmentation", "detection")
+    tasks = EVERY_TASK
     frozen = 0.0
     whole = True
 

@@ -8,13 +8,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 from strategies.model import Classifier
+from strategies.protocols import EVERY_TASK
 
 
 class LinearProbe:
     """Trains the head on the features of the live version, whose encoder stays as it is, batch norm included."""
 
     name = "linear_probe"
-    tasks = ("classification", "segmentation", "detection")
+    tasks = EVERY_TASK
     continues = True
     frozen = 1.0
     whole = False

@@ -8,6 +8,7 @@ from torch import nn
 
 from strategies.model import Classifier
 from strategies.parameter.peft_form import put_on, write_adapter
+from strategies.protocols import EVERY_TASK
 
 
 class LoRA:
@@ -22,7 +23,7 @@ class LoRA:
     """
 
     name = "lora"
-    tasks = ("classification", "segmentation", "detection")
+    tasks = EVERY_TASK
     continues = False
     whole = False
 

@@ -1,4 +1,4 @@
-"""Recalibration of the scores: one temperature and one bias per class, no weight of the network moves.
+"""Recalibration of the scores: one temperature and one bias per class or finding, no weight of the network moves.
 
 A temperature moves no score of a detection across a half, and so changes no answer of it; a bias does.
 """
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from strategies.domains import domain_shares
+from strategies.findings import members
 from strategies.model import Recalibrator
-from strategies.protocols import Learner, Lesson, Sample
+from strategies.protocols import EVERY_TASK, Learner, Lesson, Sample
 
 
 class Recalibrate:
-    """Bias-corrected temperature scaling (Alexandari, Kundaje and Shrikumar 2020): p = softmax(logits / T + bias).
+    """Bias-corrected temperature scaling (Alexandari, Kundaje and Shrikumar 2020): p = softmax(logits / T + bias), and
+    a sigmoid of each where findings don't exclude each other: then a bias is how common its finding is.
 
     Fitted by LBFGS on cases that no weight was fitted on, as the mode under normal priors of deviation `spread` on
     log T and on each bias. The prior is the guard for few cases: without any the answer is T = 1 and no bias, and it
@@ -28,7 +30,7 @@ class Recalibrate:
 
     name = "recalibrate"
     labelled = True
-    tasks = ("classification", "segmentation", "detection")
+    tasks = EVERY_TASK
 
     def __init__(self, spread: float = 0.5, bias: bool = True) -> None:
         self.spread = spread
@@ -37,7 +39,8 @@ class Recalibrate:
     def fit(self, held: Lesson, served: Learner, folder: Path) -> dict[str, str]:
         """Writes recalibrator.json, from labelled cases. Raises ValueError for a logit that is not finite."""
         if held.pixels is None:
-            found = self.mode(held.logits(), held.label, held.domain)
+            several = held.task == "multilabel"
+            found = self.mode(held.logits(), held.label, held.domain, several=several)
         else:
             sample = held.pixels()
             found = self.mode(sample.logits, sample.label, held.domain, sample)
@@ -53,8 +56,10 @@ class Recalibrate:
         target: NDArray[np.integer],
         domain: NDArray[np.str_],
         sample: Sample | None = None,
+        several: bool = False,
     ) -> Recalibrator:
-        """The most likely temperature and bias (of mean 0) under the priors; logits [n, k], target [n], domain [n].
+        """The most likely temperature and bias under the priors; logits [n, k], target [n], domain [n]. Of classes that
+        exclude each other the bias has mean 0; of `several` findings target has sets (`strategies/findings.py`).
 
         Of a `sample` of pixels or boxes the logits [m, k] and target [m] are its own: those of a case count as
         one case.
@@ -64,6 +69,7 @@ class Recalibrate:
         known = target >= 0
         z = torch.as_tensor(logits[known], dtype=torch.float64)
         y = torch.as_tensor(target[known], dtype=torch.long)
+        truth = torch.as_tensor(members(target[known], logits.shape[1]), dtype=torch.float64) if several else None
         weight = torch.as_tensor(_even(domain[known]) if sample is None else _of_pixels(sample, domain))
         log_t = torch.zeros((), dtype=torch.float64, requires_grad=True)
         bias = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=self.bias)
@@ -72,14 +78,19 @@ class Recalibrate:
 
         def loss() -> torch.Tensor:
             optimiser.zero_grad()
-            likelihood = functional.cross_entropy(z / log_t.exp() + bias, y, reduction="none") @ weight
+            scaled = z / log_t.exp() + bias
+            if truth is None:
+                unlikely = functional.cross_entropy(scaled, y, reduction="none")
+            else:
+                unlikely = functional.binary_cross_entropy_with_logits(scaled, truth, reduction="none").sum(dim=1)
+            likelihood = unlikely @ weight
             value = likelihood + (log_t.square() + bias.square().sum()) / (2 * self.spread**2)
             value.backward()
             return value
 
         optimiser.step(loss)
-        centred = (bias - bias.mean()).detach()
-        return Recalibrator(float(log_t.detach().exp()), tuple(centred.tolist()))
+        found = bias.detach() if several else (bias - bias.mean()).detach()
+        return Recalibrator(float(log_t.detach().exp()), tuple(found.tolist()))
 
 
 def _of_pixels(sample: Sample, domain: NDArray[np.str_]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from strategies.alignment import STATISTICS, statistics_of
-from strategies.protocols import Learner, Lesson
+from strategies.protocols import EVERY_TASK, Learner, Lesson
 from strategies.representation.rows import site_and_home
 
 
@@ -22,7 +22,7 @@ class BatchStatistics:
     """
 
     name = "batch_statistics"
-    tasks = ("classification", "segmentation", "detection")
+    tasks = EVERY_TASK
     labelled = False
 
     def __init__(self, prior: float = 16, batch: int = 64) -> None:

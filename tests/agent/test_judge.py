@@ -191,3 +191,26 @@ def test_where_no_answer_is_used_there_is_nothing_to_keep():
     assert outcome(judge(Plan(), records, ["vale"], ["vale"])) == "rejected", "gain is asked all the same"
     forgets = anchored("home", 400, live=0.95, candidate=0.50)
     assert outcome(judge(Plan(), [forgets, gained], ["hillside"], ["home"])) == "rejected"
+
+
+def test_of_findings_the_one_that_is_given_up_is_named():
+    """One of two is found no more; the gate of parts is asked, and says which by the model's name for it."""
+    n = 200
+    rng = np.random.default_rng(0)
+    has = rng.random((n, 2)) < 0.4
+    live = np.where(has, 0.9, 0.1)
+    cases = [{"case_id": f"c{i}", "patient": f"patient {i}"} for i in range(n)]
+    one = Anchored(
+        anchors=AnchorSet("home", 1, cases, 0, 0.0, {}),
+        task=TASKS["multilabel"],
+        target=has @ np.array([1, 2]),
+        original=live,
+        live=live,
+        candidate=np.where([True, False], live, 0.1),
+        groups={"sex": np.full(n, "F")},
+        alpha=0.025,
+        classes=("mass", "nodule"),
+    )
+    [worst] = [found.judgement for found in judge(Plan(), [one], ["home"]) if found.gate == "worst_structure:home"]
+    assert worst.verdict is FAIL and "agreement of nodule" in worst.says
+    assert one.right()[0] == pytest.approx(sum(1 if not row[1] else 2 / 3 if row[0] else 0 for row in has))

@@ -206,11 +206,11 @@ def test_another_versions_cases_date_no_onset(workspace: Workspace) -> None:
 
 def test_labels_of_the_reference_come_in_its_order(workspace: Workspace) -> None:
     """A class index per calibration case; one without a label is -1."""
-    from agent.drift.reference import read_classes
+    from agent.drift.reference import calibration_rows, classes_in
 
     with workspace.store.transaction() as connection:
         connection.execute("DELETE FROM labels WHERE case_id = 'ranked-0003'")
-        found = read_classes(connection, 1, "v0", CLASSES)
+        found = classes_in(connection, calibration_rows(connection, 1, "v0"))
     truth = WORLD.stream(RANKED + 600, (len("ranked"), RANKED), None).label[600:].astype(int)
     assert found[3] == -1
     assert np.array_equal(np.delete(found, 3), np.delete(truth, 3))

@@ -204,3 +204,22 @@ def damage(path) -> None:
     content[-1] ^= 1
     path.chmod(0o644)
     path.write_bytes(content)
+
+
+def test_of_findings_the_label_has_all_that_are_said(tmp_path):
+    """Where they don't exclude each other: as a label is written, `none` where nothing is; each has a chance of its
+    own."""
+    workspace = Workspace.create(tmp_path / "site")
+    backbone, head = load_backbone("mobilenet_v3_small", pretrained=False), torch.nn.Linear(576, 3)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([2.0, -2.0, 1.0]))
+    write_base(Classifier(backbone, head, CLASSES, "multilabel"), workspace.base, {})
+    digest = write_version(workspace, "v0", Recalibrator(bias=(0.0, 0.0, 0.0)), {})
+    with workspace.store.transaction() as connection:
+        registry.register_base(connection, digest=digest, base_digest=bundle.folder_digest(workspace.base),
+                               plan_digest="plan", by="ana", at=workspace.now())  # fmt: skip
+    pointer.publish(workspace)
+    [said] = LiveModel(workspace.root).predict([np.zeros((40, 40), np.float32)])
+    assert said.label == "normal|other"
+    assert said.probabilities == pytest.approx({"normal": 0.881, "pneumonia": 0.119, "other": 0.731}, abs=1e-3)

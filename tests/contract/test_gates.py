@@ -15,9 +15,11 @@ from monitors import (
     GATES,
     MEASURES,
     MEASURES_OF_BOXES,
+    MEASURES_OF_FINDINGS,
     MEASURES_OF_REGIONS,
     Boxes,
     Burden,
+    Findings,
     Gain,
     Gate,
     Record,
@@ -38,6 +40,19 @@ def scores(n: int, seed: int, skill: float = 2.0) -> Scores:
     p = np.exp(odds)
     return Scores(
         probability=p / p.sum(axis=1, keepdims=True), target=target, unit=np.array([f"p{i}" for i in range(n)])
+    )
+
+
+def findings(n: int, seed: int) -> Findings:
+    """Three findings, of which a case has any number, each told rightly in nine of ten."""
+    rng = np.random.default_rng(seed)
+    target = rng.random((n, 3)) < 0.4
+    right = rng.random((n, 3)) < 0.9
+    return Findings(
+        probability=np.where(right == target, 0.9, 0.1),
+        target=target,
+        known=np.ones(n, bool),
+        unit=np.array([f"p{i}" for i in range(n)]),
     )
 
 
@@ -69,7 +84,7 @@ def boxes(n: int, seed: int) -> Boxes:
     )
 
 
-RECORDS = {Scores: scores, Regions: regions, Boxes: boxes}
+RECORDS = {Scores: scores, Findings: findings, Regions: regions, Boxes: boxes}
 
 
 def ruined(good: Record, cases: np.ndarray) -> Record:
@@ -77,6 +92,8 @@ def ruined(good: Record, cases: np.ndarray) -> Record:
     if isinstance(good, Scores):
         return spoilt(good, cases)
     lost = np.isin(np.arange(len(good)), cases)
+    if isinstance(good, Findings):
+        return replace(good, probability=np.where(lost[:, None], np.where(good.target, 0.02, 0.98), good.probability))
     if isinstance(good, Regions):
         overlap = np.where(lost[:, None, None], good.overlap * [0.1, 1, 1], good.overlap)
         return replace(good, overlap=overlap, brier=np.where(lost, 0.6, good.brier), nll=np.where(lost, 2.0, good.nll))
@@ -102,12 +119,12 @@ def made(kind: type, n: int, **settings) -> Gate:
 
 
 def test_the_registries_are_covered() -> None:
-    """Six gates, nine measures of scores, three of regions and five of boxes, all of them exported."""
+    """Six gates, nine measures of scores, seven of findings, three of regions and five of boxes, all exported."""
     names = {kind.name for kind in GATES}
 
     assert names == {"gain", "forgetting", "calibration", "negative-flips", "worst-subgroup", "worst-structure"}
-    measures = (*MEASURES, *MEASURES_OF_REGIONS, *MEASURES_OF_BOXES)
-    assert (len(GATES), len(MEASURES), len(measures), len(FORMS)) == (6, 9, 17, 3)
+    measures = (*MEASURES, *MEASURES_OF_FINDINGS, *MEASURES_OF_REGIONS, *MEASURES_OF_BOXES)
+    assert (len(GATES), len(MEASURES), len(measures), len(FORMS)) == (6, 9, 24, 4)
     assert {thing.__name__ for thing in (*GATES, *FORMS, *measures)} <= set(monitors.__all__)
 
 

@@ -32,7 +32,7 @@ from strategies.objective.sum import Sum
 from strategies.parameter import Full, LinearProbe, LoRA
 from strategies.predictor import Predictor, apply_parts, check_golden
 from strategies.preprocessing import Pixels, normalise
-from strategies.protocols import Preprocessing, Recipe, Stage, Step, Tasked
+from strategies.protocols import EVERY_TASK, Preprocessing, Recipe, Stage, Step, Tasked
 from strategies.recipes import COMPARISONS, RECIPES, run
 from strategies.representation import BatchStatistics, Recalibrate
 from strategies.tasks import TASKS, refuse_unserved, task_of
@@ -110,7 +110,7 @@ def test_rows_of_a_classification_are_its_probabilities() -> None:
     said = np.random.default_rng(0).random((4, 3), np.float32)
     assert np.array_equal(task_of("classification").rows(said, torch.zeros(4)), said)
     assert task_of("classification").target(Discs.of("home", 4), PLAIN).dtype == torch.int64
-    assert set(TASKS) == {"classification", "segmentation", "detection"}
+    assert tuple(TASKS) == EVERY_TASK == ("classification", "multilabel", "segmentation", "detection")
     with pytest.raises(ValueError, match="no task 'guessing'"):
         task_of("guessing")
 
