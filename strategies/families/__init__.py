@@ -9,15 +9,26 @@ from typing import TYPE_CHECKING
 
 from strategies.families.lwnet import LwnetFamily
 from strategies.families.monai import MonaiFamily
+from strategies.families.retinanet import RetinanetFamily
 from strategies.families.sam import SamFamily
 from strategies.families.timm import TimmFamily
 from strategies.families.torchvision import TorchvisionFamily
 from strategies.families.transformers import TransformersFamily
+from strategies.families.yolos import YolosFamily
 
 if TYPE_CHECKING:
     from strategies.protocols import Backbone, Family
 
-__all__ = ["SamFamily", "LwnetFamily", "TorchvisionFamily", "TimmFamily", "TransformersFamily", "MonaiFamily"]
+__all__ = [
+    "SamFamily",
+    "LwnetFamily",
+    "RetinanetFamily",
+    "YolosFamily",
+    "TorchvisionFamily",
+    "TimmFamily",
+    "TransformersFamily",
+    "MonaiFamily",
+]
 
 
 def families() -> list[Family]:

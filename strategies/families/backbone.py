@@ -79,7 +79,8 @@ class ChainedBackbone:
     """The Backbone of every family; `write(network, preprocessing, folder)` is how its ecosystem saves.
 
     Dense ones have a `stride`, and `sense(network)` is their sensor. `adapted` says of a layer whether low-rank
-    adapters may touch it. `decoder` counts the last blocks that are one, apart from the encoder before them.
+    adapters may touch it. `decoder` counts the last blocks that are one, apart from the encoder before them. `detector`
+    makes a fresh head of so many classes, where the network was built to find things.
     """
 
     module: Encoder
@@ -90,6 +91,7 @@ class ChainedBackbone:
     sense: Callable[[nn.Module], nn.Module] | None = None
     adapted: Callable[[nn.Module], bool] = pointwise
     decoder: int = 0
+    detector: Callable[[int], nn.Module] | None = None
 
     def fed(self, preprocessing: Preprocessing) -> ChainedBackbone:
         """The same encoder behind another preprocessing."""
