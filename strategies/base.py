@@ -26,7 +26,7 @@ from torch import nn
 from strategies.augmentation import upright
 from strategies.families import families, family_of, load_backbone
 from strategies.families.weights import read_weights
-from strategies.model import Classifier, head_from, head_layers
+from strategies.model import Classifier, head_from, head_layers, head_sizes
 from strategies.preprocessing import Pixels, from_record, to_record
 from strategies.protocols import Backbone, Boxed, Describing, Examples, Masked, Progress
 from strategies.tasks import task_of
@@ -100,7 +100,7 @@ def fit_base(
         measure=measure,
         task=kind,
         truth=truth[1],
-        loss=kind.fitted(truth[0]),
+        loss=kind.fitted(truth[0], model.head),
         epochs=epochs,
         learning_rate=_learning_rate(model, kind.rate),
         seed=seed,
@@ -131,19 +131,16 @@ def import_base(
     """
     family = family_of(spec)
     origin, head = family.load(spec), family.head(spec)
-    if (origin.stride is not None) != task_of(task).dense:
+    named = task_of(task)
+    if (origin.stride is not None) != named.dense or (origin.detector is not None) != (named.name == "detection"):
         raise ValueError(f"The model {_plain(spec)} serves no {task}.")
     if size is not None:
         origin = origin.fed(replace(origin.preprocessing, size=size))
-    first, *_, last = [layer.weight for layer in head.modules() if isinstance(layer, nn.Linear | nn.Conv2d)] * 2
-    if first.shape[1] != origin.width:
-        raise ValueError(
-            f"The head of {_plain(spec)} takes {first.shape[1]} features; the encoder gives {origin.width}."
-        )
-    if last.shape[0] != len(classes):
-        raise ValueError(
-            f"The head of {_plain(spec)} has {last.shape[0]} outputs, but {len(classes)} classes are named."
-        )
+    takes, outputs = head_sizes(head)
+    if takes != origin.width:
+        raise ValueError(f"The head of {_plain(spec)} takes {takes} features; the encoder gives {origin.width}.")
+    if outputs != len(classes):
+        raise ValueError(f"The head of {_plain(spec)} has {outputs} outputs, but {len(classes)} classes are named.")
     write_base(Classifier(origin, head, classes, task), out, {"how": "import", "spec": _plain(spec)})
     return base_digest(out)
 
@@ -195,7 +192,10 @@ def load_base(folder: Path) -> Classifier:
     """The model of a base folder, in eval mode. Raises ValueError where a file is missing, broken or another's."""
     record = read_record(folder)
     origin = task_of(record["task"]).backbone(load_backbone(str(folder)).fed(from_record(record["preprocessing"])))
-    head = head_from(record["head"], read_weights(folder / "head.safetensors"))
+    layers = record["head"]
+    if record["task"] == "detection" and layers[-1] == "conv":  # as heads were written that left distances to the task
+        layers = [*layers, "corners"]
+    head = head_from(layers, read_weights(folder / "head.safetensors"))
     return Classifier(origin, head, record["classes"], record["task"]).eval()
 
 

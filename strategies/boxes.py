@@ -1,4 +1,4 @@
-"""Boxes of a dense detector: where they lie in its maps, how they move with a view, and what they found.
+"""Boxes of a detector: how it says where they lie, how they move with a view, and what they found.
 
 Corners x0, y0, x1, y1 are shares of the image's width and height, so that they hold at any size; the overlap of two
 boxes is the same in shares as in pixels. A case's true boxes are rows of class and corners, [m, 5], of class -1 where
@@ -8,19 +8,21 @@ a case has fewer than another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 
 MOST = 100  # boxes of an image
+CANDIDATES = 5000  # places of an image that may become one: as many as torchvision lets five levels of a pyramid have
 LEAST_SCORE = 0.05
 SAME = 0.5  # overlap from which two boxes of a class are of one thing
 IOUS = np.linspace(0.5, 0.95, 10)
 CORNERS = 4
+NONE, UNCOUNTED = -1, -2  # of a place: it answers for no box; it is so near to one that neither answer is wrong
 BOUNDS = (-4.0, 6.0)  # of the logarithm of a distance in places: beyond any image, so that no box is infinite
 
 
@@ -47,13 +49,31 @@ def corners(distances: Tensor) -> Tensor:
     return torch.cat([middle - apart[:, :2], middle + apart[:, 2:]], dim=1)
 
 
+class Corners(nn.Module):
+    """The last layer of a dense head, without weights: [b, k + 4, h, w], the last four the logarithms of distances ->
+    the same with the corners of every place's box in their stead."""
+
+    def forward(self, said: Tensor) -> Tensor:
+        return torch.cat([said[:, :-CORNERS], corners(said[:, -CORNERS:].float())], dim=1)
+
+
+@runtime_checkable
+class Assigning(Protocol):
+    """A detector's head that says itself which true box each of its places answers for."""
+
+    def answered(self, said: Tensor, target: Tensor) -> Tensor:
+        """Scores as logits and corners, [b, k + 4, h, w], beside true boxes, [b, m, 5] -> [b, h, w]: the number of the
+        box, or NONE, or UNCOUNTED."""
+        ...
+
+
 def found(answer: Tensor) -> Found:
     """Scores and corners of every place, [k + 4, h, w] -> at most MOST boxes of at least LEAST_SCORE, after the weaker
     of two that overlap by more than SAME in a class was dropped; within the image. Ties fall by place."""
     scores, places = answer[:-CORNERS].flatten(1), answer[-CORNERS:].flatten(1).T.clamp(0, 1)
     label, place = (scores >= LEAST_SCORE).nonzero(as_tuple=True)
     score, box = scores[label, place], places[place]
-    order = score.argsort(descending=True, stable=True)
+    order = score.argsort(descending=True, stable=True)[:CANDIDATES]
     label, score, box = label[order], score[order], box[order]
     kept = batched_nms(box, score, label, SAME)[:MOST]
     return Found(box[kept], score[kept], label[kept])

@@ -13,12 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from strategies.boxes import Corners
+from strategies.detectors import Anchored, Queried
 from strategies.protocols import Backbone
 
 
 class Classifier(nn.Module):
     """Images [b, 3, h, w] -> logits, one per class in the order of `classes`: [b, k], or [b, k, h, w] where the `task`
-    is a class for every pixel; of a detection four distances to the sides of a box beside them.
+    is a class for every pixel; of a detection the four corners of a box beside them.
 
     `origin` is the Backbone that the encoder came from: its blocks, adaptable layers and preprocessing. `adapter` is
     what peft's adapter_config.json says of the adapter that was merged into the encoder, empty where none was.
@@ -50,14 +52,24 @@ _PLAIN_LAYERS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "gelu": nn.GELU,
     "tanh": nn.Tanh,
+    "corners": Corners,
 }
+
+# Heads of one kind each, which build themselves from their weights.
+_WHOLE: dict[str, type[Anchored] | type[Queried]] = {"anchored": Anchored, "queried": Queried}
 
 
 def head_from(layers: Sequence[str], weights: dict[str, torch.Tensor]) -> nn.Module:
     """The head of `layers` ("linear", "conv", "finer4" or an activation), `weights` named "weight" or "0.weight", ...
 
-    A single layer with weights is that layer, a chain an nn.Sequential. Raises ValueError where the two don't fit.
+    A single layer with weights is that layer, a chain an nn.Sequential; a detector's own head ("anchored", "queried")
+    stands alone. Raises ValueError where the two don't fit.
     """
+    if len(layers) == 1 and layers[0] in _WHOLE:
+        try:
+            return _WHOLE[layers[0]].of(weights)
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"The weights are not those of a head that is {layers[0]}: {error}.") from error
     if len(layers) == 1 and layers[0] in _WEIGHED:
         return _weighed(layers[0], weights, "")
     return nn.Sequential(
@@ -67,7 +79,7 @@ def head_from(layers: Sequence[str], weights: dict[str, torch.Tensor]) -> nn.Mod
 
 def head_layers(head: nn.Module) -> list[str]:
     """The record of a head that `head_from` can build again. Raises ValueError for layers that it can't."""
-    names = {kind: name for name, kind in _PLAIN_LAYERS.items()} | {
+    names: dict[type[nn.Module], str] = {kind: name for name, kind in (_PLAIN_LAYERS | _WHOLE).items()} | {
         nn.Linear: "linear",
         nn.Conv2d: "conv",
         nn.Upsample: _FINER,
@@ -79,6 +91,14 @@ def head_layers(head: nn.Module) -> list[str]:
     return [
         names[type(layer)] + (f"{layer.scale_factor:g}" if isinstance(layer, nn.Upsample) else "") for layer in chain
     ]
+
+
+def head_sizes(head: nn.Module) -> tuple[int, int]:
+    """How many features it takes, and for how many classes it answers."""
+    if isinstance(head, Anchored | Queried):
+        return head.width, head.outputs
+    first, *_, last = [layer.weight for layer in head.modules() if isinstance(layer, nn.Linear | nn.Conv2d)] * 2
+    return first.shape[1], last.shape[0]
 
 
 def _plain(layer: str) -> nn.Module:

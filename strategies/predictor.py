@@ -58,8 +58,7 @@ class Observation(NamedTuple):
     probabilities [b, k], rows sum to 1, or of findings each 0..1; logits [b, k], before recalibration, or the
     probabilities' logarithm where several sets of parts or views answer together; embedding [b, d] of the pinned
     sensor. Of a segmentation the first two are of every pixel, [b, k, s, s]; of a detection of places, and the last
-    four of k are of a box: its corners as shares of the image's sides, where the logits have the logarithms of
-    distances.
+    four of k are the corners of a box, as shares of the image's sides.
     """
 
     probabilities: NDArray[np.float32]
@@ -300,9 +299,12 @@ def golden(predictor: Predictor) -> dict[str, NDArray[np.float32]]:
 
 
 def _some(answers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """[b, k] as it is; of dense answers [b, k, s, s] at most 32 pixels a side, evenly spaced."""
-    step = max(1, -(-answers.shape[-1] // 32))
-    return np.ascontiguousarray(answers[..., ::step, ::step]) if answers.ndim == 4 else answers
+    """[b, k] as it is; of dense answers [b, k, h, w] at most 32 pixels across and 1024 in all, evenly spaced."""
+    if answers.ndim != 4:
+        return answers
+    across = max(1, -(-answers.shape[-1] // 32))
+    down = -(-answers.shape[-2] // (1024 // min(32, answers.shape[-1])))
+    return np.ascontiguousarray(answers[..., ::down, ::across])
 
 
 def write_golden(predictor: Predictor, folder: Path) -> None:

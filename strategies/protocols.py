@@ -141,6 +141,11 @@ class Backbone(Protocol):
         ...
 
     @property
+    def detector(self) -> Callable[[int], nn.Module] | None:
+        """Of a network that was built to find things: a fresh head of its kind for so many classes. Else None."""
+        ...
+
+    @property
     def sensor(self) -> nn.Module:
         """What monitors see by: [b, 3, h, w] -> pooled features of the image; `module` itself where they are pooled."""
         ...

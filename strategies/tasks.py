@@ -101,8 +101,8 @@ class Task(Protocol):
         """What a frozen prefix makes of images and of their mirror images, computed once; see `Latents`."""
         ...
 
-    def fitted(self, target: torch.Tensor) -> Loss:
-        """The loss of a training from scratch on cases of this truth, all of them alike."""
+    def fitted(self, target: torch.Tensor, head: nn.Module) -> Loss:
+        """The loss of a training of this head from scratch on cases of this truth, all of them alike."""
         ...
 
     def check(self, target: torch.Tensor, classes: Sequence[str]) -> None:
@@ -155,7 +155,7 @@ class Classification:
     ) -> Inputs:
         return Latents(prefix, images, folder=folder, mirrored=True, progress=progress)
 
-    def fitted(self, target: torch.Tensor) -> Loss:
+    def fitted(self, target: torch.Tensor, head: nn.Module) -> Loss:
         def loss(step: Step) -> torch.Tensor:
             return functional.cross_entropy(step.logits, target[step.rows])
 
@@ -174,7 +174,12 @@ class Classification:
 
     def backbone(self, origin: Backbone) -> Backbone:
         if origin.stride is not None:
-            raise ValueError("This network answers for every pixel: it serves segmentation, and no classification.")
+            served = (
+                "for every pixel: it serves segmentation"
+                if origin.detector is None
+                else "by boxes: it serves detection"
+            )
+            raise ValueError(f"This network answers {served}, and no classification.")
         return origin
 
     def head(self, origin: Backbone, classes: int) -> nn.Module:
@@ -194,7 +199,7 @@ class Multilabel(Classification):
     def decide(self, probabilities: NDArray[np.float32], thresholds: Thresholds) -> NDArray:
         return thresholds.each(probabilities)
 
-    def fitted(self, target: torch.Tensor) -> Loss:
+    def fitted(self, target: torch.Tensor, head: nn.Module) -> Loss:
         def loss(step: Step) -> torch.Tensor:
             truth = torch.from_numpy(members(target[step.rows].numpy(), step.logits.shape[1])).float()
             return functional.binary_cross_entropy_with_logits(step.logits, truth)
@@ -269,7 +274,7 @@ class Segmentation:
     ) -> Inputs:
         return TargetedLatents(prefix, images, target, mirrored_masks, folder=folder, progress=progress)
 
-    def fitted(self, target: torch.Tensor) -> Loss:
+    def fitted(self, target: torch.Tensor, head: nn.Module) -> Loss:
         return DiceCrossEntropy().loss()
 
     def check(self, target: torch.Tensor, classes: Sequence[str]) -> None:
@@ -289,6 +294,8 @@ class Segmentation:
             raise ValueError(f"No training mask has a pixel of {', '.join(absent)}: it can't be learnt.")
 
     def backbone(self, origin: Backbone) -> Backbone:
+        if origin.detector is not None:
+            raise ValueError("This network finds things: it serves detection, and no segmentation.")
         return dense_from(origin)
 
     def head(self, origin: Backbone, classes: int) -> nn.Module:
@@ -299,9 +306,10 @@ class Detection:
     """Boxes of k classes, none of which is a background; `strategies/boxes.py` says what a box is.
 
     An answer, [b, k + 4, h, w], has for every place the chance that something of each class has its middle there, and
-    the corners of its box. What is kept of one, [b, 12 * MOST + k]: for each of the boxes in it, the surest first, the
-    score, the class and whether it found a true one at each of ten overlaps, NaN where there are fewer; then how many
-    true boxes there are of each class.
+    the corners of its box. A detector that answers by anchors at several levels, or by queries, has them all in one
+    column, [b, k + 4, n, 1]. What is kept of one, [b, 12 * MOST + k]: for each of the boxes in it, the surest first,
+    the score, the class and whether it found a true one at each of ten overlaps, NaN where there are fewer; then how
+    many true boxes there are of each class.
     """
 
     name = "detection"
@@ -322,8 +330,8 @@ class Detection:
         return boxes.padded(several)
 
     def probabilities(self, logits: torch.Tensor, corrected: Recalibrator = PLAIN) -> torch.Tensor:
-        scores, distances = logits[:, : -boxes.CORNERS], logits[:, -boxes.CORNERS :].float()
-        return torch.cat([torch.sigmoid(corrected.scaled(scores)), boxes.corners(distances)], dim=1)
+        scores, corners = logits[:, : -boxes.CORNERS], logits[:, -boxes.CORNERS :].float()
+        return torch.cat([torch.sigmoid(corrected.scaled(scores)), corners], dim=1)
 
     def decide(self, probabilities: NDArray[np.float32], thresholds: Thresholds) -> NDArray:
         return thresholds(probabilities)
@@ -350,8 +358,8 @@ class Detection:
     ) -> Inputs:
         return TargetedLatents(prefix, images, target, boxes.mirrored, folder=folder, progress=progress)
 
-    def fitted(self, target: torch.Tensor) -> Loss:
-        return CrossEntropyGIoU().loss()
+    def fitted(self, target: torch.Tensor, head: nn.Module) -> Loss:
+        return CrossEntropyGIoU().loss(head)
 
     def check(self, target: torch.Tensor, classes: Sequence[str]) -> None:
         seen = {int(number) for number in target[..., 0].unique()} - {-1}
@@ -366,10 +374,10 @@ class Detection:
             raise ValueError(f"No training case has a box of {', '.join(absent)}: it can't be learnt.")
 
     def backbone(self, origin: Backbone) -> Backbone:
-        return columns(origin)
+        return origin if origin.detector is not None else columns(origin)
 
     def head(self, origin: Backbone, classes: int) -> nn.Module:
-        return detector(origin, classes)
+        return detector(origin, classes) if origin.detector is None else origin.detector(classes)
 
 
 TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Multilabel(), Segmentation(), Detection())}

@@ -149,7 +149,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential(encoder, head)
     batches = batches or Shuffled(len(inputs), batch_size, generator)
-    loss = loss or CLASSIFICATION.fitted(torch.as_tensor(np.asarray(labels, dtype=np.int64)))
+    loss = loss or CLASSIFICATION.fitted(torch.as_tensor(np.asarray(labels, dtype=np.int64)), head)
     step = Steps(
         encoder,
         head,

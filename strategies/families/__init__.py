@@ -11,10 +11,12 @@ from strategies.families.black_box import BlackBoxFamily
 from strategies.families.bundle import BundleFamily
 from strategies.families.lwnet import LwnetFamily
 from strategies.families.monai import MonaiFamily
+from strategies.families.retinanet import RetinanetFamily
 from strategies.families.sam import SamFamily
 from strategies.families.timm import TimmFamily
 from strategies.families.torchvision import TorchvisionFamily
 from strategies.families.transformers import TransformersFamily
+from strategies.families.yolos import YolosFamily
 
 if TYPE_CHECKING:
     from strategies.protocols import Backbone, Family
@@ -24,6 +26,8 @@ __all__ = [
     "BundleFamily",
     "SamFamily",
     "LwnetFamily",
+    "RetinanetFamily",
+    "YolosFamily",
     "TorchvisionFamily",
     "TimmFamily",
     "TransformersFamily",

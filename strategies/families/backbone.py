@@ -80,7 +80,8 @@ class ChainedBackbone:
 
     Dense ones have a `stride`, and `sense(network)` is their sensor. `adapted` says of a layer whether low-rank
     adapters may touch it. `decoder` counts the last blocks that are one, apart from the encoder before them. `sealed`:
-    no weight of it can move.
+    no weight of it can move. `detector` makes a fresh head of so many classes, where the network was built to find
+    things.
     """
 
     module: Encoder
@@ -92,6 +93,7 @@ class ChainedBackbone:
     adapted: Callable[[nn.Module], bool] = pointwise
     decoder: int = 0
     sealed: bool = False
+    detector: Callable[[int], nn.Module] | None = None
 
     def fed(self, preprocessing: Preprocessing) -> ChainedBackbone:
         """The same encoder behind another preprocessing."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from strategies.boxes import Corners
 from strategies.families.backbone import ChainedBackbone, Encoder, Pooled, width_of
 from strategies.protocols import Backbone
 
@@ -72,7 +73,7 @@ def columns(origin: Backbone) -> Backbone:
 
 
 def detector(origin: Backbone, classes: int) -> nn.Module:
-    """A fresh head, [b, d, h, w] -> [b, k + 4, h, w]: a logit for each class, and the logarithms of four distances."""
+    """A fresh head, [b, d, h, w] -> [b, k + 4, h, w]: a logit for each class, and the corners of a box."""
     last = nn.Conv2d(HIDDEN, classes + 4, 1)
     with torch.no_grad():
         last.weight.mul_(0.1)
@@ -84,6 +85,7 @@ def detector(origin: Backbone, classes: int) -> nn.Module:
         nn.Conv2d(HIDDEN, HIDDEN, 3, padding="same"),
         nn.ReLU(),
         last,
+        Corners(),
     )
 
 

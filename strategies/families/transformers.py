@@ -87,13 +87,13 @@ class TransformersFamily:
                 place, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **extra
             )
         except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-            raise ValueError(f"The model {Path(spec).name} can't be loaded: {_first_line(error)}") from error
+            raise ValueError(f"The model {Path(spec).name} can't be loaded: {first_line(error)}") from error
         if found["missing_keys"]:
             missing = sorted(found["missing_keys"])
             raise ValueError(
                 f"The weights of {Path(spec).name} lack {missing[0]!r} and {len(missing) - 1} more tensors."
             )
-        return _backbone(network, _preprocessing(place, config))
+        return _backbone(network, preprocessing_of(place, config.image_size))
 
     def head(self, spec: str) -> nn.Module:
         """The linear classifier of a local `...ForImageClassification` folder. Raises ValueError without one."""
@@ -108,7 +108,7 @@ class TransformersFamily:
 
 def _backbone(network: Any, preprocessing: Preprocessing) -> ChainedBackbone:
     module = Encoder(network, _chain)
-    return ChainedBackbone(module, width_of(module, preprocessing.size), preprocessing, _write)
+    return ChainedBackbone(module, width_of(module, preprocessing.size), preprocessing, write)
 
 
 def _chain(network: Any) -> list[nn.Module]:
@@ -116,7 +116,7 @@ def _chain(network: Any) -> list[nn.Module]:
     return [network.embeddings, *LAYERS[network.config.model_type](network), last]
 
 
-def _write(network: Any, preprocessing: Preprocessing, folder: Path) -> None:
+def write(network: Any, preprocessing: Preprocessing, folder: Path) -> None:
     from transformers import ViTImageProcessor
 
     network.save_pretrained(folder)
@@ -127,13 +127,14 @@ def _write(network: Any, preprocessing: Preprocessing, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _preprocessing(place: str, config: Any) -> Preprocessing:
+def preprocessing_of(place: str, usual: int) -> Preprocessing:
+    """What the processor beside a model says; `usual` is the side where there is none."""
     from transformers import AutoImageProcessor
 
     try:
         processor = AutoImageProcessor.from_pretrained(place, trust_remote_code=False)
     except (OSError, ValueError):  # a folder of weights without a processor: the architecture says the size
-        return Preprocessing(size=config.image_size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        return Preprocessing(size=usual, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     size = getattr(processor, "crop_size", None) or processor.size
     side = next(size[key] for key in ("height", "shortest_edge") if size.get(key))
     return Preprocessing(size=side, mean=tuple(processor.image_mean), std=tuple(processor.image_std))
@@ -145,5 +146,5 @@ def _known(config: Any, spec: str) -> None:
         raise ValueError(f"{Path(spec).name} is of the type {config.model_type!r}; those that can be adapted: {known}.")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]

@@ -1,13 +1,13 @@
-"""The loss of a dense detector: which places answer for which box, and how well they do."""
+"""The loss of a detector: which places answer for which box, and how well they do."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
 
-from strategies.boxes import CORNERS, centres, corners
+from strategies.boxes import CORNERS, NONE, UNCOUNTED, Assigning, centres
 from strategies.protocols import Learner, Lesson, Loss, Step
 
 RADIUS = 1.5  # places from the middle of a box, within which a place answers for it
@@ -15,7 +15,8 @@ RADIUS = 1.5  # places from the middle of a box, within which a place answers fo
 
 class CrossEntropyGIoU:
     """Cross-entropy of each class at every place, plus one less the generalised overlap of the boxes of those that
-    answer for one (Rezatofighi and others 2019), both by the number of these.
+    answer for one (Rezatofighi and others 2019), both by the number of these. Which do is the head's own to say, where
+    it is `Assigning`, else `answered` tells it.
 
     Not the focal loss, whose scores are drawn towards a half: counts and gates read them as chances. On blood cells it
     found as much, and the squared error of its scores was nearly twice as large.
@@ -30,26 +31,33 @@ class CrossEntropyGIoU:
         known = lesson.label[: lesson.new + lesson.remembered]
         if (known < 0).any():
             raise ValueError(f"{int((known < 0).sum())} of {len(known)} cases to learn from have no boxes.")
-        return self.loss()
+        return self.loss(learner.head)
 
-    def loss(self) -> Loss:
+    def loss(self, head: nn.Module | None = None) -> Loss:
         """Of steps that have boxes."""
+        assigned = head.answered if isinstance(head, Assigning) else dense
 
         def loss(step: Step) -> Tensor:
             if step.target is None:
                 raise ValueError("A detector learns from boxes, and these cases have none.")
             classes = step.logits.shape[1] - CORNERS
-            said, places = step.logits[:, :classes], corners(step.logits[:, classes:])
-            which = answered(step.target, *step.logits.shape[-2:])
+            said, places = step.logits[:, :classes], step.logits[:, classes:]
+            which = assigned(step.logits.detach(), step.target)
             case, row, column = (which >= 0).nonzero(as_tuple=True)
             label, true = step.target[case, which[case, row, column]].split([1, CORNERS], dim=1)
             wanted = torch.zeros_like(said)
             wanted[case, label[:, 0].long(), row, column] = 1
             places = places[case, :, row, column]
-            told = functional.binary_cross_entropy_with_logits(said, wanted, reduction="sum")
+            counted = (which != UNCOUNTED)[:, None].expand_as(said)
+            told = functional.binary_cross_entropy_with_logits(said[counted], wanted[counted], reduction="sum")
             return (told + generalized_box_iou_loss(places, true, reduction="sum")) / max(1, len(true))
 
         return loss
+
+
+def dense(said: Tensor, target: Tensor) -> Tensor:
+    """As `Assigning` has it, of a map whose places know no more than where they lie."""
+    return answered(target, *said.shape[-2:])
 
 
 def answered(target: Tensor, height: int, width: int) -> Tensor:
@@ -59,7 +67,7 @@ def answered(target: Tensor, height: int, width: int) -> Tensor:
     boxes it takes the smallest (Tian and others 2019).
     """
     if not target.shape[1]:
-        return torch.full((len(target), height, width), -1)
+        return torch.full((len(target), height, width), NONE)
     label, low, high = target[..., 0], target[..., 1:3], target[..., 3:]
     sides = torch.tensor([width, height])
     at = centres(height, width).view(1, 1, 2, height, width)
@@ -71,4 +79,4 @@ def answered(target: Tensor, height: int, width: int) -> Tensor:
     mine = ((inside & near) | nearest) & (label >= 0)[..., None, None]
     area = (high - low).prod(dim=-1)[..., None, None].expand_as(inside).where(mine, torch.inf)
     smallest, which = area.min(dim=1)
-    return which.where(smallest.isfinite(), -1)
+    return which.where(smallest.isfinite(), NONE)

@@ -6,12 +6,15 @@ import csv
 import shutil
 from pathlib import Path
 
+import published
 import pytest
+import torch
 
 from agent.cases.datafolder import read_folder
 from agent.demo.stage import Stage
 from benchmarks.tasks.agent import write
 from benchmarks.tasks.generated import changes
+from strategies.base import import_base
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DEPLOYMENTS = {
@@ -55,4 +58,26 @@ def test_a_deployment_is_fitted_watched_and_measured(name: str, tmp_path: Path, 
     found = stage.must("evaluate", feed)
     wanted = {"classification": "accuracy", "segmentation": "dice", "detection": "map50"}[task]
     assert wanted in found["measures"] and found["n"] > 0
+    assert stage.must("verify")["ok"]
+
+
+@pytest.mark.parametrize("name", sorted(published.LOCAL))
+def test_a_published_detector_is_deployed_with_its_own_head(name: str, tmp_path: Path) -> None:
+    """Its answers by anchors or queries are kept, watched, told and measured as those of any detector."""
+    torch.manual_seed(0)
+    change = next(one for one in changes(tmp_path, 0, (40, 12)) if one.task == "detection")
+    rows = read_folder(change.folder).rows
+    mine = write(tmp_path / "mine", [row for row in rows if row.site == "dark"], "detection")
+    feed = write(tmp_path / "feed", [row for row in rows if row.site == "bright"], "detection")
+    (tmp_path / "theirs").mkdir()
+    spec = published.LOCAL[name](tmp_path / "theirs", outputs=1 + (name == "retinanet"))
+    import_base(spec, ("cell",), tmp_path / "base", size=published.SIDE, task="detection")
+    stage = Stage(tmp_path / "site")
+    stage.must("init", "--model", tmp_path / "base", "--reference", mine, "--config", CONFIGS / "blood_cells.yaml")
+    stage.must("feed", feed, "--no-labels")
+    ended = stage.must("run", "--until-idle")
+    assert ended["live"] == "v0" and ended["quarantined"] == 0
+    assert "map50" in stage.must("evaluate", feed)["measures"]
+    [said] = stage.must("predict", read_folder(feed).rows[0].file)
+    assert said["version"] == "v0" and "boxes" in said
     assert stage.must("verify")["ok"]

@@ -19,12 +19,12 @@ import monitors
 from strategies import architecture, boxes, data, objective, parameter, representation
 from strategies.augmentation import lit, lit_and_turned, mirror
 from strategies.axes import CORRUPTIONS, corrupted, depth
-from strategies.base import Chosen, base_digest, fit_base, import_base, load_base
+from strategies.base import Chosen, base_digest, fit_base, import_base, load_base, write_base
 from strategies.families import load_backbone
-from strategies.families.columns import STRIDE, columns
+from strategies.families.columns import STRIDE, columns, detector
 from strategies.inputs import BoxedImages, TargetedLatents
 from strategies.lessons import Joined, sampled
-from strategies.model import Recalibrator
+from strategies.model import Classifier, Recalibrator
 from strategies.objective.boxes import CrossEntropyGIoU, answered
 from strategies.parameter import Full, LinearProbe, LoRA
 from strategies.predictor import Predictor, check_golden
@@ -255,7 +255,7 @@ def test_the_loss_is_least_where_the_answer_is_right() -> None:
     right = torch.cat([scores, (8 * distances).clamp_min(0.1).log()], dim=1)
 
     def loss(logits: torch.Tensor, target: torch.Tensor = true) -> float:
-        rows = torch.arange(1)
+        rows, logits = torch.arange(1), boxes.Corners()(logits)
         step = Step(rows=rows, features=logits, logits=logits, again=lambda: logits, target=target)
         return float(CrossEntropyGIoU().loss()(step))
 
@@ -276,7 +276,7 @@ def test_the_loss_is_least_where_the_answer_is_right() -> None:
 def test_a_base_is_fitted_and_finds_cells(base: Path) -> None:
     """Two dozen epochs find them, at images with none as well; one image's answer doesn't hang on the others."""
     record = json.loads((base / "base.json").read_text())
-    layers = ["conv", "relu", "conv", "relu", "conv"]
+    layers = ["conv", "relu", "conv", "relu", "conv", "corners"]
     assert (record["task"], record["classes"], record["head"]) == ("detection", list(CLASSES), layers)
     examples = Cells.of("home", 20, 4000)
     assert held_f1(base, None, examples) > 0.85
@@ -326,6 +326,19 @@ def test_networks_that_pool_give_their_maps(tmp_path: Path, name: str) -> None:
     origin.save(tmp_path / "saved")
     again = columns(load_backbone(str(tmp_path / "saved")))
     assert torch.equal(_answers(again.module, images), answers)
+
+
+def test_a_base_of_an_earlier_build_answers_as_it_did(tmp_path: Path) -> None:
+    """Its head gave distances, and the task turned them into corners: the record has no layer for that."""
+    origin = columns(load_backbone("mobilenet_v3_small").fed(PLAIN))
+    model = Classifier(origin, detector(origin, 2), CLASSES, "detection")
+    write_base(model, tmp_path / "base", {})
+    file = tmp_path / "base" / "base.json"
+    record = json.loads(file.read_text())
+    assert record["head"].pop() == "corners"
+    file.write_text(json.dumps(record))
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(_answers(load_base(tmp_path / "base"), images), _answers(model, images))
 
 
 def test_networks_without_maps_are_refused(tmp_path: Path) -> None:

@@ -117,9 +117,18 @@ def test_contract_of_every_family(tmp_path: Path) -> None:
         assert again.preprocessing == backbone.preprocessing
         assert torch.equal(_answers(again.module, images), wanted), spec
         covered.add(type(family).__name__)
-    # Those that answer for every pixel have contract tests of their own: test_segmentation, test_sam, test_lwnet.
+    # Those that answer for every pixel, or by boxes, have contract tests of their own: test_segmentation, test_sam,
+    # test_lwnet, test_published_detectors.
     # Those of which no weight moves, and those that only read another's folder: test_black_box, test_monai_bundle.
-    elsewhere = {"MonaiFamily", "SamFamily", "LwnetFamily", "BlackBoxFamily", "BundleFamily"}
+    elsewhere = {
+        "MonaiFamily",
+        "SamFamily",
+        "LwnetFamily",
+        "BlackBoxFamily",
+        "BundleFamily",
+        "RetinanetFamily",
+        "YolosFamily",
+    }
     assert covered == set(families.__all__) - elsewhere
     assert len(covered) == 3
 

@@ -53,7 +53,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = [Pixels(part, origin.preprocessing) for part in parts]
     inputs, shown = (SEGMENTATION.inputs(*both, True) for both in zip(images, truth, strict=True))
     train(model.backbone, model.head, model.parameters(), inputs, parts[0].label, develop=(shown, parts[1].label),
-          measure=dice, task=SEGMENTATION, truth=truth[1], loss=SEGMENTATION.fitted(truth[0]), epochs=40,
+          measure=dice, task=SEGMENTATION, truth=truth[1], loss=SEGMENTATION.fitted(truth[0], model.head), epochs=40,
           learning_rate=8e-3, seed=0, patience=40)  # fmt: skip
     write_base(model, root / "base", {})
     return root / "base"
