@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.cases.datafolder import read_folder, sharing_bytes
 from agent.cases.examples import FolderExamples, StoredExamples
+from agent.cases.images import middle, sides
 from agent.cases.intake import Intake
 from agent.cases.split import Split
 from agent.clock import Clock, utc_now
@@ -42,6 +43,7 @@ def fit(
     task: str = "classification",
     backbone: str | None,
     size: int | None = None,
+    slices: int = 1,
     epochs: int | None,
     seed: int,
     progress: Progress,
@@ -58,7 +60,7 @@ def fit(
         column = "label" if of.kind == "class" else of.kind
         raise HomeostatError(f"{data} has no labelled case to learn from: fill the column '{column}' of its cases.csv")
     try:
-        classes = of.classes(rows)
+        classes = of.classes(rows, slices)
     except HomeostatError as error:
         raise HomeostatError(f"{data}: {error}") from None
     split = Split.draw({row.patient_id for row in rows}, seed, together=sharing_bytes(rows))
@@ -66,7 +68,7 @@ def fit(
     for name, part in parts.items():
         if not part:
             raise HomeostatError(f"{data} has too few patients: none fell into the {name} split; bring more patients")
-    examples = {name: FolderExamples(part, classes, of) for name, part in parts.items()}
+    examples = {name: FolderExamples(part, classes, of, slices) for name, part in parts.items()}
 
     from strategies.base import DEFAULT_EPOCHS, fit_base  # slow: only once the data are fit for it
 
@@ -78,6 +80,7 @@ def fit(
             task=task,
             backbone=backbone,
             size=size,
+            slices=slices,
             epochs=epochs or DEFAULT_EPOCHS,
             seed=seed,
             out=out,
@@ -125,7 +128,7 @@ def init(
     Raises HomeostatError where the base is none, the reference can't be read, or no unseen patient is in it.
     """
     resolved = read_config(config) if config else Config()
-    classes, task = _of_base(base)
+    classes, task, slices = _of_base(base)
     task_named(task)
     resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"task": task})})
     read_folder(reference, where)  # a wrong folder is refused before anything is written
@@ -138,6 +141,7 @@ def init(
     with workspace.store.transaction() as connection:
         put_setting(connection, "classes", list(classes))
         put_setting(connection, "task", task)
+        put_setting(connection, "slices", slices)
         put_setting(connection, "unseen", "known" if known_split else "unknown")
         journal.append(connection, "workspace_made", at=workspace.now(), by=BY, body={"task": task})
     taken = Intake(workspace).take(reference, where=where, labels=True, origin="reference")
@@ -178,14 +182,16 @@ def init(
     }
 
 
-def _of_base(base: Path) -> tuple[tuple[str, ...], str]:
+def _of_base(base: Path) -> tuple[tuple[str, ...], str, int]:
+    """Its classes, its task, and how many slices of a volume it reads."""
     from strategies.base import read_record
+    from strategies.preprocessing import from_record
 
     try:
         record = read_record(base)
+        return tuple(record["classes"]), record["task"], from_record(record["preprocessing"]).slices
     except (ValueError, OSError) as error:
         raise HomeostatError(str(error)) from error
-    return tuple(record["classes"]), record["task"]
 
 
 def _write_v0(workspace: Workspace) -> tuple[str, str]:
@@ -211,17 +217,19 @@ def _write_v0(workspace: Workspace) -> tuple[str, str]:
 def _observe(workspace: Workspace, cases: Sequence[str], progress: Progress) -> dict[str, Reading]:
     from monitors import quality as look
     from strategies.predictor import Predictor
+    from strategies.slices import fewer
 
     predictor, examples = Predictor.load(workspace.base), StoredExamples(workspace, cases)
-    task, batch, seen = task_named(predictor.task), workspace.config.model.batch, {}
+    batch = fewer(workspace.config.model.batch, predictor.preprocessing.slices)
+    task, seen = task_named(predictor.task), {}
     for start in range(0, len(cases), batch):
         chunk = range(start, min(start + batch, len(cases)))
         tensors, looks, shapes = [], [], []
         for i in chunk:
             image = examples.image(i)
             tensors.append(predictor.prepare(image))
-            looks.append(look(image))
-            shapes.append(image.shape[:2])
+            looks.append(look(middle(image)))
+            shapes.append(sides(image.shape))
         said = answer(task, predictor, tensors, shapes)
         seen.update({cases[i]: reading(said, j, looks[j]) for j, i in enumerate(chunk)})
         progress("reading the reference", chunk[-1] + 1, len(cases))

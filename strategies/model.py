@@ -14,6 +14,15 @@ from numpy.typing import NDArray
 from torch import nn
 
 from strategies.protocols import Backbone
+from strategies.slices import apart, slices_in, stacked
+
+
+class Head(nn.Sequential):
+    """The layers of a head. Of maps that stand one below the other, [b, d, n h, h], it reads each by itself."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        n = slices_in(features) if features.ndim == 4 else 1
+        return stacked(super().forward(apart(features, n)), n)
 
 
 class Classifier(nn.Module):
@@ -56,11 +65,11 @@ _PLAIN_LAYERS: dict[str, type[nn.Module]] = {
 def head_from(layers: Sequence[str], weights: dict[str, torch.Tensor]) -> nn.Module:
     """The head of `layers` ("linear", "conv", "finer4" or an activation), `weights` named "weight" or "0.weight", ...
 
-    A single layer with weights is that layer, a chain an nn.Sequential. Raises ValueError where the two don't fit.
+    A single layer with weights is that layer, several are a Head. Raises ValueError where the two don't fit.
     """
     if len(layers) == 1 and layers[0] in _WEIGHED:
         return _weighed(layers[0], weights, "")
-    return nn.Sequential(
+    return Head(
         *(_weighed(layer, weights, f"{i}.") if layer in _WEIGHED else _plain(layer) for i, layer in enumerate(layers))
     )
 

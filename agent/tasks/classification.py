@@ -43,7 +43,7 @@ class Classification:
     def said(self, row: Row) -> str | None:
         return row.label
 
-    def classes(self, rows: Sequence[Row]) -> list[str]:
+    def classes(self, rows: Sequence[Row], slices: int = 1) -> list[str]:
         found = sorted({row.label for row in rows if row.label})
         if len(found) < 2:
             raise HomeostatError(f"there is one class only ({', '.join(found)}): a classifier needs at least two")
@@ -120,10 +120,11 @@ def scores_of(predictor: Predictor, examples: Examples, progress: Any = lambda *
     import torch
 
     from monitors import Scores
+    from strategies.slices import fewer
 
-    said = []
-    for start in range(0, len(examples), BATCH):
-        chunk = range(start, min(start + BATCH, len(examples)))
+    said, batch = [], fewer(BATCH, predictor.preprocessing.slices)
+    for start in range(0, len(examples), batch):
+        chunk = range(start, min(start + batch, len(examples)))
         said.append(predictor.answer(torch.stack([predictor.prepare(examples.image(i)) for i in chunk])))
         progress("measuring", chunk[-1] + 1, len(examples))
     return Scores(probability=np.concatenate(said), target=examples.label, unit=examples.patient)

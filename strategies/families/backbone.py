@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from strategies.protocols import Preprocessing
+from strategies.slices import Prefix, Suffix, Whole, apart, slices_in, together
 
 Chain = Callable[[nn.Module], list[nn.Module]]
 Deepest = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -42,6 +43,8 @@ class ClassToken(nn.Module):
 class Encoder(nn.Module):
     """[b, 3, h, w] -> pooled features [b, d]: the blocks of `chain(network)`, one after the other.
 
+    Of several slices, one below the other, each is read by itself (`strategies/slices.py`).
+
     `inserted` holds small modules beside the network, by number of the block whose output they run on.
     """
 
@@ -57,9 +60,11 @@ class Encoder(nn.Module):
         return [nn.Sequential(block, behind[i]) if i in behind else block for i, block in enumerate(chain)]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        n = slices_in(images)
+        images = apart(images, n)
         for block in self.blocks():
             images = block(images)
-        return images
+        return together(images, n)
 
 
 class Pooled(nn.Module):
@@ -71,7 +76,8 @@ class Pooled(nn.Module):
         self._deepest = deepest
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self._deepest(self.network, images).mean(dim=(2, 3))
+        n = slices_in(images)
+        return together(self._deepest(self.network, apart(images, n)).mean(dim=(2, 3)), n)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,12 @@ class ChainedBackbone:
         blocks = self.module.blocks()
         if not 0 <= cut <= len(blocks):
             raise ValueError(f"The backbone has {len(blocks)} blocks; it can't be cut after {cut}.")
-        return nn.Sequential(*blocks[:cut]), nn.Sequential(*blocks[cut:])
+        slices = self.preprocessing.slices
+        if slices == 1:
+            return nn.Sequential(*blocks[:cut]), nn.Sequential(*blocks[cut:])
+        if cut == len(blocks):
+            return Whole(*blocks), nn.Sequential()
+        return Prefix(*blocks[:cut]), Suffix(slices, *blocks[cut:])
 
     @property
     def depth(self) -> int:
