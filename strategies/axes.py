@@ -18,7 +18,7 @@ from strategies.base import load_base
 from strategies.model import Classifier
 from strategies.predictor import Predictor, apply_parts
 from strategies.preprocessing import Pixels, normalise
-from strategies.slices import apart, fewer, slices_in
+from strategies.slices import Whole, apart, fewer, slices_in
 from strategies.tasks import task_of
 
 CORRUPTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -108,7 +108,9 @@ def _outputs(old: Classifier, new: Classifier, images: Pixels) -> Iterator[tuple
     seen: list[list[list[Tensor]]] = [[], []]
     with torch.inference_mode():
         for batch in _each(images):
-            prepared = apart(normalise(images.preprocessing, batch), slices_in(batch))
+            prepared = normalise(images.preprocessing, batch)
+            if isinstance(new.origin.split(new.origin.depth)[0], Whole):
+                prepared = apart(prepared, slices_in(batch))
             for side, model in zip(seen, (old, new), strict=True):
                 x, outputs = prepared, []
                 for block in _blocks(model):

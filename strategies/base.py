@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from strategies.augmentation import upright
 from strategies.families import family_of, load_backbone
@@ -241,7 +242,7 @@ def _taking_its_size(origin: Backbone) -> Backbone:
         with torch.inference_mode():
             origin.module.eval()(torch.zeros(1, 3, slices * size, size))
     except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
-        deep = f" and {slices} slices" if slices > 1 else ""
+        deep = f" and {slices} of its slices" if slices > 1 or getattr(origin.module, "volumes", False) else ""
         raise ValueError(f"The backbone takes no images of {size} pixels a side{deep}: {error}") from error
     return origin
 
@@ -255,7 +256,7 @@ def _scale(examples: Examples, rows: np.ndarray, looked_at: int = 64) -> str:
 
 def _learning_rate(model: nn.Module, rate: float) -> float:
     """Batch norms bear a rate at which a transformer, without them, learns nothing or unlearns what it brought."""
-    return rate if any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()) else 5e-4
+    return rate if any(isinstance(layer, _BatchNorm) for layer in model.modules()) else 5e-4
 
 
 def _plain(spec: str) -> str:

@@ -37,6 +37,17 @@ def stacked(maps: torch.Tensor, n: int) -> torch.Tensor:
     return maps if n == 1 else maps.unflatten(0, (-1, n)).transpose(1, 2).flatten(2, 3)
 
 
+class Volume(nn.Module):
+    """A network of volumes, [b, c, n, h, w] -> [b, d, n, h, w], on cases as they are kept: tall in, tall out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tall: torch.Tensor) -> torch.Tensor:
+        return self.network(tall.unflatten(2, (slices_in(tall), -1)).contiguous()).flatten(2, 3)
+
+
 def together(made: torch.Tensor, n: int) -> torch.Tensor:
     """What an encoder made of n slices of each case: pooled features [b n, d] -> their mean [b, d], maps `stacked`."""
     if n == 1:

@@ -178,7 +178,8 @@ def train(
         guard = CollapseGuard(torch.cat([pooled(encoder(develop[0].plain(rows))) for rows in some]).numpy())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model.to(memory_format=torch.channels_last)
+        if not any(weight.ndim == 5 for weight in model.parameters()):  # of volumes there is no such form
+            model.to(memory_format=torch.channels_last)
         for epoch in range(1, epochs + 1):
             mode(model)
             total, seen = 0.0, 0

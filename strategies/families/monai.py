@@ -1,4 +1,4 @@
-"""MONAI's segmentation networks in two dimensions: `monai:NAME`, or a folder as `save` writes it.
+"""MONAI's segmentation networks: `monai:NAME`, or a folder as `save` writes it. Those of volumes end in 3d.
 
 The network's own last layer gives the features of every pixel, and the head behind it is a 1x1 convolution of ours: so
 any number of classes reads the same network. Importing MONAI takes seconds, so it is imported where it is used.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from strategies.families.backbone import ChainedBackbone, Deepest, Encoder, Pool
 from strategies.families.weights import load_exactly, read_json, read_weights
 from strategies.preprocessing import IMAGENET_MEAN, IMAGENET_STD, from_record, to_record
 from strategies.protocols import Preprocessing
+from strategies.slices import Volume
 
 SIZE = 128  # nuclei and white cells are outlined as well as at 192, for less than half the time
 WIDTH = 16  # features of every pixel
@@ -42,31 +44,43 @@ def _swin_unetr(network: Any, images: torch.Tensor) -> torch.Tensor:
     return network.swinViT(images, network.normalize)[-1]
 
 
+def _of_volume(deepest: Deepest, network: Any, tall: torch.Tensor) -> torch.Tensor:
+    """[b, 3, n s, s] -> the deepest layer's volume, tall again."""
+    return Volume(partial(deepest, network))(tall)
+
+
 @dataclass(frozen=True)
 class Design:
-    """A class of MONAI by its name, its deepest layer, what it is built with unless a folder says otherwise, and a
-    package that MONAI does without until this network runs."""
+    """A class of MONAI by its name, its deepest layer, what it is built with unless a folder says otherwise, a package
+    that MONAI does without until this network runs, and whether it reads images or volumes: 2 or 3 dimensions."""
 
     network: str
     deepest: Deepest
     arguments: Mapping[str, Any] = field(default_factory=dict)
     needs: str | None = None
+    dimensions: int = 2
+
+    @property
+    def fixed(self) -> dict[str, int]:
+        return {"spatial_dims": self.dimensions, "in_channels": 3}
 
 
 # Batch norms, where the design leaves a choice: their statistics are files, which an alignment can measure again at
 # another site, and they cost nothing more at serving.
+UNET = {"channels": [16, 32, 64, 128], "strides": [2, 2, 2], "num_res_units": 2, "norm": "batch"}
+SEGRESNET = {"init_filters": 16, "norm": "batch"}
 DESIGNS = {
-    "unet": Design(
-        "UNet", _unet, {"channels": [16, 32, 64, 128], "strides": [2, 2, 2], "num_res_units": 2, "norm": "batch"}
-    ),
-    "segresnet": Design("SegResNet", _segresnet, {"init_filters": 16, "norm": "batch"}),
+    "unet": Design("UNet", _unet, UNET),
+    "segresnet": Design("SegResNet", _segresnet, SEGRESNET),
     "swin_unetr": Design("SwinUNETR", _swin_unetr, {"feature_size": 24, "norm_name": "batch"}, "einops"),
+    "unet3d": Design("UNet", _unet, UNET, dimensions=3),
+    "segresnet3d": Design("SegResNet", _segresnet, SEGRESNET, dimensions=3),
 }
-FIXED = {"spatial_dims": 2, "in_channels": 3}
 
 
 class MonaiFamily:
-    """`monai:unet`, `monai:segresnet`, `monai:swin_unetr`, or a folder of config.json and model.safetensors."""
+    """`monai:unet`, `monai:segresnet`, `monai:swin_unetr`, `monai:unet3d`, `monai:segresnet3d`, or a folder of
+    config.json and model.safetensors."""
 
     name = "monai"
 
@@ -112,10 +126,12 @@ def _config(folder: Path) -> tuple[str, dict[str, Any], Preprocessing]:
     if missing:
         raise ValueError(f"The config.json of {folder.name} lacks {', '.join(sorted(missing))}.")
     preprocessing = from_record(config["preprocessing"]) if "preprocessing" in config else _usual()
-    arguments = {name: value for name, value in config["arguments"].items() if name not in FIXED}
-    if any(config["arguments"].get(name, value) != value for name, value in FIXED.items()):
+    fixed = _design(str(config["architecture"])).fixed
+    arguments = {name: value for name, value in config["arguments"].items() if name not in fixed}
+    if any(config["arguments"].get(name, value) != value for name, value in fixed.items()):
         raise ValueError(
-            f"The model {folder.name} is not of two dimensions and three channels, as images are read here."
+            f"The model {folder.name} is not of {'two' if fixed['spatial_dims'] == 2 else 'three'} dimensions and "
+            "three channels, as images are read here."
         )
     if "out_channels" not in arguments:
         raise ValueError(f"The config.json of {folder.name} lacks out_channels among its arguments.")
@@ -129,7 +145,7 @@ def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     from monai.networks import nets
 
     try:
-        return getattr(nets, design.network)(**FIXED, **arguments)
+        return getattr(nets, design.network)(**design.fixed, **arguments)
     except (TypeError, ValueError, KeyError, AssertionError) as error:
         raise ValueError(f"MONAI builds no {name} with these arguments: {error}.") from error
 
@@ -137,20 +153,25 @@ def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 def _backbone(
     name: str, arguments: Mapping[str, Any], network: nn.Module, preprocessing: Preprocessing
 ) -> ChainedBackbone:
+    design = _design(name)
+    volumes = design.dimensions == 3
+
     def write(network: nn.Module, preprocessing: Preprocessing, folder: Path) -> None:
         record = {
             "library": "monai",
             "architecture": name,
-            "arguments": dict(FIXED | dict(arguments)),
+            "arguments": design.fixed | dict(arguments),
             "preprocessing": to_record(preprocessing),
         }
         (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         save_file(network.state_dict(), folder / "model.safetensors")
 
+    def sense(network: nn.Module) -> nn.Module:
+        return Pooled(network, partial(_of_volume, design.deepest) if volumes else design.deepest, volumes)
+
     # A U-shaped network is one block: what its first layers make goes on by every skip connection.
-    module = Encoder(network, lambda network: [network])
-    width, deepest = int(arguments["out_channels"]), _design(name).deepest
-    return ChainedBackbone(module, width, preprocessing, write, 1, lambda network: Pooled(network, deepest), ungrouped)
+    module = Encoder(network, lambda network: [Volume(network) if volumes else network], volumes)
+    return ChainedBackbone(module, int(arguments["out_channels"]), preprocessing, write, 1, sense, ungrouped)
 
 
 def _usual() -> Preprocessing:
