@@ -14,6 +14,7 @@ from typing import Any
 
 from agent.cases.datafolder import read_folder, sharing_bytes
 from agent.cases.examples import FolderExamples, StoredExamples
+from agent.cases.images import middle, sides
 from agent.cases.intake import Intake
 from agent.cases.labels import COLUMNS
 from agent.cases.split import Split
@@ -45,6 +46,7 @@ def fit(
     task: str = "classification",
     backbone: str | None,
     size: int | None = None,
+    slices: int = 1,
     epochs: int | None,
     seed: int,
     progress: Progress,
@@ -64,7 +66,7 @@ def fit(
         column = COLUMNS[of.kind]
         raise HomeostatError(f"{data} has no labelled case to learn from: fill the column '{column}' of its cases.csv")
     try:
-        classes = of.classes(rows)
+        classes = of.classes(rows, slices)
     except HomeostatError as error:
         raise HomeostatError(f"{data}: {error}") from None
     split = Split.draw({row.patient_id for row in rows}, seed, together=sharing_bytes(rows))
@@ -72,7 +74,7 @@ def fit(
     for name, part in parts.items():
         if not part:
             raise HomeostatError(f"{data} has too few patients: none fell into the {name} split; bring more patients")
-    examples = {name: FolderExamples(part, classes, of) for name, part in parts.items()}
+    examples = {name: FolderExamples(part, classes, of, slices) for name, part in parts.items()}
 
     from strategies.base import DEFAULT_EPOCHS, fit_base  # slow: only once the data are fit for it
 
@@ -84,6 +86,7 @@ def fit(
             task=of.name,
             backbone=backbone,
             size=size,
+            slices=slices,
             epochs=epochs or DEFAULT_EPOCHS,
             seed=seed,
             out=out,
@@ -147,7 +150,7 @@ def _make(
     key: bytes | None,
     clock: Clock,
 ) -> dict[str, Any]:
-    classes, task, sealed = _of_base(base)
+    classes, task, sealed, slices = _of_base(base)
     task_named(task)
     resolved = resolved.model_copy(update={"model": resolved.model.model_copy(update={"task": task})})
     read_folder(reference, where)  # a wrong folder is refused before anything is written
@@ -161,6 +164,7 @@ def _make(
         put_setting(connection, "classes", list(classes))
         put_setting(connection, "task", task)
         put_setting(connection, "sealed", sealed)
+        put_setting(connection, "slices", slices)
         put_setting(connection, "unseen", "known" if known_split else "unknown")
         journal.append(connection, "workspace_made", at=workspace.now(), by=BY, body={"task": task})
     taken = Intake(workspace).take(reference, where=where, labels=True, origin="reference")
@@ -218,14 +222,17 @@ def _as_base(model: Path) -> Iterator[Path]:
         yield Path(scratch) / "base"
 
 
-def _of_base(base: Path) -> tuple[tuple[str, ...], str, bool]:
+def _of_base(base: Path) -> tuple[tuple[str, ...], str, bool, int]:
+    """Its classes, its task, whether it is a black box, and how many slices of a volume it reads."""
     from strategies.base import read_record
+    from strategies.preprocessing import from_record
 
     try:
         record = read_record(base)
+        slices = from_record(record["preprocessing"]).slices
+        return tuple(record["classes"]), record["task"], record.get("sealed", False), slices
     except (ValueError, OSError) as error:
         raise HomeostatError(str(error)) from error
-    return tuple(record["classes"]), record["task"], record.get("sealed", False)
 
 
 def _write_v0(workspace: Workspace) -> tuple[str, str]:
@@ -251,17 +258,19 @@ def _write_v0(workspace: Workspace) -> tuple[str, str]:
 def _observe(workspace: Workspace, cases: Sequence[str], progress: Progress) -> dict[str, Reading]:
     from monitors import quality as look
     from strategies.predictor import Predictor
+    from strategies.slices import fewer
 
     predictor, examples = Predictor.load(workspace.base), StoredExamples(workspace, cases)
-    task, batch, seen = task_named(predictor.task), workspace.config.model.batch, {}
+    batch = fewer(workspace.config.model.batch, predictor.preprocessing.slices)
+    task, seen = task_named(predictor.task), {}
     for start in range(0, len(cases), batch):
         chunk = range(start, min(start + batch, len(cases)))
         tensors, looks, shapes = [], [], []
         for i in chunk:
             image = examples.image(i)
             tensors.append(predictor.prepare(image))
-            looks.append(look(image))
-            shapes.append(image.shape[:2])
+            looks.append(look(middle(image)))
+            shapes.append(sides(image.shape))
         said = answer(task, predictor, tensors, shapes)
         seen.update({cases[i]: reading(said, j, looks[j]) for j, i in enumerate(chunk)})
         progress("reading the reference", chunk[-1] + 1, len(cases))

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.cases.examples import StoredExamples
+from agent.cases.images import middle, sides
 from agent.clock import rfc3339
 from agent.drift import episodes
 from agent.drift.domains import domain_of, episode_name, home_keys, known, place_of
@@ -72,21 +73,24 @@ class Observer:
     def _read(self, examples: StoredExamples, version: str) -> tuple[dict[int, Reading], dict[int, str]]:
         """{position: what was read} and {position: why it can't be read}."""
         from monitors import quality
+        from strategies.slices import fewer
 
         predictor = self.predictor(version)
-        tensors, looks, broken = [], {}, {}
-        for i in range(len(examples)):
-            try:
-                image = examples.image(i)
-                looks[i] = quality(image)
-                tensors.append((i, predictor.prepare(image), image.shape[:2]))
-            except (HomeostatError, ValueError, OSError) as error:
-                broken[i] = str(error)
-        readings = {}
-        for chunk in _chunks(tensors, self.workspace.config.model.batch):
-            places, prepared, shapes = zip(*chunk, strict=True)
-            said = answer(task_named(predictor.task), predictor, prepared, shapes)
-            readings.update({i: reading(said, j, looks[i]) for j, i in enumerate(places)})
+        readings, broken = {}, {}
+        at_once = fewer(self.workspace.config.model.batch, predictor.preprocessing.slices)
+        for some in _chunks(range(len(examples)), at_once):
+            looks, tensors = {}, []
+            for i in some:
+                try:
+                    image = examples.image(i)
+                    looks[i] = quality(middle(image))
+                    tensors.append((i, predictor.prepare(image), sides(image.shape)))
+                except (HomeostatError, ValueError, OSError) as error:
+                    broken[i] = str(error)
+            if tensors:
+                places, prepared, shapes = zip(*tensors, strict=True)
+                said = answer(task_named(predictor.task), predictor, prepared, shapes)
+                readings.update({i: reading(said, j, looks[i]) for j, i in enumerate(places)})
         return readings, broken
 
     def _shadowed(self, examples: StoredExamples, version: str, now: datetime) -> dict[int, Reading]:

@@ -106,6 +106,8 @@ def ours(features: torch.Tensor, labels: torch.Tensor) -> Callable[[], int]:
 class Held:
     """Features in memory as the inputs of a training."""
 
+    slices = 1
+
     def __init__(self, features: torch.Tensor) -> None:
         self.features = features
 

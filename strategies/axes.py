@@ -18,6 +18,7 @@ from strategies.base import load_base
 from strategies.model import Classifier
 from strategies.predictor import Predictor, apply_parts
 from strategies.preprocessing import Pixels, normalise
+from strategies.slices import Whole, apart, fewer, slices_in
 from strategies.tasks import task_of
 
 CORRUPTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -69,7 +70,7 @@ def corrupted(
     beside = torch.empty(len(images), 0) if truth is None else truth
     for name, worse in CORRUPTIONS.items():
         answers = (predictor.answer(normalise(images.preprocessing, worse(batch))) for batch in _each(images))
-        pairs = zip(answers, beside.split(BATCH), strict=True)
+        pairs = zip(answers, beside.split(fewer(BATCH, images.preprocessing.slices)), strict=True)
         yield name, np.concatenate([task.rows(said, some) for said, some in pairs])
 
 
@@ -108,6 +109,8 @@ def _outputs(old: Classifier, new: Classifier, images: Pixels) -> Iterator[tuple
     with torch.inference_mode():
         for batch in _each(images):
             prepared = normalise(images.preprocessing, batch)
+            if isinstance(new.origin.split(new.origin.depth)[0], Whole):
+                prepared = apart(prepared, slices_in(batch))
             for side, model in zip(seen, (old, new), strict=True):
                 x, outputs = prepared, []
                 for block in _blocks(model):
@@ -126,8 +129,9 @@ def _averaged(output: Tensor) -> Tensor:
 
 
 def _each(images: Pixels) -> Iterator[Tensor]:
-    for start in range(0, len(images), BATCH):
-        yield images[range(start, min(start + BATCH, len(images)))]
+    size = fewer(BATCH, images.preprocessing.slices)
+    for start in range(0, len(images), size):
+        yield images[range(start, min(start + size, len(images)))]
 
 
 def _jpeg(image: Tensor, quality: int) -> Tensor:

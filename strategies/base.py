@@ -22,13 +22,15 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from strategies.augmentation import upright
 from strategies.families import families, family_of, load_backbone
 from strategies.families.weights import read_weights
 from strategies.model import Classifier, head_from, head_layers, head_sizes
-from strategies.preprocessing import Pixels, from_record, to_record
+from strategies.preprocessing import MOST_SLICES, Pixels, from_record, to_record
 from strategies.protocols import Backbone, Boxed, Describing, Examples, Masked, Progress
+from strategies.slices import apart
 from strategies.tasks import task_of
 from strategies.training import Measure, train
 
@@ -47,6 +49,7 @@ def fit_base(
     task: str = "classification",
     backbone: str | None = None,
     size: int | None = None,
+    slices: int = 1,
     epochs: int = DEFAULT_EPOCHS,
     seed: int = 0,
     out: Path,
@@ -57,11 +60,16 @@ def fit_base(
 
     A segmentation's classes are the background and then each structure, and its examples have masks; those of a
     detection have boxes. `backbone` is the task's default where none is named. `size` is the side in pixels that images
-    are brought to, where it isn't the backbone's own (a detection's: DEFAULT_SIZES). Keeps the epoch with the best
-    `measure` on `develop`. Answers with the backbone, the counts, the measure, the epochs and the seconds. Raises
-    ValueError where `out` is taken, a class has no example, only one class is there, a mask is of another size than its
-    image, a box lies outside it, or the backbone takes no images of that size or does not serve the task.
+    are brought to, where it isn't the backbone's own (a detection's: DEFAULT_SIZES), and `slices` how many of a volume
+    make up a case. Keeps the epoch with the best `measure` on `develop`. Answers with the backbone, the counts, the
+    measure, the epochs and the seconds. Raises ValueError where `out` is taken, a class has no example, only one class
+    is there, a mask is of another size than its image, a box lies outside it, or the backbone takes no images of that
+    size or does not serve the task.
     """
+    if not 1 <= slices <= MOST_SLICES:
+        raise ValueError(f"A case can't be {slices} slices of a volume: 1 to {MOST_SLICES} can be.")
+    if slices > 1 and not task_of(task).sliced:
+        raise ValueError(f"A {task} answers for one slice of a volume: leave --slices out.")
     started = time.monotonic()
     kind, backbone = task_of(task), backbone or DEFAULT_BACKBONES.get(task, DEFAULT_BACKBONE)
     known = [np.flatnonzero(np.asarray(part.label) >= 0) for part in (train_examples, develop)]
@@ -78,9 +86,8 @@ def fit_base(
         )
     origin = kind.backbone(origin)
     scale = _scale(train_examples, known[0])
-    origin = _taking_its_size(
-        origin.fed(replace(origin.preprocessing, scale=scale, size=origin.preprocessing.size if size is None else size))
-    )
+    size = origin.preprocessing.size if size is None else size
+    origin = _taking_its_size(origin.fed(replace(origin.preprocessing, scale=scale, size=size, slices=slices)))
     model = Classifier(origin, kind.head(origin, len(classes)), classes, task)
     parts = [Chosen(part, rows) for part, rows in zip((train_examples, develop), known, strict=True)]
     truth = [kind.target(part, origin.preprocessing) for part in parts]
@@ -89,7 +96,8 @@ def fit_base(
     kind.check_whole(truth[0], classes)
     images = [Pixels(part, origin.preprocessing, progress=progress) for part in parts]
     sample = images[0][np.linspace(0, len(parts[0]) - 1, min(128, len(parts[0]))).astype(int).tolist()]
-    inputs = [kind.inputs(part, target, upright(sample)) for part, target in zip(images, truth, strict=True)]
+    up = upright(apart(sample, slices))
+    inputs = [kind.inputs(part, target, up) for part, target in zip(images, truth, strict=True)]
     trained = train(
         model.backbone,
         model.head,
@@ -252,12 +260,13 @@ class Chosen:
 
 def _taking_its_size(origin: Backbone) -> Backbone:
     """The backbone, once it has taken an image of its size."""
-    size = origin.preprocessing.size
+    size, slices = origin.preprocessing.size, origin.preprocessing.slices
     try:
         with torch.inference_mode():
-            origin.module.eval()(torch.zeros(1, 3, size, size))
+            origin.module.eval()(torch.zeros(1, 3, slices * size, size))
     except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"The backbone takes no images of {size} pixels a side: {error}") from error
+        deep = f" and {slices} of its slices" if slices > 1 or getattr(origin.module, "volumes", False) else ""
+        raise ValueError(f"The backbone takes no images of {size} pixels a side{deep}: {error}") from error
     return origin
 
 
@@ -270,7 +279,7 @@ def _scale(examples: Examples, rows: np.ndarray, looked_at: int = 64) -> str:
 
 def _learning_rate(model: nn.Module, rate: float) -> float:
     """Batch norms bear a rate at which a transformer, without them, learns nothing or unlearns what it brought."""
-    return rate if any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()) else 5e-4
+    return rate if any(isinstance(layer, _BatchNorm) for layer in model.modules()) else 5e-4
 
 
 def _plain(spec: str) -> str:

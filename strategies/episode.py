@@ -80,13 +80,14 @@ class Episode:
 
 
 def views(image: torch.Tensor) -> torch.Tensor:
-    """A prepared image [3, s, s] -> eight fixed views, [8, 3, s, s].
+    """A prepared image [3, n s, s] -> eight fixed views, [8, 3, n s, s].
 
     Itself, its mirror image, four shifts by a thirty-second of its side, and contrast 15 % less and more.
     """
-    by, side = max(1, image.shape[-1] // 32), image.shape[-1]
+    height, side = image.shape[-2:]
+    by = max(1, side // 32)
     wide = functional.pad(image[None], (by,) * 4, mode="replicate")[0]
-    shifted = [wide[:, y : y + side, x : x + side] for y, x in ((0, by), (2 * by, by), (by, 0), (by, 2 * by))]
+    shifted = [wide[:, y : y + height, x : x + side] for y, x in ((0, by), (2 * by, by), (by, 0), (by, 2 * by))]
     middle = image.mean(dim=(1, 2), keepdim=True)
     contrasts = [torch.lerp(middle, image, strength) for strength in (0.85, 1.15)]
     return torch.stack([image, image.flip(2), *shifted, *contrasts])

@@ -15,9 +15,9 @@ from strategies import boxes
 from strategies.kept import coding_for, digest_of, rows_on_disk
 from strategies.preprocessing import Pixels, normalise, to_record
 from strategies.protocols import Progress
+from strategies.slices import Views, alike, fewer  # of views: uint8 [b, 3, s, s] -> float32, 0..255
 
 Rows = Sequence[int] | torch.Tensor
-Views = Callable[[torch.Tensor, torch.Generator], torch.Tensor]  # uint8 [b, 3, s, s] -> float32, 0..255
 DENSE_BATCH = 16  # of cases whose features are maps
 
 
@@ -25,6 +25,11 @@ class Inputs(Protocol):
     """Cases as the trained module takes them; rows are indices of cases."""
 
     def __len__(self) -> int: ...
+
+    @property
+    def slices(self) -> int:
+        """How many a case is."""
+        ...
 
     def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         """A random view of each case, float32 [b, ...]."""
@@ -48,10 +53,14 @@ class Images:
     """Normalised images [b, 3, s, s] under random `views`."""
 
     def __init__(self, pixels: Pixels, views: Views) -> None:
-        self.pixels, self.views = pixels, views
+        self.pixels, self.views = pixels, alike(views)
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def slices(self) -> int:
+        return self.pixels.preprocessing.slices
 
     def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         return normalise(self.pixels.preprocessing, self.views(self.pixels[rows], generator))
@@ -123,7 +132,7 @@ class Latents:
             return
         first = self._run([0], torch.tensor([False]))
         self.shape = first.shape[1:]
-        self.coding = coding_for(self.shape, self.views)
+        self.coding, batch = coding_for(self.shape, self.views), fewer(batch, self.slices)
         width = self.coding.width(self.shape)
         self.case_bytes = self.views * width
         self.room = min(len(pixels), limit // self.case_bytes)
@@ -133,6 +142,10 @@ class Latents:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def slices(self) -> int:
+        return self.pixels.preprocessing.slices
 
     def drawn(self, rows: Rows, generator: torch.Generator) -> torch.Tensor:
         if self.views == 1:

@@ -18,6 +18,7 @@ from strategies.inputs import Images
 from strategies.predictor import Predictor
 from strategies.preprocessing import Pixels, normalise
 from strategies.protocols import Boxed, Examples, Learner, Lesson, Masked, Sample
+from strategies.slices import fewer
 from strategies.tasks import Task, task_of
 
 
@@ -96,8 +97,8 @@ def _lesson(
     features: Callable[[torch.Tensor], NDArray[np.float32]],
 ) -> Lesson:
     task = task_of(predictor.task)
-    starts = range(0, len(images), task.at_once)
-    batches = [range(start, min(start + task.at_once, len(images))) for start in starts]
+    size = fewer(task.at_once, images.preprocessing.slices)
+    batches = [range(start, min(start + size, len(images))) for start in range(0, len(images), size)]
 
     def each(answer: Callable[[torch.Tensor], NDArray[np.float32]]) -> NDArray[np.float32]:
         return np.concatenate([answer(normalise(images.preprocessing, images[rows])) for rows in batches])
@@ -132,7 +133,7 @@ def sampled(cases: Examples, images: Pixels, task: Task, predictor: Predictor) -
     found: list[Some] = []
     row: list[int] = []
     known = np.flatnonzero(np.asarray(cases.label) >= 0)
-    for some in np.array_split(known, max(1, -(-len(known) // task.at_once))):
+    for some in np.array_split(known, max(1, -(-len(known) // fewer(task.at_once, images.preprocessing.slices)))):
         truth = task.target(Chosen(cases, some), images.preprocessing)
         said = torch.from_numpy(predictor.logits(normalise(images.preprocessing, images[some.tolist()])))
         for i, of_case, logits in zip(some.tolist(), truth, said, strict=True):

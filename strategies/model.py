@@ -16,6 +16,15 @@ from torch import nn
 from strategies.boxes import Corners
 from strategies.detectors import Anchored, Queried
 from strategies.protocols import Backbone
+from strategies.slices import apart, slices_in, stacked
+
+
+class Head(nn.Sequential):
+    """The layers of a head. Of maps that stand one below the other, [b, d, n h, h], it reads each by itself."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        n = slices_in(features) if features.ndim == 4 else 1
+        return stacked(super().forward(apart(features, n)), n)
 
 
 class Classifier(nn.Module):
@@ -62,8 +71,8 @@ _WHOLE: dict[str, type[Anchored] | type[Queried]] = {"anchored": Anchored, "quer
 def head_from(layers: Sequence[str], weights: dict[str, torch.Tensor]) -> nn.Module:
     """The head of `layers` ("linear", "conv", "finer4" or an activation), `weights` named "weight" or "0.weight", ...
 
-    A single layer with weights is that layer, a chain an nn.Sequential; a detector's own head ("anchored", "queried")
-    stands alone. Raises ValueError where the two don't fit.
+    A single layer with weights is that layer, several are a Head; a detector's own head ("anchored", "queried") stands
+    alone. Raises ValueError where the two don't fit.
     """
     if len(layers) == 1 and layers[0] in _WHOLE:
         try:
@@ -72,7 +81,7 @@ def head_from(layers: Sequence[str], weights: dict[str, torch.Tensor]) -> nn.Mod
             raise ValueError(f"The weights are not those of a head that is {layers[0]}: {error}.") from error
     if len(layers) == 1 and layers[0] in _WEIGHED:
         return _weighed(layers[0], weights, "")
-    return nn.Sequential(
+    return Head(
         *(_weighed(layer, weights, f"{i}.") if layer in _WEIGHED else _plain(layer) for i, layer in enumerate(layers))
     )
 

@@ -31,9 +31,11 @@ from strategies.model import Classifier, Recalibrator, Thresholds
 from strategies.preprocessing import apply, from_record
 from strategies.protocols import Preprocessing
 from strategies.routing import Router, parts_of
+from strategies.slices import fewer
 from strategies.tasks import task_of
 
 # Rows of every forward pass; fewer are padded. One row takes half the time of eight, eight a third of eight times one.
+# Of cases that are several slices, fewer cases.
 ROWS = 8
 
 PROMPT = "prompt.safetensors"
@@ -124,7 +126,7 @@ class Predictor:
         return cls(model, preprocessing, expert_of(model, parts), thresholds, router, experts)
 
     def prepare(self, image: NDArray[np.float32]) -> torch.Tensor:
-        """[h, w] or [h, w, 3] -> float32 [3, size, size]. Raises ValueError on NaN pixels or no pixels."""
+        """[h, w] or [h, w, 3], or a volume of these -> float32 [3, slices size, size]; see `preprocessing.pixels`."""
         return apply(self.preprocessing, image)
 
     def answer(self, batch: torch.Tensor) -> NDArray[np.float32]:
@@ -202,10 +204,11 @@ class Predictor:
 
     @torch.inference_mode()
     def _rows(self, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        padding = -len(batch) % ROWS
+        rows = fewer(ROWS, self.preprocessing.slices)
+        padding = -len(batch) % rows
         padded = torch.cat([batch, batch.new_zeros((padding, *batch.shape[1:]))])
         with one_thread():
-            return torch.cat([module(chunk) for chunk in padded.split(ROWS)])[: len(batch)].float()
+            return torch.cat([module(chunk) for chunk in padded.split(rows)])[: len(batch)].float()
 
 
 @contextmanager

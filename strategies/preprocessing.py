@@ -16,38 +16,50 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from strategies.protocols import Examples, Preprocessing, Progress
+from strategies.slices import evenly, stacked
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MOST_SLICES = 256  # of a case, all of which are computed at once
 
 
 def apply(preprocessing: Preprocessing, image: NDArray[np.float32]) -> torch.Tensor:
-    """[h, w] or [h, w, 3] -> float32 [3, size, size]. Raises ValueError on NaN pixels, no pixels or another shape."""
+    """An image, as `pixels` takes it -> float32 [3, slices size, size]. Raises ValueError as that does."""
     return normalise(preprocessing, pixels(preprocessing, image)[None])[0]
 
 
 def pixels(preprocessing: Preprocessing, image: NDArray[np.float32]) -> torch.Tensor:
-    """[h, w] or [h, w, 3] -> uint8 [3, size, size]: scaled to 0..1, resized with antialiasing, 256 levels."""
-    array = np.asarray(image, dtype=np.float32)
-    if array.ndim == 2:
+    """[h, w] or [h, w, 3] -> uint8 [3, size, size]: scaled to 0..1, resized with antialiasing, 256 levels.
+
+    Where a case is several slices, a volume [d, h, w] or [d, h, w, 3] too, and [3, slices size, size] of it: the middle
+    slices of so many equal parts, on one scale. Raises ValueError on NaN pixels, no pixels or another shape.
+    """
+    array, several = np.asarray(image, dtype=np.float32), preprocessing.slices > 1
+    if array.ndim == 2 or (several and array.ndim == 3 and array.shape[2] not in (1, 3)):
         array = array[..., None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3):
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4 or array.shape[3] not in (1, 3) or (len(array) != 1 and not several):
         raise ValueError(f"An image has the shape {np.shape(image)}; [height, width] or [height, width, 3] is needed.")
     if array.size == 0:
         raise ValueError("An image has no pixels.")
     if not np.isfinite(array).all():
         raise ValueError("An image holds pixels that are NaN or infinite.")
-    unit = torch.from_numpy(np.ascontiguousarray(_SCALES[preprocessing.scale](array, preprocessing).transpose(2, 0, 1)))
+    n = preprocessing.slices
+    scaled = _SCALES[preprocessing.scale](array, preprocessing)
+    unit = evenly(torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))), n)
     size = (preprocessing.size, preprocessing.size)
-    resized = functional.interpolate(unit[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
-    return (resized * 255).round_().clamp_(0, 255).to(torch.uint8).expand(3, -1, -1)
+    resized = functional.interpolate(unit, size=size, mode="bilinear", antialias=True, align_corners=False)
+    levels = (resized * 255).round_().clamp_(0, 255).to(torch.uint8)
+    return stacked(levels, n)[0].expand(3, -1, -1)
 
 
 def resized(preprocessing: Preprocessing, mask: NDArray[np.integer]) -> torch.Tensor:
-    """Classes [h, w] -> uint8 [size, size], each pixel's that of the nearest one of the mask."""
+    """Classes [h, w], or of a volume [d, h, w] -> uint8 [slices size, size], each pixel's that of the nearest one."""
     size = (preprocessing.size, preprocessing.size)
     classes = torch.from_numpy(np.ascontiguousarray(mask, dtype=np.uint8))
-    return functional.interpolate(classes[None, None], size=size, mode="nearest-exact")[0, 0]
+    slices = evenly(classes.reshape(-1, 1, *classes.shape[-2:]), preprocessing.slices)
+    return functional.interpolate(slices, size=size, mode="nearest-exact").flatten(0, 2)
 
 
 def normalise(preprocessing: Preprocessing, batch: torch.Tensor) -> torch.Tensor:
@@ -88,6 +100,8 @@ def from_record(record: dict[str, Any]) -> Preprocessing:
         isinstance(made.size, int) and made.size > 0 and len(made.mean) == len(made.std) == 3 and min(made.std) > 0
     ):
         raise ValueError("The preprocessing needs a size above 0, and a mean and a deviation above 0 per channel.")
+    if not isinstance(made.slices, int) or not 1 <= made.slices <= MOST_SLICES:
+        raise ValueError(f"The preprocessing's slices are {made.slices!r}; 1 to {MOST_SLICES} can be.")
     if made.scale not in _SCALES:
         raise ValueError(f"The preprocessing's scale is {made.scale!r}; known are {', '.join(_SCALES)}.")
     return made
@@ -107,8 +121,9 @@ class Pixels:
     ) -> None:
         self.examples = examples
         self.preprocessing = preprocessing
-        room = min(len(examples), limit // (3 * preprocessing.size**2))
-        self._cache = torch.empty((room, 3, preprocessing.size, preprocessing.size), dtype=torch.uint8)
+        height, width = preprocessing.slices * preprocessing.size, preprocessing.size
+        room = min(len(examples), limit // (3 * height * width))
+        self._cache = torch.empty((room, 3, height, width), dtype=torch.uint8)
         for i in range(room):
             self._cache[i] = pixels(preprocessing, examples.image(i))
             if progress is not None:
@@ -118,7 +133,7 @@ class Pixels:
         return len(self.examples)
 
     def __getitem__(self, indices: Sequence[int] | torch.Tensor) -> torch.Tensor:
-        """uint8 [len(indices), 3, size, size]."""
+        """uint8 [len(indices), 3, slices size, size]."""
         rows = torch.as_tensor(indices)
         if not len(rows) or int(rows.max()) < len(self._cache):
             return self._cache[rows.long()]

@@ -29,9 +29,9 @@ EVERY_TASK = ("classification", "multilabel", "segmentation", "detection")  # wh
 class Examples(Protocol):
     """Cases to learn from or to predict, read lazily. `agent` implements it over its files.
 
-    image(i) gives float32 [h, w] or [h, w, 3] as the reader made it (8-bit files 0..255); label is -1 where unknown,
-    and of findings that don't exclude each other a set of them (`strategies/findings.py`); domain and patient are plain
-    strings, patient already a pseudonym.
+    image(i) gives float32 [h, w] or [h, w, 3] as the reader made it (8-bit files 0..255), where a case is n slices
+    [n, h, w] or [n, h, w, 3]; label is -1 where unknown, and of findings that don't exclude each other a set of them
+    (`strategies/findings.py`); domain and patient are plain strings, patient already a pseudonym.
     """
 
     @property
@@ -49,8 +49,8 @@ class Examples(Protocol):
 
 
 class Masked(Examples, Protocol):
-    """Examples of a segmentation: mask(i) gives the class of each pixel, uint8 [h, w] of the image's own size, 0 the
-    background. Their label is 0 where there is a mask and -1 where there is none."""
+    """Examples of a segmentation: mask(i) gives the class of each pixel, uint8 [h, w] of the image's own size, of n
+    slices [n, h, w], 0 the background. Their label is 0 where there is a mask and -1 where there is none."""
 
     def mask(self, i: int) -> NDArray[np.uint8]: ...
 
@@ -68,7 +68,8 @@ class Preprocessing:
 
     Intensities are scaled to 0..1 (by `scale`: "uint8" divides by 255, "minmax" by the image's own range after a clip
     to its `clip` percentiles), resized to `size` x `size` with antialiased bilinear interpolation, rounded to 256
-    levels, repeated to three channels where there is one, then (x - mean) / std per channel.
+    levels, repeated to three channels where there is one, then (x - mean) / std per channel. A case is so many
+    `slices`, one below the other: of a volume evenly spaced ones.
     """
 
     size: int
@@ -76,9 +77,10 @@ class Preprocessing:
     std: tuple[float, float, float]
     scale: str = "uint8"
     clip: tuple[float, float] = (0.5, 99.5)
+    slices: int = 1
 
     def __call__(self, image: NDArray[np.float32]) -> torch.Tensor:
-        """[h, w] or [h, w, 3] -> float32 [3, size, size]. Raises ValueError on NaN pixels or no pixels."""
+        """[h, w] or [h, w, 3] -> float32 [3, slices size, size]. Raises ValueError on NaN pixels or no pixels."""
         from strategies.preprocessing import apply
 
         return apply(self, image)

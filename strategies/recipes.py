@@ -52,6 +52,7 @@ from strategies.protocols import (
 )
 from strategies.representation import Recalibrate
 from strategies.routing import BANK, PLACES, Router, files_of
+from strategies.slices import FEWEST, apart, fewer
 from strategies.suffix import lean
 from strategies.tasks import refuse_unserved, task_of
 from strategies.training import Measure, Trained, features_of, head_of, train
@@ -253,7 +254,8 @@ def _train(
     learner = Learner(encoder=encoder, head=model.head, moving=weights, inputs=inputs)
     if isinstance(stage.parameter, Placed):
         stage.parameter.place(lesson, learner)
-    batches, loss = stage.data.batches(lesson, BATCH, seed), stage.objective.prepare(lesson, learner)
+    size = fewer(BATCH, model.origin.preprocessing.slices, FEWEST)
+    batches, loss = stage.data.batches(lesson, size, seed), stage.objective.prepare(lesson, learner)
     trained = train(
         encoder,
         model.head,
@@ -299,7 +301,7 @@ def _penalised(loss: Loss, parameter: Penalised, model: Classifier) -> Loss:
 
 def _strong(images: Pixels) -> Views:
     some = np.unique(np.linspace(0, len(images) - 1, 128).astype(int)).tolist()
-    return augment if upright(images[some]) else turned
+    return augment if upright(apart(images[some], images.preprocessing.slices)) else turned
 
 
 @contextmanager

@@ -24,6 +24,8 @@ def lean(suffix: nn.Sequential, moving: Iterable[nn.Parameter]) -> nn.Module:
 
     `suffix` itself where it is no chain of known blocks, or something in it moves that is no plain LoRA of peft's.
     """
+    if type(suffix) is not nn.Sequential:  # several slices, which are brought together behind the blocks
+        return suffix
     read = [_READERS.get(type(block).__name__, _unknown)(block) for block in suffix[:-1]]
     blocks = [block for block in read if block is not None]
     shared: dict[int, Any] = {id(weight): weight for weight in moving}

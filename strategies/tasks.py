@@ -59,7 +59,7 @@ class Task(Protocol):
     """`dense`: an answer is of the image's places, and not of the image as a whole, [b, k]. `objective` is the
     supervised loss of recipes; `at_once` how many cases are answered in one pass of a training's
     measure, as memory allows; `bounds` the mean loss, in units of log k, beyond which a training has diverged; `rate`
-    the learning rate at which a network with batch norms is fitted."""
+    the learning rate at which a network with batch norms is fitted; `sliced` whether a case may be several slices."""
 
     name: str
     dense: bool
@@ -67,9 +67,11 @@ class Task(Protocol):
     at_once: int
     bounds: float
     rate: float
+    sliced: bool
 
     def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
-        """The truth of every case, as the model is taught it: int64 [n], uint8 [n, s, s], or boxes, [n, most, 5].
+        """The truth of every case, as the model is taught it: int64 [n], uint8 [n, s, s] (of slices, one below the
+        other), or boxes, [n, most, 5].
 
         Raises ValueError where a mask is of another size than its image, or a box outside; it names the case's number.
         """
@@ -131,6 +133,7 @@ class Classification:
     at_once = 64
     bounds = 10.0
     rate = 2e-3
+    sliced = True
 
     def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
         return torch.as_tensor(np.asarray(examples.label, dtype=np.int64))
@@ -230,12 +233,15 @@ class Segmentation:
     at_once = DENSE_BATCH
     bounds = 30.0  # of another scanner's images most pixels may be wrong, and surely so, before the first step
     rate = 2e-3
+    sliced = True
 
     def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
         """Reads every image too, for its size."""
-        masks = torch.empty((len(examples), preprocessing.size, preprocessing.size), dtype=torch.uint8)
+        size, n = preprocessing.size, preprocessing.slices
+        masks = torch.empty((len(examples), n * size, size), dtype=torch.uint8)
         for i in range(len(examples)):
-            mask, shape = np.asarray(cast(Masked, examples).mask(i)), examples.image(i).shape[:2]
+            mask, image = np.asarray(cast(Masked, examples).mask(i)), examples.image(i)
+            shape = image.shape[: mask.ndim]
             if mask.shape != shape:
                 raise ValueError(
                     f"The mask of case {i} is of {' x '.join(map(str, mask.shape))} pixels and its image of "
@@ -318,6 +324,7 @@ class Detection:
     at_once = DENSE_BATCH
     bounds = 30.0  # as for masks: another site may be answered wrongly, and surely so, at every place
     rate = 5e-3
+    sliced = False
 
     def target(self, examples: Examples, preprocessing: Preprocessing) -> torch.Tensor:
         """Reads every image too, for its size."""

@@ -20,6 +20,7 @@ from torch import nn
 from strategies.collapse import CollapseGuard, evenly, pooled
 from strategies.inputs import Inputs, Targeted
 from strategies.protocols import Batches, Loss, Progress, Step
+from strategies.slices import FEWEST, fewer
 from strategies.tasks import TASKS, Task
 
 # (the task's rows [n, m], which are probabilities [n, k] of classes and findings; labels [n]) -> higher is better
@@ -148,7 +149,7 @@ def train(
     """
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential(encoder, head)
-    batches = batches or Shuffled(len(inputs), batch_size, generator)
+    batches = batches or Shuffled(len(inputs), fewer(batch_size, inputs.slices, FEWEST), generator)
     loss = loss or CLASSIFICATION.fitted(torch.as_tensor(np.asarray(labels, dtype=np.int64)), head)
     step = Steps(
         encoder,
@@ -171,11 +172,14 @@ def train(
     watched = evenly(len(develop[0]))
     with torch.inference_mode():
         encoder.eval()
-        some = [watched[rows.start : rows.stop] for rows in _batches(len(watched), 2 * task.at_once)]
+        some = [
+            watched[rows.start : rows.stop] for rows in _batches(len(watched), fewer(2 * task.at_once, inputs.slices))
+        ]
         guard = CollapseGuard(torch.cat([pooled(encoder(develop[0].plain(rows))) for rows in some]).numpy())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model.to(memory_format=torch.channels_last)
+        if not any(weight.ndim == 5 for weight in model.parameters()):  # of volumes there is no such form
+            model.to(memory_format=torch.channels_last)
         for epoch in range(1, epochs + 1):
             mode(model)
             total, seen = 0.0, 0
@@ -221,7 +225,7 @@ def served(
     truth = torch.empty(len(inputs), 0) if truth is None else truth
     features, rows = [], []
     with torch.inference_mode():
-        for some in _batches(len(inputs), task.at_once):
+        for some in _batches(len(inputs), fewer(task.at_once, inputs.slices)):
             found = encoder(inputs.plain(some))
             said = task.probabilities(head(found))
             features.append(pooled(found))
@@ -231,8 +235,9 @@ def served(
 
 def features_of(encoder: nn.Module, inputs: Inputs, batch_size: int = 64) -> NDArray[np.float32]:
     """What the encoder, in eval mode, makes of each case as it is served, pooled where it is dense: float32 [n, d]."""
+    batches = _batches(len(inputs), fewer(batch_size, inputs.slices))
     with torch.inference_mode():
-        return torch.cat([pooled(encoder(inputs.plain(some))) for some in _batches(len(inputs), batch_size)]).numpy()
+        return torch.cat([pooled(encoder(inputs.plain(some))) for some in batches]).numpy()
 
 
 def head_of(head: nn.Module, features: NDArray[np.float32]) -> NDArray[np.float32]:

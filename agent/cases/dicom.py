@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from agent.cases.codestream import check_codestream
-from agent.cases.images import Unreadable, check_size, stretched
+from agent.cases.images import Unreadable, check_size, evenly, stack, stretched
 from agent.clock import parse_time, rfc3339
 
 if TYPE_CHECKING:
@@ -104,8 +104,10 @@ def _acquired_at(header: Dataset) -> str:
     return ""
 
 
-def read_dicom(path: Path) -> Pixels:
-    """One frame, decoded by the plugin of its transfer syntax; rescaled, windowed, and bright where it should be."""
+def read_dicom(path: Path, slices: int = 1) -> Pixels:
+    """[slices, ...] frames, decoded by the plugin of their transfer syntax; rescaled, windowed, and bright where they
+    should be."""
+    import numpy as np
     from pydicom import dcmread
     from pydicom.pixels import apply_color_lut, pixel_array
 
@@ -114,19 +116,39 @@ def read_dicom(path: Path) -> Pixels:
         raise Unreadable("the DICOM file holds no image")
     check_size(int(header.Rows), int(header.Columns))
     syntax = _transfer_syntax(header)
-    frame = int(header.get("NumberOfFrames") or 1) // 2
-    if syntax.is_encapsulated:
-        pixels = _decompressed(path, header, frame, syntax)
-    elif syntax.is_deflated:
-        pixels = pixel_array(dcmread(path, force=True), index=frame)
-    else:
-        pixels = pixel_array(path, index=frame, transfer_syntax_uid=syntax)
-    if header.PhotometricInterpretation == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, header)
-    if pixels.ndim == 3:
-        return pixels if pixels.dtype == "uint8" else pixels / (2.0 ** (8 * pixels.dtype.itemsize) - 1) * 255
-    shown = _windowed(pixels, header, frame)
-    return 255 - shown if header.PhotometricInterpretation == "MONOCHROME1" else shown
+    shown: dict[int, bool] = {}  # of the frames, whether a window says what is seen of them
+
+    def one(frame: int) -> Pixels:
+        if syntax.is_encapsulated:
+            pixels = _decompressed(path, header, frame, syntax)
+        elif syntax.is_deflated:
+            pixels = pixel_array(dcmread(path, force=True), index=frame)
+        else:
+            pixels = pixel_array(path, index=frame, transfer_syntax_uid=syntax)
+        if header.PhotometricInterpretation == "PALETTE COLOR":
+            pixels = apply_color_lut(pixels, header)
+        if pixels.ndim == 3:
+            return pixels if pixels.dtype == "uint8" else pixels / (2.0 ** (8 * pixels.dtype.itemsize) - 1) * 255
+        seen, values = _windowed(pixels, header, frame)
+        shown[frame] = seen is not None
+        return values if seen is None else seen
+
+    wanted = evenly(_frames(header), slices)
+    frames = stack(_frames(header), slices, one)
+    if shown and not any(shown.values()):
+        frames = stretched(frames)
+    elif not all(shown.values()):
+        frames = np.stack([image if shown[i] else stretched(image) for i, image in zip(wanted, frames, strict=True)])
+    return 255 - frames if shown and header.PhotometricInterpretation == "MONOCHROME1" else frames
+
+
+def frames_of_dicom(path: Path) -> int:
+    """How many frames there are, by the header."""
+    return _frames(_header(path, ["NumberOfFrames"]))
+
+
+def _frames(header: Dataset) -> int:
+    return int(header.get("NumberOfFrames") or 1)
 
 
 def pixels_of_dicom(path: Path) -> str:
@@ -186,7 +208,7 @@ def _compressed_frame(path: Path, header: Dataset, frame: int) -> bytes:
     with path.open("rb") as file:
         dcmread(file, stop_before_pixels=True, force=True, specific_tags=[])
         file.seek(file.tell() + PIXEL_DATA_HEAD)
-        return get_frame(file, frame, number_of_frames=int(header.get("NumberOfFrames") or 1))
+        return get_frame(file, frame, number_of_frames=_frames(header))
 
 
 def _transfer_syntax(header: Dataset) -> UID:
@@ -202,8 +224,9 @@ def _transfer_syntax(header: Dataset) -> UID:
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def _windowed(pixels: Pixels, header: Dataset, frame: int) -> Pixels:
-    """Grey values to 0..255 (PS3.3 C.11.1 and C.11.2): modality rescale or table, then the first window or table.
+def _windowed(pixels: Pixels, header: Dataset, frame: int) -> tuple[Pixels | None, Pixels]:
+    """(grey values in 0..255, None where no window says which these are; the values by which they are to be stretched):
+    PS3.3 C.11.1 and C.11.2, modality rescale or table, then the first window or table.
 
     A window that would show the frame as one flat grey is no window.
     """
@@ -214,17 +237,17 @@ def _windowed(pixels: Pixels, header: Dataset, frame: int) -> Pixels:
     values = apply_modality_lut(pixels, _functional(header, frame, "PixelValueTransformationSequence"))
     voi = _functional(header, frame, "FrameVOILUTSequence")
     if voi.get("VOILUTSequence"):
-        return stretched(apply_voi(values, header).astype(np.float32))
+        return None, apply_voi(values, header).astype(np.float32)
     center, width = _first(voi.get("WindowCenter")), _first(voi.get("WindowWidth"))
     if center is not None and width is not None and width >= 1:
         with np.errstate(over="ignore"):  # an absurd window shows one flat grey
             place = (values - (center - 0.5)) / max(width - 1, 1)
         unit = 1 / (1 + np.exp(-4 * place)) if voi.get("VOILUTFunction") == "SIGMOID" else np.clip(place + 0.5, 0, 1)
         if np.ptp(unit) > 0:
-            return unit * 255
+            return unit * 255, values
     if pixels.dtype == np.uint8 and values is pixels:
-        return pixels * (255 // (2**bits - 1)) if bits < 8 else pixels
-    return stretched(values.astype(np.float32))
+        return (pixels * (255 // (2**bits - 1)) if bits < 8 else pixels), values
+    return None, values.astype(np.float32)
 
 
 def _functional(header: Dataset, frame: int, sequence: str) -> Dataset:

@@ -11,7 +11,7 @@ import numpy as np
 from agent.cases.boxes import numbered, read_boxes
 from agent.cases.datafolder import TRUTHS
 from agent.cases.images import read_image
-from agent.cases.masks import read_mask
+from agent.cases.masks import read_beside, read_mask
 from agent.errors import HomeostatError
 from agent.tasks import TASKS, Task, task_of
 from agent.workspace import Workspace, get_setting
@@ -29,11 +29,14 @@ class FolderExamples:
     """The rows of a data folder, before there is a workspace. An unknown class is label -1, as is a case without the
     label of its task.
 
-    Patients are numbered in the order of their ids, because there is no key to make a pseudonym with.
+    Patients are numbered in the order of their ids, because there is no key to make a pseudonym with. Of volumes so
+    many `slices` are read.
     """
 
-    def __init__(self, rows: Sequence[Row], classes: Sequence[str], task: Task = TASKS["classification"]) -> None:
-        self.rows, self.classes = rows, classes
+    def __init__(
+        self, rows: Sequence[Row], classes: Sequence[str], task: Task = TASKS["classification"], slices: int = 1
+    ) -> None:
+        self.rows, self.classes, self.slices = rows, classes, slices
         self.label = task.targets([task.said(row) for row in rows], classes)
         numbered = {raw: f"p{i}" for i, raw in enumerate(sorted({row.patient_id for row in rows}))}
         self.patient = np.array([numbered[row.patient_id] for row in rows], dtype=np.str_)
@@ -43,12 +46,12 @@ class FolderExamples:
         return len(self.rows)
 
     def image(self, i: int) -> NDArray[np.float32]:
-        """float32 [h, w] or [h, w, 3], 0..255. Raises Unreadable."""
-        return read_image(self.rows[i].file)
+        """As `read_image` gives it. Raises Unreadable."""
+        return read_image(self.rows[i].file, slices=self.slices)
 
     def mask(self, i: int) -> NDArray[np.uint8]:
-        """uint8 [h, w] of a case that has one. Raises Unreadable."""
-        return read_mask(_there(self.rows[i].truths.get("mask")))
+        """As `read_mask` gives it, of a case that has one. Raises Unreadable."""
+        return read_beside(_there(self.rows[i].truths.get("mask")), self.rows[i].file, self.slices)
 
     def boxes(self, i: int) -> NDArray[np.float32]:
         """[t, 5] class and corners, of a case that has a list of them. Raises Unreadable."""
@@ -58,7 +61,8 @@ class FolderExamples:
 class StoredExamples:
     """Cases of a workspace in the order of `case_ids`; an alias stands for the case whose bytes it shares.
 
-    The domain is the one that observation set, else the site. `files` holds the path and media type of each.
+    The domain is the one that observation set, else the site. `files` holds the path and media type of each. Of volumes
+    as many slices are read as the workspace's base reads.
     """
 
     def __init__(self, workspace: Workspace, case_ids: Sequence[str]) -> None:
@@ -67,6 +71,7 @@ class StoredExamples:
         with workspace.store.read() as connection:
             connection.execute("BEGIN")
             classes, task = get_setting(connection, "classes", []), task_of(connection)
+            self.slices = int(get_setting(connection, "slices", 1))
             for begin in range(0, len(case_ids), AT_ONCE):
                 some = {f"c{i}": case_id for i, case_id in enumerate(case_ids[begin : begin + AT_ONCE])}
                 for row in connection.execute(_CASES.format(marks=", ".join(f":{name}" for name in some)), some):
@@ -83,12 +88,12 @@ class StoredExamples:
         return len(self.files)
 
     def image(self, i: int) -> NDArray[np.float32]:
-        """float32 [h, w] or [h, w, 3], 0..255. Raises Unreadable."""
-        return read_image(*self.files[i])
+        """As `read_image` gives it. Raises Unreadable."""
+        return read_image(*self.files[i], slices=self.slices)
 
     def mask(self, i: int) -> NDArray[np.uint8]:
-        """uint8 [h, w] of a case that has one. Raises Unreadable."""
-        return read_mask(_there(self.truths[i]))
+        """As `read_mask` gives it, of a case that has one. Raises Unreadable."""
+        return read_mask(_there(self.truths[i]), slices=self.slices)
 
     def boxes(self, i: int) -> NDArray[np.float32]:
         """[t, 5] class and corners, of a case that has a list of them. Raises Unreadable."""

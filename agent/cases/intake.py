@@ -103,7 +103,9 @@ class Intake:
             if folder.refused:
                 with intake_alone(self.workspace):
                     write(self._refused_lines(folder))
-            with Probe() as probe:
+            with self.workspace.store.read() as connection:
+                slices = get_setting(connection, "slices", 1)
+            with Probe(slices) as probe:
                 for rows in batches:
                     with intake_alone(self.workspace):
                         write(self._staged(rows, probe, labels))

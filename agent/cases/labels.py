@@ -136,7 +136,7 @@ def _taken_in(
 ) -> dict[int, str | ValueError]:
     """By line: where its label's file lies now, or why it is none; lines of unknown cases are left out."""
     root, taken = file.resolve().parent, dict[int, str | ValueError]()
-    with workspace.store.read() as connection, Probe() as probe, intake_alone(workspace):
+    with workspace.store.read() as connection, intake_alone(workspace), Probe(_slices(connection)) as probe:
         classes = get_setting(connection, "classes", [])
         copy = workspace.path("objects", "incoming", "late")
         copy.parent.mkdir(exist_ok=True)
@@ -155,6 +155,10 @@ def _taken_in(
                 fsync_folder(truths.place(workspace, staged))
             taken[line] = ValueError(staged.reason) if staged.reason else staged.uri
     return taken
+
+
+def _slices(connection: Connection) -> int:
+    return int(get_setting(connection, "slices", 1))
 
 
 def _image_of(connection: Connection, case_id: str) -> Any:

@@ -27,9 +27,10 @@ MEMORY = 4 * 2**30  # bytes of address space; numpy and the decoders take half a
 
 
 class Probe:
-    """Looks at one file after the other. Starts its process at the first one; a context manager."""
+    """Looks at files, `slices` of each. Starts its process at the first one; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, slices: int = 1) -> None:
+        self.slices = slices
         self._process: subprocess.Popen[str] | None = None
 
     def look(self, path: Path, kind: str) -> tuple[str, str]:
@@ -37,16 +38,16 @@ class Probe:
 
         Raises HomeostatError where it is not the file that is at fault, but this installation.
         """
-        return self._ask(str(path), kind)
+        return self._ask(self.slices, str(path), kind)
 
     def look_at_truth(self, truth: Path, kind: str, image: Path, image_kind: str, classes: Sequence[str]) -> str:
         """Why a file is no "mask", or no "boxes", of this image with these classes, in one sentence; "" where it is.
 
         Raises HomeostatError as `look` does.
         """
-        return self._ask(str(truth), kind, str(image), image_kind, list(classes))[0]
+        return self._ask(self.slices, str(truth), kind, str(image), image_kind, list(classes))[0]
 
-    def _ask(self, *request: str | list[str]) -> tuple[str, str]:
+    def _ask(self, *request: int | str | list[str]) -> tuple[str, str]:
         process = self._process or self._start()
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps(request) + "\n")
@@ -96,10 +97,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold the patient's image
     for line in sys.stdin:
-        path, kind, *image = json.loads(line)
+        slices, path, kind, *image = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
         try:
-            reason, said = "", _truth(Path(path), kind, *image) if image else _image(Path(path), kind)
+            reason, said = "", _truth(Path(path), kind, slices, *image) if image else _image(Path(path), kind, slices)
         except Unreadable as error:
             reason, said = str(error), ""
         except ImportError:
@@ -108,19 +109,22 @@ def main() -> None:
         print(json.dumps([reason, said]), flush=True)
 
 
-def _image(path: Path, kind: str) -> str:
-    read_image(path, kind)
+def _image(path: Path, kind: str, slices: int) -> str:
+    read_image(path, kind, slices)
     return pixels_of(path, kind)
 
 
-def _truth(path: Path, kind: str, image: str, image_kind: str, classes: list[str]) -> str:
-    _BESIDE[kind](path, read_image(Path(image), image_kind).shape, classes)
+def _truth(path: Path, kind: str, slices: int, image: str, image_kind: str, classes: list[str]) -> str:
+    shape = read_image(Path(image), image_kind, slices).shape
+    _BESIDE[kind](path, Path(image), slices, shape, classes)
     return ""
 
 
-_BESIDE: dict[str, Callable[[Path, Sequence[int], Sequence[str]], None]] = {
-    "mask": lambda path, shape, classes: masks.against(masks.read_mask(path), shape, classes),
-    "boxes": lambda path, shape, classes: boxes.against(boxes.read_boxes(path), shape, classes),
+_BESIDE: dict[str, Callable[[Path, Path, int, Sequence[int], Sequence[str]], None]] = {
+    "mask": lambda path, image, slices, shape, classes: masks.against(
+        masks.read_beside(path, image, slices), shape, classes
+    ),
+    "boxes": lambda path, image, slices, shape, classes: boxes.against(boxes.read_boxes(path), shape, classes),
 }
 
 

@@ -24,6 +24,7 @@ def fit(args: argparse.Namespace) -> Answer:
             task=args.task,
             backbone=args.backbone,
             size=args.size,
+            slices=args.slices,
             epochs=args.epochs,
             seed=args.seed,
             progress=progress,

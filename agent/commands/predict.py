@@ -18,7 +18,7 @@ def predict(args: argparse.Namespace) -> Answer:
     """Answers of the live, or the named, version; a file that can't be read is told beside the others."""
     import numpy as np
 
-    from agent.cases.images import read_image
+    from agent.cases.images import read_image, sides
     from agent.observe import FarOutGuard, load_version
     from agent.tasks import answer, task_named
 
@@ -30,8 +30,8 @@ def predict(args: argparse.Namespace) -> Answer:
     for name in args.files:
         row: dict[str, Any] = {"file": name, "version": version, "trust": trust}
         try:
-            image = read_image(Path(name))
-            said = answer(task, predictor, [predictor.prepare(image)], [image.shape[:2]])
+            image = read_image(Path(name), slices=predictor.preprocessing.slices)
+            said = answer(task, predictor, [predictor.prepare(image)], [sides(image.shape)])
         except (HomeostatError, ValueError, OSError) as error:
             rows.append({**row, "prediction": None, "error": str(error)})
             continue
@@ -68,7 +68,8 @@ def evaluate(args: argparse.Namespace) -> Answer:
         asked = f"with a {task.kind}" if task.kind in TRUTHS else f"of the classes {', '.join(predictor.classes)}"
         raise HomeostatError(f"{args.dir} has no case {asked}: check its cases.csv")
     with progress_bar() as progress:
-        found = task.measured(predictor, FolderExamples(rows, predictor.classes, task), progress)
+        examples = FolderExamples(rows, predictor.classes, task, predictor.preprocessing.slices)
+        found = task.measured(predictor, examples, progress)
     groups = {}
     for column in workspace.config.monitors.subgroups:
         values = [row.scanner if column == "scanner" else row.facts.get(column, "") for row in rows]

@@ -70,6 +70,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("--out", required=True, metavar="BASE", help="folder to write the base model to"),
             arg("--backbone", metavar="NAME_OR_PATH", help="an architecture, a local folder, or a weights file"),
             arg("--size", type=int, metavar="PIXELS", help="side that images are brought to (else the backbone's)"),
+            arg("--slices", type=int, default=1, metavar="N",
+                help="of a volume, evenly spaced, that make up one case (else its middle one)"),
             arg("--pretrain", choices=("mae", "none"), default="none", help="self-supervised start"),
             arg("--epochs", type=int, metavar="N", help="at most; it stops early by itself"), SEED,
         ), '{"out", "backbone", "n_train", "n_val", "task", "metrics", "seconds"}'),

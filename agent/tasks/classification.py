@@ -46,7 +46,7 @@ class Classification:
     def said(self, row: Row) -> str | None:
         return row.label
 
-    def classes(self, rows: Sequence[Row]) -> list[str]:
+    def classes(self, rows: Sequence[Row], slices: int = 1) -> list[str]:
         found = sorted({row.label for row in rows if row.label})
         if len(found) < 2:
             raise HomeostatError(f"there is one class only ({', '.join(found)}): a classifier needs at least two")
@@ -130,9 +130,11 @@ def answers_of(predictor: Predictor, examples: Examples, progress: Any) -> NDArr
     import numpy as np
     import torch
 
-    said = []
-    for start in range(0, len(examples), BATCH):
-        chunk = range(start, min(start + BATCH, len(examples)))
+    from strategies.slices import fewer
+
+    said, batch = [], fewer(BATCH, predictor.preprocessing.slices)
+    for start in range(0, len(examples), batch):
+        chunk = range(start, min(start + batch, len(examples)))
         said.append(predictor.answer(torch.stack([predictor.prepare(examples.image(i)) for i in chunk])))
         progress("measuring", chunk[-1] + 1, len(examples))
     return np.concatenate(said)

@@ -49,7 +49,7 @@ class Detection:
     def said(self, row: Row) -> str | None:
         return str(row.truths[self.kind]) if self.kind in row.truths else None
 
-    def classes(self, rows: Sequence[Row]) -> list[str]:
+    def classes(self, rows: Sequence[Row], slices: int = 1) -> list[str]:
         seen = set[str]()
         for row in rows:
             try:

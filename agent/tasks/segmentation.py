@@ -1,4 +1,5 @@
-"""Segmentation: a class for every pixel. A label is a file in `objects/`, an answer a label map of the model's size."""
+"""Segmentation: a class for every pixel. A label is a file in `objects/`, an answer a label map of the model's size,
+or those of several slices in one picture, one below the other."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.cases.masks import read_mask, to_side
+from agent.cases.masks import read_beside, read_mask, to_side
 from agent.errors import HomeostatError
 from agent.tasks.task import Answered, Kept, Shape, rows_of
 
@@ -48,13 +49,13 @@ class Segmentation:
     def said(self, row: Row) -> str | None:
         return str(row.truths[self.kind]) if self.kind in row.truths else None
 
-    def classes(self, rows: Sequence[Row]) -> list[str]:
+    def classes(self, rows: Sequence[Row], slices: int = 1) -> list[str]:
         import numpy as np
 
         most, seen = 0, set[int]()
         for row in rows:
             try:
-                seen |= {int(value) for value in np.unique(read_mask(row.truths[self.kind]))}
+                seen |= {int(value) for value in np.unique(read_beside(row.truths[self.kind], row.file, slices))}
             except HomeostatError as error:
                 place = f"line {row.line} of cases.csv: " if row.line else ""
                 raise HomeostatError(f"{place}{error}") from None
@@ -101,29 +102,43 @@ class Segmentation:
         from monitors import case_dice
 
         said = unpacked(content)
-        true = to_side(read_mask(label), len(said))
+        height, side = said.shape
+        true = to_side(read_mask(label, slices=height // side), side)
         structures = range(1, int(max(said.max(), true.max(), 1)) + 1)
         overlap = [[((said == k) & (true == k)).sum(), (said == k).sum(), (true == k).sum()] for k in structures]
         row = np.array([[*np.ravel(overlap), 0.0, 0.0]], np.float64)
         return float(case_dice(self.record(row, np.zeros(1, np.int64), np.array(["one"])))[0])
 
     def measured(self, predictor: Predictor, examples: Any, progress: Any) -> MeasuredRegions:
-        """At the size of the images: the probabilities are brought there before a pixel is decided."""
+        """At the size of the images: the probabilities are brought there before a pixel is decided.
+
+        Pixels are counted over all slices of a case, and distances measured within a slice: how far apart slices lie is
+        not known.
+        """
         import numpy as np
         import torch
         from torch.nn import functional
 
         from monitors import hd95, nsd
+        from strategies.slices import apart, stacked
 
         rows, surfaces = [], []
         structures = range(1, len(predictor.classes))
         for i in range(len(examples)):
             true = examples.mask(i)
-            small = torch.from_numpy(predictor.answer(predictor.prepare(examples.image(i))[None]))
-            full = functional.interpolate(small, size=true.shape, mode="bilinear", align_corners=False).numpy()
-            rows.append(rows_of(self, full, torch.from_numpy(true)[None]))
-            said = predictor.decide(full)[0]
-            of = [(said == k, true == k) for k in structures if (said == k).any() or (true == k).any()]
+            true = true.reshape(-1, *true.shape[-2:])
+            tall = torch.from_numpy(predictor.answer(predictor.prepare(examples.image(i))[None]))
+            full = functional.interpolate(
+                apart(tall, len(true)), size=true.shape[1:], mode="bilinear", align_corners=False
+            )
+            said = predictor.decide(full.numpy())
+            rows.append(rows_of(self, stacked(full, len(true)).numpy(), torch.from_numpy(true).flatten(0, 1)[None]))
+            of = [
+                (said[j] == k, true[j] == k)
+                for j in range(len(true))
+                for k in structures
+                if (said[j] == k).any() or (true[j] == k).any()
+            ]
             surfaces.append(
                 [
                     float(np.mean([hd95(a, b, PIXELS) for a, b in of])) if of else np.nan,
@@ -154,7 +169,8 @@ class Segmentation:
 @dataclass(frozen=True)
 class MeasuredRegions:
     """dice: mean over cases of the mean over the structures present; hd95 in pixels, nsd within TOLERANCE pixels: means
-    over the cases in which a structure is said or true. surfaces [n, 2] of the last two."""
+    over the cases in which a structure is said or true, and within one over its slices. surfaces [n, 2] of the last
+    two."""
 
     record: Regions
     surfaces: NDArray[np.floating]
@@ -186,7 +202,7 @@ def _packed(map_: NDArray[np.integer]) -> bytes:
 
 
 def unpacked(content: bytes) -> NDArray[np.uint8]:
-    """[s, s] of what is kept of an answer."""
+    """[s, s] of what is kept of an answer; of several slices [slices s, s], one below the other."""
     import numpy as np
     from PIL.PngImagePlugin import PngImageFile
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from strategies.protocols import Examples
 
 
-Shape = tuple[int, ...]  # of an image: height, width
+Shape = tuple[int, ...]  # of an image, or of each slice of a volume: height, width
 
 
 class Kept(NamedTuple):
@@ -59,8 +59,9 @@ class Task(Protocol):
         """The label of a data folder's line; None where it has none."""
         ...
 
-    def classes(self, rows: Sequence[Row]) -> list[str]:
-        """Of a folder to fit a base on. Raises HomeostatError where there are too few, or a label can't be read."""
+    def classes(self, rows: Sequence[Row], slices: int = 1) -> list[str]:
+        """Of a folder to fit a base on, which reads so many slices of a volume. Raises HomeostatError where there are
+        too few, or a label can't be read."""
         ...
 
     def group(self, value: str | None) -> str:

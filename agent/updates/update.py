@@ -68,6 +68,7 @@ def begin(
         taught = {HOME, *(case["domain"] for case in [*new, *memory])}  # what isn't says nothing about the candidate
         develop = [case for case in material.develop_cases(connection) if case["domain"] in taught]
         classes, task = get_setting(connection, "classes"), task_of(connection)
+        slices = get_setting(connection, "slices", 1)
         learnt = material.learnt_from(connection, live)
     if not new or not develop:
         whose = "training" if not new else "develop"
@@ -84,6 +85,7 @@ def begin(
         "develop": _for_job(develop),
         "classes": classes,
         "task": task.name,
+        "slices": slices,
         "seed": config.plan.seed,
         "batch": config.model.batch,
         "margin": rule.margin,

@@ -89,10 +89,10 @@ class _Training:
     """The material of a training job, and what is done with it: a recipe is run, a version is measured."""
 
     def __init__(self, spec: Spec, folder: Path, root: Path) -> None:
-        classes = tuple(spec["classes"])
+        classes, slices = tuple(spec["classes"]), spec.get("slices", 1)  # a job of an earlier version has none
         self.spec, self.folder, self.base, self.task = spec, folder, root / spec["base"], task_named(spec["task"])
         self.new, self.memory, self.develop = (
-            ListedExamples(root, spec[part], classes, self.task) for part in ("new", "memory", "develop")
+            ListedExamples(root, spec[part], classes, self.task, slices) for part in ("new", "memory", "develop")
         )
         self.live = root / spec["live"] if spec["live"] else None
 
@@ -178,8 +178,9 @@ def infer(spec: Spec, folder: Path, root: Path) -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     task = task_named(spec["task"])
     for version, (parts, n) in spec["versions"].items():
-        cases = ListedExamples(root, spec["cases"][:n], tuple(spec["classes"]), task)
         predictor = Predictor.load(root / spec["base"], root / parts if parts else None)
+        slices = predictor.preprocessing.slices
+        cases = ListedExamples(root, spec["cases"][:n], tuple(spec["classes"]), task, slices)
         said = _infer(predictor, cases, spec["batch"], kept=True)
         arrays |= {f"scores_{version}": said.scores, f"rows_{version}": said.rows}
         if any(one is not None for one in said.kept):
@@ -206,18 +207,22 @@ def _infer(predictor: Any, cases: ListedExamples, batch: int, *, kept: bool = Fa
     import numpy as np
     import torch
 
+    from agent.cases.images import sides
+    from strategies.slices import fewer
+
     task, size = cases.task, predictor.preprocessing.size
     keys = [(file, cases.entries[i]["label"] if task.kind != "class" else "") for i, file in enumerate(cases.files)]
     first = {key: i for i, key in reversed(list(enumerate(keys)))}
     once = sorted(first.values())
     scores, rows, others = [], [], list[Any]()
+    batch = fewer(batch, predictor.preprocessing.slices)
     for start in range(0, len(once), batch):
         some = once[start : start + batch]
         tensors, shapes = [], []
         for i in some:
             image = cases.image(i)
             tensors.append(predictor.prepare(image))
-            shapes.append(image.shape[:2])
+            shapes.append(sides(image.shape))
         probabilities = predictor.answer(torch.stack(tensors))
         rows.append(rows_of(task, probabilities, task.beside(cases, some, shapes, size)))
         if kept:
@@ -235,10 +240,17 @@ def _infer(predictor: Any, cases: ListedExamples, batch: int, *, kept: bool = Fa
 class ListedExamples:
     """The cases that a job's spec lists; their images, and labels that are files, lie in the workspace's objects."""
 
-    def __init__(self, root: Path, entries: Sequence[Mapping[str, Any]], classes: Sequence[str], task: Task) -> None:
+    def __init__(
+        self,
+        root: Path,
+        entries: Sequence[Mapping[str, Any]],
+        classes: Sequence[str],
+        task: Task,
+        slices: int = 1,
+    ) -> None:
         import numpy as np
 
-        self.root, self.entries, self.task, self.classes = root, entries, task, classes
+        self.root, self.entries, self.task, self.classes, self.slices = root, entries, task, classes, slices
         self.files = [(root / entry["uri"], entry["media_type"]) for entry in entries]
         self.label = task.targets([entry["label"] for entry in entries], classes)
         self.patient = np.array([entry["patient"] for entry in entries], np.str_)
@@ -250,7 +262,7 @@ class ListedExamples:
     def image(self, i: int) -> Any:
         from agent.cases.images import read_image
 
-        return read_image(*self.files[i])
+        return read_image(*self.files[i], slices=self.slices)
 
     def mask(self, i: int) -> Any:
         """Of a case without one: empty, which its label of -1 says not to count."""
@@ -259,7 +271,9 @@ class ListedExamples:
         from agent.cases.masks import read_mask
 
         value = self.entries[i]["label"]
-        return read_mask(self.root / value) if value else np.zeros((1, 1), np.uint8)
+        if value:
+            return read_mask(self.root / value, slices=self.slices)
+        return np.zeros((1, 1) if self.slices == 1 else (self.slices, 1, 1), np.uint8)
 
     def boxes(self, i: int) -> Any:
         """[t, 5] class and corners; of a case without a list of them none, which its label of -1 says not to count."""

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from strategies.protocols import Preprocessing
+from strategies.slices import Prefix, Suffix, Whole, apart, slices_in, together
 
 Chain = Callable[[nn.Module], list[nn.Module]]
 Deepest = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -28,7 +29,12 @@ def pointwise(layer: nn.Module) -> bool:
 
 
 def ungrouped(layer: nn.Module) -> bool:
-    """Linear layers, and convolutions of one group: all that peft's LoRA merges exactly."""
+    """Linear layers, and convolutions of one group, flat or of volumes: all that peft's LoRA merges exactly.
+
+    Of volumes, pointwise ones are left out: peft merges them as if they were flat.
+    """
+    if isinstance(layer, nn.Conv3d):
+        return layer.groups == 1 and layer.kernel_size[:2] != (1, 1)
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
@@ -42,14 +48,17 @@ class ClassToken(nn.Module):
 class Encoder(nn.Module):
     """[b, 3, h, w] -> pooled features [b, d]: the blocks of `chain(network)`, one after the other.
 
+    Of several slices, one below the other, each is read by itself (`strategies/slices.py`), unless the network is one
+    of `volumes`, whose blocks take and give all of them.
+
     `inserted` holds small modules beside the network, by number of the block whose output they run on.
     """
 
-    def __init__(self, network: nn.Module, chain: Chain) -> None:
+    def __init__(self, network: nn.Module, chain: Chain, volumes: bool = False) -> None:
         super().__init__()
         self.network = network
         self.inserted = nn.ModuleDict()
-        self.chain = chain
+        self.chain, self.volumes = chain, volumes
 
     def blocks(self) -> list[nn.Module]:
         chain = self.chain(self.network)
@@ -57,21 +66,27 @@ class Encoder(nn.Module):
         return [nn.Sequential(block, behind[i]) if i in behind else block for i, block in enumerate(chain)]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        n = 1 if self.volumes else slices_in(images)
+        images = apart(images, n)
         for block in self.blocks():
             images = block(images)
-        return images
+        return together(images, n)
 
 
 class Pooled(nn.Module):
-    """[b, 3, h, w] -> [b, d]: the mean over places of maps of a network, its deepest mostly."""
+    """[b, 3, h, w] -> [b, d]: the mean over places of maps of a network, its deepest mostly.
 
-    def __init__(self, network: nn.Module, deepest: Deepest) -> None:
+    Of several slices it is the mean over them too, unless the network is one of `volumes`.
+    """
+
+    def __init__(self, network: nn.Module, deepest: Deepest, volumes: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.volumes = network, volumes
         self._deepest = deepest
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self._deepest(self.network, images).mean(dim=(2, 3))
+        n = 1 if self.volumes else slices_in(images)
+        return together(self._deepest(self.network, apart(images, n)).mean(dim=(2, 3)), n)
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,12 @@ class ChainedBackbone:
         blocks = self.module.blocks()
         if not 0 <= cut <= len(blocks):
             raise ValueError(f"The backbone has {len(blocks)} blocks; it can't be cut after {cut}.")
-        return nn.Sequential(*blocks[:cut]), nn.Sequential(*blocks[cut:])
+        slices = self.preprocessing.slices
+        if slices == 1 or self.module.volumes:
+            return nn.Sequential(*blocks[:cut]), nn.Sequential(*blocks[cut:])
+        if cut == len(blocks):
+            return Whole(*blocks), nn.Sequential()
+        return Prefix(*blocks[:cut]), Suffix(slices, *blocks[cut:])
 
     @property
     def depth(self) -> int:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from strategies.families.backbone import Chain, ChainedBackbone, Encoder
 from strategies.inserted import outputs
+from strategies.model import Head
 from strategies.protocols import Backbone
 
 FINEST = 4  # the least stride whose maps are read
@@ -83,10 +84,10 @@ def decoder(origin: Backbone, classes: int) -> nn.Module:
     if stride == 1:
         return nn.Conv2d(origin.width, classes, 1)
     if origin.decoder:
-        return nn.Sequential(nn.Conv2d(origin.width, classes, 1), _finer(stride))
+        return Head(nn.Conv2d(origin.width, classes, 1), _finer(stride))
     first = 2 if stride > FINEST and stride % 2 == 0 else 1
     finer = [_finer(first)] if first > 1 else []
-    return nn.Sequential(
+    return Head(
         nn.Conv2d(origin.width, HIDDEN, 1),
         nn.ReLU(),
         *finer,

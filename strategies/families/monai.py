@@ -1,4 +1,4 @@
-"""MONAI's segmentation networks in two dimensions: `monai:NAME`, or a folder as `save` writes it.
+"""MONAI's segmentation networks: `monai:NAME`, or a folder as `save` writes it. Those of volumes end in 3d.
 
 The network's own last layer gives the features of every pixel, and the head behind it is a 1x1 convolution of ours: so
 any number of classes reads the same network. Importing MONAI takes seconds, so it is imported where it is used.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from strategies.families.backbone import ChainedBackbone, Deepest, Encoder, Pool
 from strategies.families.weights import load_exactly, read_json, read_weights
 from strategies.preprocessing import IMAGENET_MEAN, IMAGENET_STD, from_record, to_record
 from strategies.protocols import Preprocessing
+from strategies.slices import Volume
 
 SIZE = 128  # nuclei and white cells are outlined as well as at 192, for less than half the time
 WIDTH = 16  # features of every pixel
@@ -41,30 +43,39 @@ def _swin_unetr(network: Any, images: torch.Tensor) -> torch.Tensor:
     return network.swinViT(images, network.normalize)[-1]
 
 
+def _of_volume(deepest: Deepest, network: Any, tall: torch.Tensor) -> torch.Tensor:
+    """[b, 3, n s, s] -> the deepest layer's volume, tall again."""
+    return Volume(partial(deepest, network))(tall)
+
+
 @dataclass(frozen=True)
 class Design:
-    """A class of MONAI by its name, its deepest layer, and what it is built with unless a folder says otherwise."""
+    """A class of MONAI by its name, its deepest layer, what it is built with unless a folder says otherwise, and
+    whether it reads images or volumes: 2 or 3 dimensions."""
 
     network: str
     deepest: Deepest
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    dimensions: int = 2
 
 
 # Batch norms, where the design leaves a choice: their statistics are files, which an alignment can measure again at
 # another site, and they cost nothing more at serving.
+UNET = {"channels": [16, 32, 64, 128], "strides": [2, 2, 2], "num_res_units": 2, "norm": "batch"}
+SEGRESNET = {"init_filters": 16, "norm": "batch"}
 DESIGNS = {
-    "unet": Design(
-        "UNet", _unet, {"channels": [16, 32, 64, 128], "strides": [2, 2, 2], "num_res_units": 2, "norm": "batch"}
-    ),
-    "segresnet": Design("SegResNet", _segresnet, {"init_filters": 16, "norm": "batch"}),
+    "unet": Design("UNet", _unet, UNET),
+    "segresnet": Design("SegResNet", _segresnet, SEGRESNET),
     "swin_unetr": Design("SwinUNETR", _swin_unetr, {"feature_size": 24, "norm_name": "batch"}),
+    "unet3d": Design("UNet", _unet, UNET, dimensions=3),
+    "segresnet3d": Design("SegResNet", _segresnet, SEGRESNET, dimensions=3),
 }
-FIXED = {"spatial_dims": 2}
 CHANNELS = (1, 3)
 
 
 class MonaiFamily:
-    """`monai:unet`, `monai:segresnet`, `monai:swin_unetr`, or a folder of config.json and model.safetensors."""
+    """`monai:unet`, `monai:segresnet`, `monai:swin_unetr`, `monai:unet3d`, `monai:segresnet3d`, or a folder of
+    config.json and model.safetensors."""
 
     name = "monai"
 
@@ -105,14 +116,17 @@ def _config(folder: Path) -> tuple[str, dict[str, Any], Preprocessing]:
     if missing:
         raise ValueError(f"The config.json of {folder.name} lacks {', '.join(sorted(missing))}.")
     preprocessing = from_record(config["preprocessing"]) if "preprocessing" in config else _usual()
+    architecture = str(config["architecture"])
+    dimensions = _design(architecture).dimensions
     arguments = {"in_channels": 3, **config["arguments"]}
-    if arguments.pop("spatial_dims", 2) != 2 or arguments["in_channels"] not in CHANNELS:
+    if arguments.pop("spatial_dims", dimensions) != dimensions or arguments["in_channels"] not in CHANNELS:
         raise ValueError(
-            f"The model {folder.name} is not of two dimensions and one or three channels, as images are read here."
+            f"The model {folder.name} is not of {'two' if dimensions == 2 else 'three'} dimensions and one or three "
+            "channels, as images are read here."
         )
     if "out_channels" not in arguments:
         raise ValueError(f"The config.json of {folder.name} lacks out_channels among its arguments.")
-    return str(config["architecture"]), arguments, preprocessing
+    return architecture, arguments, preprocessing
 
 
 def built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -121,7 +135,7 @@ def built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     from monai.networks import nets
 
     try:
-        return getattr(nets, design.network)(**FIXED, **arguments)
+        return getattr(nets, design.network)(spatial_dims=design.dimensions, **arguments)
     except (TypeError, ValueError, KeyError, AssertionError) as error:
         raise ValueError(f"MONAI builds no {name} with these arguments: {error}.") from error
 
@@ -137,26 +151,27 @@ def backbone_of(
     name: str, arguments: Mapping[str, Any], network: nn.Module, preprocessing: Preprocessing
 ) -> ChainedBackbone:
     """Dense features of a network that `built` made of the same arguments."""
+    design = _design(name)
+    volumes = design.dimensions == 3
+    fed: nn.Module = Grey() if arguments["in_channels"] == 1 else nn.Identity()
 
     def write(network: nn.Module, preprocessing: Preprocessing, folder: Path) -> None:
         record = {
             "library": "monai",
             "architecture": name,
-            "arguments": dict(FIXED | dict(arguments)),
+            "arguments": {"spatial_dims": design.dimensions, **arguments},
             "preprocessing": to_record(preprocessing),
         }
         (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         save_file(network.state_dict(), folder / "model.safetensors")
 
+    def sense(network: nn.Module) -> nn.Module:
+        deepest = partial(_of_volume, design.deepest) if volumes else design.deepest
+        return Pooled(network, lambda network, images: deepest(network, fed(images)), volumes)
+
     # A U-shaped network is one block: what its first layers make goes on by every skip connection.
-    fed: nn.Module = Grey() if arguments["in_channels"] == 1 else nn.Identity()
-
-    def seen(network: Any, images: torch.Tensor) -> torch.Tensor:
-        return _design(name).deepest(network, fed(images))
-
-    module = Encoder(network, lambda network: [nn.Sequential(fed, network)])
-    width = int(arguments["out_channels"])
-    return ChainedBackbone(module, width, preprocessing, write, 1, lambda network: Pooled(network, seen), ungrouped)
+    module = Encoder(network, lambda network: [nn.Sequential(fed, Volume(network) if volumes else network)], volumes)
+    return ChainedBackbone(module, int(arguments["out_channels"]), preprocessing, write, 1, sense, ungrouped)
 
 
 def _usual() -> Preprocessing:

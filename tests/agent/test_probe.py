@@ -32,7 +32,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     def replace(statement: str, before: str = "") -> None:
         (tmp_path / "stand_in.py").write_text(
             f"{before}\nfrom agent.cases import images, probe\n"
-            f"probe.CPU_SECONDS = 5\ndef broken(path):\n    {statement}\n"
+            f"probe.CPU_SECONDS = 5\ndef broken(path, slices):\n    {statement}\n"
             "images._READERS['image/jpeg'] = broken\nprobe.main()\n"
         )
         real = subprocess.Popen

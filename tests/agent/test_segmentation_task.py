@@ -41,6 +41,7 @@ class Says:
 
     class preprocessing:
         size = 16
+        slices = 1
 
     def __init__(self, mask: np.ndarray, sure: float = 0.9) -> None:
         others = (1 - sure) / (len(CLASSES) - 1)

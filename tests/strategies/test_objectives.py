@@ -37,6 +37,8 @@ NEW, OLD, CLASSES = 10, 20, 3
 class Numbers:
     """Cases that are vectors of six numbers."""
 
+    slices = 1
+
     def __init__(self, values: torch.Tensor) -> None:
         self.values = values
 
