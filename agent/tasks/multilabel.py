@@ -54,7 +54,7 @@ class Multilabel(Classification):
 
         return np.array([target(value) for value in values], np.int64)
 
-    def classes(self, rows: Sequence[Row]) -> list[str]:
+    def classes(self, rows: Sequence[Row], slices: int = 1) -> list[str]:
         from strategies.findings import MOST
 
         found = set[str]()
