@@ -45,6 +45,10 @@ _OF_SIZES = re.compile(
 _TREE = re.compile(r"builtins\.(?:tuple|list|dict)")
 
 
+class Unsafe(ValueError):
+    """An archive that might do more than compute."""
+
+
 def kind_of(file: Path) -> str | None:
     """TORCHSCRIPT, EXPORT or PICKLE by what is in the file, whatever its name is; None for all else."""
     try:
@@ -80,7 +84,9 @@ def load_program(file: Path) -> Any:
             _plain(content, file.name)
             # Guards are code in the archive, made to be run; the shapes that a program takes are tried instead.
             return torch.export.load(io.BytesIO(content)).module(check_guards=False)
-    except (RuntimeError, AssertionError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except Unsafe:
+        raise
+    except Exception as error:  # an archive is foreign: whatever torch trips over in it is the archive's
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{file.name} can't be loaded as a program of {kind}: {reason}") from error
 
@@ -100,7 +106,7 @@ def _script(content: bytes, name: str) -> Any:
         module: Any = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
         found = [word for word in _FILES if list(module.inlined_graph.findAllNodes(f"aten::{word}"))]
     if found:
-        raise ValueError(f"{name} calls torch's {found[0]!r}, which opens files: it is not deployed.")
+        raise Unsafe(f"{name} calls torch's {found[0]!r}, which opens files: it is not deployed.")
     return module
 
 
@@ -116,7 +122,7 @@ def _plain(content: bytes, name: str) -> None:
         odd += [f"the pickle {one['path_name']}" for one in config["config"].values() if one["use_pickle"]]
     odd += _odd(json.loads(reader.get_record("models/model.json")))
     if odd:
-        raise ValueError(
+        raise Unsafe(
             f"{name} holds {odd[0][:80]!r}, which could run code or is not known here: it is not loaded. Save it by "
             "torch.export.save from a network of plain layers, or as TorchScript."
         )

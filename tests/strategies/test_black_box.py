@@ -364,3 +364,24 @@ def test_torchscript_that_opens_files_is_refused(tmp_path: Path) -> None:
     """Its interpreter knows no Python, but two operators that touch the disk."""
     with pytest.raises(ValueError, match="calls torch's 'from_file', which opens files"):
         load_program(vendors.scripted(Reads(), tmp_path / "m.pt"))
+
+
+@pytest.mark.parametrize("archive", ["scripted.pt", "any.pt2"])
+def test_a_damaged_archive_is_one_sentence(tmp_path: Path, archive: str) -> None:
+    """Cut short, with a record missing, or with records that are not what torch wrote."""
+    whole = ARCHIVES[archive][0](Small(), tmp_path / archive)
+    content = whole.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content)) as read:
+        records = {name: read.read(name) for name in read.namelist()}
+    for spoilt in (name for name in records if not name.endswith(("debug_pkl", "serialization_id", "byteorder"))):
+        for left in ({}, {spoilt: b"{}"}):
+            with zipfile.ZipFile(whole, "w") as archived:
+                for name, record in ({n: r for n, r in records.items() if n != spoilt} | left).items():
+                    archived.writestr(name, record)
+            try:
+                load_program(whole)
+            except ValueError as error:
+                assert "\n" not in str(error)
+    whole.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="no module of TorchScript and no program"):
+        load_program(whole)
