@@ -39,9 +39,9 @@ class Anchored(nn.Module):
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> Anchored:
         """Raises KeyError or RuntimeError for other tensors."""
-        scores, deltas = weights["cls_logits.weight"], weights["bbox_reg.weight"]
-        layers = [nn.Conv2d(one.shape[1], one.shape[0], 3, padding=1) for one in (scores, deltas)]
-        made = cls(*layers, torch.empty_like(weights["cells"]))
+        read = [weights[f"{name}.weight"] for name in ("cls_logits", "bbox_reg")]
+        scores, deltas = (nn.Conv2d(one.shape[1], one.shape[0], 3, padding=1) for one in read)
+        made = cls(scores, deltas, torch.empty_like(weights["cells"]))
         made.load_state_dict(weights)
         return made
 

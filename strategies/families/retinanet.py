@@ -56,7 +56,7 @@ class Design:
 
 
 DESIGNS = {
-    "retinanet_resnet50_fpn": Design("resnet50", constant=True),
+    "retinanet_resnet50_fpn": Design("resnet50"),
     "retinanet_resnet50_fpn_v2": Design("resnet50", grouped=True, deep=True),
     # torchvision has none as small: cells are a few dozen pixels wide where images are 256, and 64 channels take a
     # sixteenth of the time.
@@ -226,7 +226,10 @@ def _design_of(weights: Mapping[str, torch.Tensor], what: str) -> Design:
     body = {n.removeprefix("backbone.body."): t.shape for n, t in weights.items() if n.startswith("backbone.body.")}
     constant = not any(name.endswith("num_batches_tracked") for name in body)
     sixth, scores = (weights.get(name) for name in ("backbone.fpn.extra_blocks.p6.weight", f"{SCORES}weight"))
-    for name in _resnets() if sixth is not None and scores is not None else []:
+    unfit = ValueError(f"{what} is no RetinaNet of torchvision over one of its ResNets.")
+    if sixth is None or scores is None:
+        raise unfit
+    for name in _resnets():
         with torch.device("meta"):
             norm = FrozenBatchNorm2d if constant else nn.BatchNorm2d
             network = models.get_model(name, weights=None, norm_layer=norm)
@@ -238,7 +241,7 @@ def _design_of(weights: Mapping[str, torch.Tensor], what: str) -> Design:
                 deep=sixth.shape[1] == network.inplanes,
                 constant=constant,
             )
-    raise ValueError(f"{what} is no RetinaNet of torchvision over one of its ResNets.")
+    raise unfit
 
 
 def _today(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -58,7 +58,8 @@ def _loaded(spec: str) -> tuple[Any, Any]:
     try:
         config = YolosConfig.from_pretrained(spec)
         alone = "YolosModel" in (config.architectures or ())
-        kind, extra = (YolosModel, {"add_pooling_layer": False}) if alone else (YolosForObjectDetection, {})
+        kind: Any = YolosModel if alone else YolosForObjectDetection
+        extra = {"add_pooling_layer": False} if alone else {}
         model, found = kind.from_pretrained(
             spec, config=config, use_safetensors=True, output_loading_info=True, **extra
         )
