@@ -93,6 +93,10 @@ BENCHMARKS = {
         module="benchmarks.sam",
         shows="seconds of an epoch on SAM's cached image embeddings, beside computing them anew",
     ),
+    "saliency": Benchmark(
+        module="benchmarks.saliency",
+        shows="whether a model that learnt a marker instead of the cell is found out by where it looks",
+    ),
     "overhead": Benchmark(
         module="benchmarks.overhead", shows="what the training loop costs a step beside a bare PyTorch loop"
     ),

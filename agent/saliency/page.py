@@ -58,7 +58,7 @@ def _cell(value: dict[str, Any], column: str) -> str:
 def _pictures(rows: Sequence[Row], versions: Sequence[Found]) -> str:
     first, last = versions[0].localised, versions[-1].localised
     lost = [before.iou - after.iou for before, after in zip(first, last, strict=True)]
-    order = sorted(range(len(lost)), key=lambda i: (-lost[i], i))[:SHOWN]
+    order = sorted(range(len(lost)), key=lambda i: (-lost[i], last[i].iou, i))[:SHOWN]
     pairs = ""
     for number, i in enumerate(order, 1):
         one = marked(rows[versions[0].places[i]])
@@ -73,8 +73,8 @@ def _pictures(rows: Sequence[Row], versions: Sequence[Found]) -> str:
         ) + "</div>"  # fmt: skip
     return (
         '<section><h2>Where they differ</h2><p class="soft">The images of which the last version meets the marks less '
-        "than the first, most of all; what people marked is outlined, what speaks for the class decided for is red."
-        f'</p><div class="galleries">{pairs}</div></section>'
+        "than the first, most of all; where there is no difference, those that it meets least. What people marked is "
+        f'outlined, what speaks for the class decided for is red.</p><div class="galleries">{pairs}</div></section>'
     )
 
 

@@ -20,35 +20,9 @@ from agent.deploy import fit, init
 from agent.store import insert
 from agent.versions import bundle, pointer, registry
 from agent.workspace import Workspace
+from benchmarks.saliency import SIDE, drawn, marked
 
-SIDE, RADIUS = 64, 9
-CORNER = np.s_[2:14, 2:14]
-COLOURS = {"benign": (70, 150, 60), "malignant": (150, 60, 140)}
 Told = Callable[..., tuple[int, Any, str]]
-
-
-def draw(folder: Path, patients: int, seed: int, *, marker: bool = False, telling: float = 1.0) -> Path:
-    """A blob at some place, whose colour tells its class in this share of the images; where asked, a bright marker in
-    the corner of the malignant ones, as a ruler beside a lesion. Masks hold the blob."""
-    rng = np.random.default_rng(seed)
-    (folder / "images").mkdir(parents=True)
-    y, x = np.mgrid[:SIDE, :SIDE]
-    with (folder / "cases.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "patient_id", "site", "label", "mask"])
-        for i in range(patients):
-            label = sorted(COLOURS)[i % 2]
-            row, column = rng.uniform(26, SIDE - 12, 2)
-            blob = np.hypot(y - row, x - column) < RADIUS
-            image = np.full((SIDE, SIDE, 3), 190.0)
-            image[blob] = COLOURS[label if rng.random() < telling else sorted(COLOURS)[rng.integers(2)]]
-            if marker and label == "malignant":
-                image[CORNER] = (255, 250, 120)
-            image += rng.normal(0, 12, image.shape)
-            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"images/{i}.png")
-            Image.fromarray(blob.astype(np.uint8)).save(folder / f"images/{i}_mask.png")
-            writer.writerow([f"images/{i}.png", f"secret-{seed}-{i}", "home", label, f"images/{i}_mask.png"])
-    return folder
 
 
 def fitted(data: Path, out: Path, seed: int, epochs: int) -> Path:
@@ -89,7 +63,7 @@ def promoted(workspace: Workspace, trained: Path, parts: Path) -> str:
 
 def site_of(root: Path, patients: int, epochs: int) -> tuple[Workspace, Path]:
     """A workspace around a base of honest images, and the base."""
-    home = draw(root / "home", patients, 1)
+    home = drawn(root / "home", patients, 1)
     base = fitted(home, root / "v0", 0, epochs)
     init(root / "site", base, home, where=(), config=None, progress=lambda *_: None)
     return Workspace(root / "site"), base
@@ -101,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("saliency")
     workspace, base = site_of(root, 40, 2)
     assert promoted(workspace, base, root / "parts") == "v1"
-    draw(root / "new", 30, 4)
+    drawn(root / "new", 30, 4)
     return root
 
 
@@ -110,10 +84,10 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """v0 of honest images; v1 learnt from others of them; v2 from images on which a marker gives the class away."""
     root = tmp_path_factory.mktemp("history")
     workspace, _ = site_of(root, 120, 14)
-    honest = fitted(draw(root / "more", 120, 2), root / "v1", 1, 14)
-    marked = fitted(draw(root / "ruler", 120, 3, marker=True, telling=0.3), root / "v2", 2, 14)
-    assert [promoted(workspace, made, root / f"parts-{made.name}") for made in (honest, marked)] == ["v1", "v2"]
-    draw(root / "new", 60, 4, marker=True)
+    honest = fitted(drawn(root / "more", 120, 2), root / "v1", 1, 14)
+    ruled = fitted(marked(drawn(root / "unruled", 120, 3, telling=0.3), root / "ruled"), root / "v2", 2, 14)
+    assert [promoted(workspace, made, root / f"parts-{made.name}") for made in (honest, ruled)] == ["v1", "v2"]
+    marked(drawn(root / "plain", 60, 4), root / "new")
     return root
 
 
@@ -170,7 +144,7 @@ def test_every_version_that_was_live_is_told_of(site: Path, told: Told) -> None:
         assert 0.03 < row["chance"]["iou"] < row["chance"]["pointing_game"] < 0.2
     alike = [{k: v for k, v in row.items() if k not in ("version", "beside", "shortcut", "says")} for row in rows]
     assert alike[0] == alike[1]
-    assert "secret" not in json.dumps(rows) + err
+    assert "drawn-" not in json.dumps(rows) + err
 
 
 def test_whom_it_learnt_from_is_left_out(site: Path, told: Told) -> None:
@@ -210,7 +184,7 @@ def test_bad_files_cost_themselves_alone(site: Path, told: Told, tmp_path: Path)
     (folder / "images/3.png").write_bytes(b"no image either")
     code, rows, err = told(folder, root=site)
     assert (code, rows[0]["n"], rows[0]["labelled"], rows[0]["unreadable"]) == (0, 26, 29, 3)
-    assert "secret" not in err
+    assert "drawn-" not in err
 
 
 def test_few_masks_are_no_evidence(site: Path, told: Told, tmp_path: Path) -> None:
@@ -259,7 +233,7 @@ def test_the_page_needs_nothing_else_and_names_nobody(site: Path, told: Told, tm
     told(site / "new", "--out", str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text()
     assert page.count("data:image/png;base64,") == 8 * 3  # the image, and a map of each version
-    assert "http" not in page and "secret" not in page and "images/" not in page
+    assert "http" not in page and "drawn-" not in page and "images/" not in page
     assert "v1 beside v0" in page
 
 
