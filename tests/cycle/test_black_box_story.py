@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
+import torch
 import vendors
 from chapters import work_off
+from PIL import Image
+from torch import nn
 
 from agent.config import Config, render
 from agent.demo.stage import Stage
@@ -89,3 +94,52 @@ def test_a_plan_that_knows_only_weights_says_once_that_nothing_can_be_tried(tmp_
     told = [event["body"]["says"] for event in stage.must("journal") if event["event"] == "update_left_out"]
     assert len(told) == 1 and f"linear_probe and lora_rehearsal are left out ({SEALED})" in told[0]
     assert [version["id"] for version in stage.must("versions")] == ["v0"]
+
+
+def masked(folder: Path, patients: int, seed: int, bright: int) -> Path:
+    """Grey images with a square of so many grey values on ground of 60, and its mask."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    rows = ["file,case_id,patient_id,site,mask"]
+    for i in range(patients):
+        image, mask = rng.normal(60, 8, (vendors.SIDE,) * 2), np.zeros((vendors.SIDE,) * 2, np.uint8)
+        y, x = rng.integers(2, 10, 2)
+        size = rng.integers(6, 12)
+        mask[y : y + size, x : x + size] = 1
+        image[mask > 0] += bright - 60
+        Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray(mask).save(folder / f"{i}.mask.png")
+        rows.append(f"{i}.png,{seed}-{i},{seed}-p{i},site{seed},{i}.mask.png")
+    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def test_a_bundle_of_torchscript_is_deployed_for_masks_and_watched(tmp_path: Path) -> None:
+    """By its metadata alone; home goes on without an alarm, and structures that fade raise one."""
+    network = nn.Conv2d(1, 2, 1)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([-10.0, 10.0]).view(2, 1, 1, 1))
+        network.bias.copy_(torch.tensor([5.0, -5.0]))
+    for name in ("configs", "models"):
+        (tmp_path / "bundle" / name).mkdir(parents=True)
+    vendors.scripted(network, tmp_path / "bundle" / "models" / "model.ts")
+    image = {"num_channels": 1, "spatial_shape": [vendors.SIDE] * 2, "value_range": [0, 1]}
+    pred = {"format": "segmentation", "channel_def": {"0": "background", "1": "spot"}}
+    told = {"network_data_format": {"inputs": {"image": image}, "outputs": {"pred": pred}}}
+    (tmp_path / "bundle" / "configs" / "metadata.json").write_text(json.dumps(told))
+    scaled = {"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0, "a_max": 255}
+    config = {"network_def": "$import_nothing()", "preprocessing": {"_target_": "Compose", "transforms": [scaled]}}
+    (tmp_path / "bundle" / "configs" / "inference.json").write_text(json.dumps(config))
+    stage = Stage(tmp_path / "site")
+    made = stage.must("init", "--model", tmp_path / "bundle", "--reference", masked(tmp_path / "home", 80, 1, 190))
+    assert made["sealed"]
+    workspace = Workspace(stage.root, executor=at_once)
+    quiet, new = masked(tmp_path / "quiet", 30, 2, 190), masked(tmp_path / "new", 30, 3, 120)
+    assert stage.must("evaluate", quiet)["measures"]["dice"] > 0.95
+    assert stage.must("evaluate", new)["measures"]["dice"] < 0.5
+    stage.must("feed", quiet, "--no-labels")
+    work_off(workspace)
+    assert stage.must("alarms", "--all") == []
+    stage.must("feed", new, "--no-labels")
+    work_off(workspace)
+    assert [alarm for alarm in stage.must("alarms") if alarm["shift"] is not None]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monitors import Batch, Monitor, Signal, default_monitors, family
+from monitors import Batch, Monitor, Reference, Signal, default_monitors, family
 
 sys.path.append(str(Path(__file__).parents[1] / "golden"))
 
@@ -73,6 +73,29 @@ def test_another_hospital_is_noticed_soon(n: int) -> None:
     assert false == 0
     assert len(delays) >= (4 if n == 20 else 5), delays
     assert n == 20 or max(delays) <= 20, delays
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_the_two_logits_of_a_black_box_are_enough_to_see_its_answers_move(fixed: bool) -> None:
+    """Where nothing but answers is seen, two numbers that are one (the other constant, or its opposite): fifteen quiet
+    ticks pass without an alarm, and answers that lean to one class raise one within three."""
+
+    def see_logits(rng: np.random.Generator, n: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        z = 6.0 * rng.choice([-1, 1], n) + 2.0 * rng.standard_normal(n) + shift
+        logits = np.column_stack([np.zeros(n), z] if fixed else [-z / 2, z / 2])
+        return logits, np.column_stack([1 / (1 + np.exp(z)), 1 / (1 + np.exp(-z))])
+
+    for seed in range(5):
+        rng, monitors = np.random.default_rng(seed), default_monitors(365.0, timed=False)
+        learnt, ranked = (batch(*see_logits(rng, n), start=s) for n, s in ((200, -1_000_000), (166, -500_000)))
+        for monitor in monitors:
+            monitor.fit(Reference(transform=learnt, calibrate=ranked))
+        shifts = [0.0] * 15 + [-4.0] * 3
+        told = [
+            alarmed(read(monitors, batch(*see_logits(rng, 10, shift), start=1 + 10 * t), 365.0))
+            for t, shift in enumerate(shifts)
+        ]
+        assert not any(told[:15]) and any(told[15:]), (seed, told)
 
 
 def test_a_stream_that_starts_changed_is_noticed() -> None:
