@@ -109,8 +109,9 @@ class Shortcut:
 
     Answers that stay right for another reason are what a shortcut is (Geirhos and others 2020; of chest films DeGrave
     and others 2021). Localisation fell where, of the same patients, the pointing game or the IoU is shown to be more
-    than `margin` below, each at half of `alpha`; the answers held where balanced accuracy is not shown to be. Where
-    both fell it is no shortcut but harm, and the gates' business. INSUFFICIENT below `min_n` patients with a mask.
+    than `margin` below, each at half of `alpha`; the answers held where balanced accuracy, as measured, is no more
+    than that below. Where both fell it is no shortcut but harm, and the gates' business. INSUFFICIENT below `min_n`
+    patients with a mask.
     """
 
     name = "shortcut"
@@ -124,14 +125,13 @@ class Shortcut:
         ways = (("pointing game", before.pointing, after.pointing), ("IoU", before.iou, after.iou))
         found = [(what, self._change(mean_worth, *pair), self.alpha / 2) for what, *pair in ways]
         what, change, alpha = min(found, key=lambda one: one[1].interval(one[2])[1])
-        burden = Burden.NO_HARM_FOUND
-        verdict, needed = decide(change, self.margin, alpha, burden, self.min_n)
+        verdict, needed = decide(change, self.margin, alpha, Burden.NO_HARM_FOUND, self.min_n)
         quality = self._change(balanced_accuracy, before.scores, after.scores)
         low, high = quality.interval(self.alpha)
         aside = (
             f"; balanced accuracy {quality.before:.3f} before, {quality.after:.3f} after ({low:+.3f} to {high:+.3f})"
         )
-        if verdict is Verdict.FAIL and decide(quality, self.margin, self.alpha, burden, self.min_n)[0] is Verdict.FAIL:
+        if verdict is Verdict.FAIL and quality.change < -self.margin:
             verdict, aside = Verdict.PASS, f"{aside}: both fell, so this is no shortcut but harm"
         return judgement(self.name, what, change, alpha, self.margin, verdict, needed, aside)
 

@@ -147,6 +147,16 @@ def test_every_version_that_was_live_is_told_of(site: Path, told: Told) -> None:
     assert "drawn-" not in json.dumps(rows) + err
 
 
+def test_every_method_can_be_asked_for() -> None:
+    """The choices of the command, which loads no torch to name them, are the methods that there are."""
+    from agent.commands.table import COMMANDS
+    from strategies.saliency import ATTRIBUTIONS
+
+    arguments = next(command.arguments for command in COMMANDS if command.name == "saliency")
+    choices = next(options["choices"] for flags, options in arguments if "--method" in flags)
+    assert choices == tuple(kind.name for kind in ATTRIBUTIONS)
+
+
 def test_whom_it_learnt_from_is_left_out(site: Path, told: Told) -> None:
     """Of the folder that the base was fitted on, half the patients taught it: they are counted, and not looked at."""
     _, rows, _ = told(site / "home", "--version", "v0")
