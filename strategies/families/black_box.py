@@ -198,7 +198,7 @@ class Answers(nn.Module):
 
 
 class Seen(nn.Module):
-    """[b, 3, s, s] -> [b, d]: what `taken` makes of images, averaged over places [b, d, h, w] or tokens [b, t, d]."""
+    """[b, 3, s, s] -> [b, d]: what `taken` makes of images, averaged over places [b, d, h, w] or tokens [b, ..., d]."""
 
     def __init__(self, taken: Run, _: nn.Module) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class Seen(nn.Module):
         made = self._taken(images).float()
         if made.ndim == 4:
             return made.mean(dim=(2, 3))
-        return made.mean(dim=1) if made.ndim == 3 else made
+        return made.flatten(1, -2).mean(dim=1) if made.ndim > 2 else made.reshape(len(made), -1)
 
 
 def _fitting(program: Any, said: Declared) -> Fed:
@@ -272,8 +272,11 @@ def _checked(taken: Fed, said: Declared) -> Declared:
 def _seen(program: Any, said: Declared) -> Run | None:
     """The way to features within the program; None where there is none but its answers."""
     if kind_of(said.file) == EXPORT:
-        found = _before_last_layer(program)
-        return None if found is None else Fed(found, said.channels, _fitting(program, said).rows)
+        try:
+            found = _before_last_layer(program)
+            return None if found is None else _fitting(found, said)
+        except ValueError:  # a layer may read the places of all images as rows
+            return None
     if said.embedding is None:
         return None
     inside = dict(program.named_modules())

@@ -113,6 +113,18 @@ def test_contract_of_every_kind_of_archive(tmp_path: Path) -> None:
     assert (covered.count(TORCHSCRIPT), covered.count(EXPORT)) == (2, 3)
 
 
+class Rows(nn.Module):
+    """A network whose last layer reads the places of all images as rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.first(images).relu().flatten(2).transpose(1, 2)
+        return self.last(maps.reshape(-1, 4)).reshape(images.shape[0], -1, 2).mean(dim=1)
+
+
 def test_what_the_monitors_see(tmp_path: Path) -> None:
     """Of a program of torch.export what its last layer reads; of TorchScript a submodule that is named, else the
     logits."""
@@ -127,6 +139,9 @@ def test_what_the_monitors_see(tmp_path: Path) -> None:
     ):
         origin = load_backbone(str(box(tmp_path / f"{archive}{len(said)}", network, archive, **said)))
         assert torch.allclose(answers(origin.sensor, images), wanted, atol=1e-5), archive
+    rows = Rows()
+    origin = load_backbone(str(box(tmp_path / "rows", rows, "any.pt2")))
+    assert torch.allclose(answers(origin.sensor, images), answers(rows, images), atol=1e-5)
     for name, reason in (("encoder", "no submodule 'encoder'"), ("last", "takes no images")):
         with pytest.raises(ValueError, match=reason):
             load_backbone(str(box(tmp_path / name, network, embedding=name)))
