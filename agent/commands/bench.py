@@ -50,6 +50,10 @@ BENCHMARKS = {
         module="benchmarks.tasks",
         shows="the loop on masks and on boxes: what is learnt at a new site, what is forgotten, how soon it is alarmed",
     ),
+    "deployed": Benchmark(
+        module="benchmarks.deployed",
+        shows="two published models, imported with their own heads and watched at home and at another hospital",
+    ),
     "stream": Benchmark(
         module="benchmarks.stream", shows="how soon a new site is alarmed, and how often an alarm comes in vain"
     ),

@@ -1,4 +1,4 @@
-"""fit and init: a base model, and the workspace around it."""
+"""fit, import and init: a base model, and the workspace around it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from agent.answer import Answer
 from agent.commands.later import later
+from agent.errors import HomeostatError
 from agent.progress import progress_bar
 
 
@@ -38,6 +39,22 @@ def fit(args: argparse.Namespace) -> Answer:
         f"next: homeostat init --model {made['out']} --reference {args.data}"
     )
     return Answer(made, text)
+
+
+def import_(args: argparse.Namespace) -> Answer:
+    """Makes a base of a model that was trained elsewhere, with the head that it came with; it learns nothing."""
+    classes = [name.strip() for name in args.classes.split(",")]
+    if "" in classes or len({*classes}) < len(classes):
+        raise HomeostatError(f"--classes {args.classes} has an empty or a repeated name: say one for each output")
+    from strategies.base import import_base
+
+    try:
+        digest = import_base(args.spec, classes, Path(args.out), size=args.size, task=args.task)
+    except (ValueError, OSError) as error:
+        raise HomeostatError(str(error)) from error
+    made = {"out": args.out, "task": args.task, "classes": classes, "digest": digest}
+    text = f"{args.out}: {len(classes)} classes, digest {digest[:12]}"
+    return Answer(made, f"{text}\nnext: homeostat init --model {args.out} --reference DIR")
 
 
 def init(args: argparse.Namespace) -> Answer:

@@ -45,6 +45,8 @@ def later(name: str, help: str) -> Command:
     return Command(name, help, "later:refuse", (arg("rest", nargs="*", metavar="ARGS"),))
 
 
+TASKS = ("classification", "multilabel", "segmentation", "detection")
+
 # fmt: off
 GROUPS: dict[str, tuple[Command, ...]] = {
     "See it": (
@@ -65,7 +67,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Deploy": (
         Command("fit", "train a base model on a labelled data folder", "deploy:fit", (
             arg("--data", required=True, metavar="DIR", help="labelled images and cases.csv"), WHERE,
-            arg("--task", required=True, choices=("classification", "multilabel", "segmentation", "detection"),
+            arg("--task", required=True, choices=TASKS,
                 help="what the model answers; a classification with labels such as a|b is multilabel"),
             arg("--out", required=True, metavar="BASE", help="folder to write the base model to"),
             arg("--backbone", metavar="NAME_OR_PATH", help="an architecture, a local folder, or a weights file"),
@@ -75,6 +77,14 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("--pretrain", choices=("mae", "none"), default="none", help="self-supervised start"),
             arg("--epochs", type=int, metavar="N", help="at most; it stops early by itself"), SEED,
         ), '{"out", "backbone", "n_train", "n_val", "task", "metrics", "seconds"}'),
+        Command("import", "make a base of a model that was trained elsewhere, with its own head", "deploy:import_", (
+            arg("spec", metavar="MODEL", help="as fit's --backbone, such as mobilenet_v3_small:WEIGHTS.npz"),
+            arg("--classes", required=True, metavar="A,B,...", help="in the order of its outputs"),
+            arg("--task", default="classification", choices=TASKS,
+                help="what the model answers; of masks the first class is the background"),
+            arg("--size", type=int, metavar="PIXELS", help="side it was trained at, where its files don't say it"),
+            arg("--out", required=True, metavar="BASE", help="folder to write the base model to"),
+        ), '{"out", "task", "classes", "digest"}'),
         Command("init", "make a workspace around a base model", "deploy:init", (
             arg("--model", required=True, metavar="BASE", help="what 'fit' wrote, a black box or a MONAI bundle"),
             arg("--reference", required=True, metavar="DIR", help="labelled cases it is approved on"), WHERE,
