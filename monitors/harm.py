@@ -132,10 +132,9 @@ def collapse(outputs: Float, reference_outputs: Float, cases: int = 20, exclusiv
         return f"outputs have shape {outputs.shape[1:]} and the reference's have {reference_outputs.shape[1:]}"
     if not np.isfinite(outputs).all():
         return f"{int(np.sum(~np.isfinite(outputs).all(axis=1)))} outputs hold NaN or infinity"
-    if len(outputs) and (outputs.min() < -1e-6 or outputs.max() > 1 + 1e-3):
-        return "outputs are no probabilities"
-    if exclusive and len(outputs) and np.abs(outputs.sum(axis=1) - 1).max() > 1e-3:
-        return "outputs are not probabilities that sum to 1"
+    too_much = outputs.sum(axis=1) - 1 if exclusive else np.maximum(outputs - 1, 0)
+    if len(outputs) and (outputs.min() < -1e-6 or np.abs(too_much).max() > 1e-3):
+        return f"outputs are not probabilities{' that sum to 1' * exclusive}"
     last = outputs[-cases:]
     told_apart = len(reference_outputs) >= cases and np.ptp(reference_outputs, axis=0).max() > 1e-3
     if told_apart and len(last) >= cases and np.ptp(last, axis=0).max() < 1e-6:
