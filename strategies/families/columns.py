@@ -48,7 +48,7 @@ def columns(origin: Backbone) -> Backbone:
     """
     unfit = ValueError(
         "This network has no maps of several sizes that it pools at last: for detection take a convolutional network "
-        "of torchvision, as mobilenet_v3_small."
+        "of torchvision, as mobilenet_v3_small, a RetinaNet or a YOLOS."
     )
     if not isinstance(origin, ChainedBackbone) or origin.stride is not None:
         raise unfit
