@@ -117,6 +117,7 @@ def _chain(network: Any) -> list[nn.Module]:
 
 
 def write(network: Any, preprocessing: Preprocessing, folder: Path) -> None:
+    """As transformers saves a model and the processor beside it."""
     from transformers import ViTImageProcessor
 
     network.save_pretrained(folder)
