@@ -40,7 +40,7 @@ def stacked(maps: torch.Tensor, n: int) -> torch.Tensor:
 class Volume(nn.Module):
     """A network of volumes, [b, c, n, h, w] -> [b, d, n, h, w], on cases as they are kept: tall in, tall out."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.network = network
 

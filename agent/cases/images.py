@@ -117,7 +117,8 @@ def sides(shape: Sequence[int]) -> tuple[int, int]:
 
 def middle(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """[h, w] or [h, w, 3] as it is; of several slices the middle one."""
-    return image if image.shape[:-1] == sides(image.shape) or image.ndim == 2 else image[len(image) // 2]
+    flat = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+    return image if flat else image[len(image) // 2]
 
 
 def depth_of(path: Path, kind: str) -> int:

@@ -69,7 +69,8 @@ class LiveModel:
         return self._serving.pointer
 
     def predict(self, images: Sequence[NDArray[np.float32]], domain: str | None = None) -> list[Prediction]:
-        """Answers for images [h, w] or [h, w, 3], all by one version. Raises ValueError on NaN pixels or no pixels.
+        """Answers for images [h, w] or [h, w, 3], all by one version; where its base reads several slices, for volumes
+        [d, h, w] or [d, h, w, 3] too. Raises ValueError on NaN pixels or no pixels.
 
         domain: the site and scanner that they come from, as `status` names them ("home", "site/scanner"); their answers
         carry trust "suspended" where labels have shown that the live version serves it badly.

@@ -1,7 +1,7 @@
-"""Three questions that reviews of the field leave open, asked of real masks: `homeostat experiment NAME --data DIR`.
+"""Questions that reviews of the field leave open, asked of real masks: `homeostat experiment NAME --data DIR`.
 
 Each prints a table and draws a figure. Bases are fitted at one site; nothing is measured on a patient who was trained
-on. Without data, generated cells of two stains take their place.
+on. Without data, generated cells of two stains take their place; volumes are always drawn.
 """
 
 from __future__ import annotations
@@ -12,22 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiments import cross_modality, lora_vs_full, zero_shot
+from benchmarks.experiments import cross_modality, flat_or_deep, lora_vs_full, zero_shot
 from benchmarks.experiments.figure import draw
 from benchmarks.tasks import Change, Progress, real, tell
 
 Ask = Callable[[Sequence[Change], int, Path, Progress], list[dict[str, Any]]]
 
 
+def _cells(scratch: Path, seed: int) -> list[Change]:
+    from benchmarks.tasks.generated import changes
+
+    return [change for change in changes(scratch, seed) if change.task == "segmentation"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """`of` names the data sets that the short form asks; the figure has `across` on its axis, a mark per `mark`."""
+    """`of` names the real data sets that are asked, of which there may be none; `drawn` draws others. The figure has
+    `across` on its axis, a mark per `mark`."""
 
     ask: Ask
     shows: str
     of: tuple[str, ...]
     across: str
     mark: str
+    drawn: Callable[[Path, int], list[Change]] = _cells
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
@@ -52,6 +60,14 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         across="method",
         mark="new_site",
     ),
+    "2d-or-3d": Experiment(
+        ask=flat_or_deep.ask,
+        shows="a network that reads slices beside one of volumes",
+        of=(),
+        across="data",
+        mark="reads",
+        drawn=flat_or_deep.changes,
+    ),
 }
 
 
@@ -61,10 +77,8 @@ def experiment(
     """{"name", "rows", "figure"}. Raises KeyError for an experiment that is none of EXPERIMENTS."""
     asked = EXPERIMENTS[name]
     with tempfile.TemporaryDirectory(prefix="homeostat-experiment-") as scratch:
-        if data is None:
-            from benchmarks.tasks.generated import changes
-
-            played = [change for change in changes(Path(scratch), seed) if change.task == "segmentation"]
+        if data is None or not asked.of:
+            played = asked.drawn(Path(scratch), seed)
         else:
             played = [change for change in real(data) if change.name in asked.of]
         rows = asked.ask(played, seed, Path(scratch), progress or tell)

@@ -49,7 +49,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Change:
-    """From a home site to a new one, in a data folder; `task` is what is answered of its images."""
+    """From a home site to a new one, in a data folder; `task` is what is answered of its images, of volumes by so many
+    `slices`; `backbone` is the task's default where none is named."""
 
     name: str
     folder: Path
@@ -58,6 +59,8 @@ class Change:
     task: str = "segmentation"
     size: int | None = None
     epochs: int | None = None
+    backbone: str | None = None
+    slices: int = 1
 
 
 @dataclass(frozen=True)
@@ -177,11 +180,11 @@ def _rows(change: Change, where: str) -> list[Row]:
 def examples(job: Job, rows: Mapping[tuple[str, str], Sequence[Row]]) -> dict[tuple[str, str], FolderExamples]:
     """The same as they are learnt from: of the new site the job's labelled training patients, drawn by the seed."""
     task = task_named(job.change.task)
-    classes = task.classes([row for some in rows.values() for row in some])
+    classes = task.classes([row for some in rows.values() for row in some], job.change.slices)
     patients = sorted({row.patient_id for row in rows["new", "train"]})
     few = {*np.random.default_rng(job.seed).permutation(patients)[: job.labelled].tolist()}
     taught = {**rows, ("new", "train"): [row for row in rows["new", "train"] if row.patient_id in few]}
-    return {key: FolderExamples(some, classes, task) for key, some in taught.items()}
+    return {key: FolderExamples(some, classes, task, job.change.slices) for key, some in taught.items()}
 
 
 def _fit(job: Job, parts: Mapping[tuple[str, str], FolderExamples], rows: Any) -> None:
@@ -192,10 +195,11 @@ def _fit(job: Job, parts: Mapping[tuple[str, str], FolderExamples], rows: Any) -
     fit_base(
         parts["home", "train"],
         parts["home", "develop"],
-        task.classes([row for some in rows.values() for row in some]),
+        task.classes([row for some in rows.values() for row in some], job.change.slices),
         task=task.name,
-        backbone=None,
+        backbone=job.change.backbone,
         size=job.change.size,
+        slices=job.change.slices,
         epochs=job.change.epochs or DEFAULT_EPOCHS,
         seed=job.seed,
         out=job.folder / "base",

@@ -71,9 +71,8 @@ def test_fewer_slices_one_slice_and_an_image_are_read_as_often_as_it_takes(tmp_p
     several = read_image(tmp_path / "colour.png", slices=2)
     assert several.shape == (2, 16, 18, 3) and sides(several.shape) == (16, 18) == sides(colour.shape)
     assert (middle(several) == colour).all() and (middle(several[0]) == colour).all()
-    assert (middle(BYTES.astype(np.float32)) == BYTES[4]).all() and (
-        middle(BYTES[0].astype(np.float32)) == BYTES[0]
-    ).all()
+    cube = np.arange(8 * 8 * 8, dtype=np.float32).reshape(8, 8, 8)  # as many slices as it is high and wide
+    assert (middle(cube) == cube[4]).all() and (middle(cube[0]) == cube[0]).all()
 
 
 def test_what_a_slice_hides_is_refused(tmp_path: Path) -> None:

@@ -123,16 +123,19 @@ def test_tasks_are_played_from_the_fit_to_the_alarm(play: Any, monkeypatch: pyte
     assert found["ratios"]["cells.false_alarms"] == 0 and found["ratios"]["cells.alarm_after_cases"] <= 20
 
 
-@pytest.mark.parametrize("name", ["zero-shot", "lora-vs-full", "cross-modality"])
+@pytest.mark.parametrize("name", ["zero-shot", "lora-vs-full", "cross-modality", "2d-or-3d"])
 def test_an_experiment_answers_with_a_table_and_a_figure(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On few generated cells, by the command."""
+    """On few generated cells, or volumes, by the command."""
+    from benchmarks.experiments import flat_or_deep
     from benchmarks.tasks import generated as cells
 
     monkeypatch.setattr(cells, "SIDE", 32)
     drawn = cells.changes
     monkeypatch.setattr(cells, "changes", lambda scratch, seed: drawn(scratch, seed, (40, 24)))
+    monkeypatch.setattr(flat_or_deep, "EPOCHS", 1)
+    monkeypatch.setattr(flat_or_deep, "PATIENTS", (16, 8))
     assert cli.main(["experiment", name, "--figure", str(tmp_path / "a.svg"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["name"] == name and found["rows"] and (tmp_path / "a.svg").read_text().startswith("<?xml")
@@ -140,6 +143,9 @@ def test_an_experiment_answers_with_a_table_and_a_figure(
     if name == "zero-shot":
         assert [row["site"] for row in found["rows"]] == ["dark", "bright"]
         assert all(row["low"] <= row["quality"] <= row["high"] for row in found["rows"])
+    if name == "2d-or-3d":
+        asked = {(row["data"], row["reads"]) for row in found["rows"]}
+        assert len(asked) == 2 * len(flat_or_deep.NETWORKS) and all(row["n"] for row in found["rows"])
     if name == "lora-vs-full":
         assert {row["asked"] for row in found["rows"]} == {100}, "there are fewer labels: the rest would be the same"
         moved = {row["method"]: row["trainable_parameters"] for row in found["rows"]}
