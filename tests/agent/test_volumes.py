@@ -201,3 +201,31 @@ def test_volumes_are_deployed_and_answered_slice_by_slice(tmp_path: Path) -> Non
             assert row["worth"] == pytest.approx(2 * (said * true).sum() / (said.sum() + true.sum()))
     assert np.mean([row["worth"] for row in found if row["worth"] is not None]) > 0.7
     assert [row["worth"] for row in found if row["case_id"] == "flat"] == [None]
+    _job_learns(workspace, {row["case_id"]: row["worth"] for row in found if row["case_id"] != "flat"})
+
+
+def _job_learns(workspace: Workspace, worth: dict[str, float]) -> None:
+    """An update's worker reads the same slices: what it measures is what was measured, and what it makes serves."""
+    from agent.updates.worker import infer, train
+    from strategies.predictor import Predictor, check_golden
+
+    cases = [
+        {"uri": row["uri"], "media_type": row["media_type"], "label": row["value"], "patient": row["case_id"],
+         "domain": "home"}
+        for row in rows(workspace, """SELECT i.uri, i.media_type, l.value, c.case_id FROM cases c
+                                      JOIN inputs i ON i.case_id = c.case_id JOIN labels l ON l.case_id = c.case_id
+                                      WHERE c.origin != 'reference' ORDER BY c.seq""")
+    ]  # fmt: skip
+    assert [case["patient"] for case in cases] == [*worth]
+    spec = {"base": "base", "live": None, "task": "segmentation", "slices": 6, "classes": ["background", "structure 1"],
+            "batch": 4, "cases": cases, "versions": {"v0": [None, len(cases)]}, "recipes": ["linear_probe"], "seed": 0,
+            "new": cases, "memory": cases[:2], "develop": cases[2:], "margin": 0.05, "shown": True, "stop": "all",
+            "change": 1.0, "asked": [], "spares": False, "learnt": []}  # fmt: skip
+    folder = workspace.path("jobs", "job1")
+    folder.mkdir(parents=True)
+    infer(spec, folder, workspace.root)
+    said = np.load(folder / "outputs.npz")["rows_v0"]
+    dice = 2 * said[:, 0] / (said[:, 1] + said[:, 2])
+    assert dice == pytest.approx([*worth.values()], abs=1e-6)
+    assert train(spec, folder, workspace.root)["finalist"] == "linear_probe"
+    check_golden(Predictor.load(workspace.base, folder / "recipes/linear_probe"), folder / "recipes/linear_probe")
