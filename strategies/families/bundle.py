@@ -27,7 +27,7 @@ from strategies.protocols import Preprocessing
 METADATA = "configs/metadata.json"
 CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 TASKS = {"segmentation": "segmentation", "classes": "classification"}  # by the format of the output
-NETWORKS = {design.network: name for name, design in DESIGNS.items()}
+NETWORKS = {design.network: name for name, design in DESIGNS.items() if design.dimensions == 2}
 PLACE = "monai.networks.nets."
 READ = ("LoadImage", "EnsureChannelFirst", "AsChannelFirst", "AddChannel", "Resize", "EnsureType", "CastToType",
         "ToTensor", "ToDevice")  # fmt: skip

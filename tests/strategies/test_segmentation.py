@@ -294,17 +294,21 @@ class Alternating(Discs):
 def test_every_design_of_monai_saves_and_reads_back(tmp_path: Path, name: str) -> None:
     """Dense features, a sensor of at most 512 numbers, layers to adapt; the folder names design and arguments."""
     torch.manual_seed(0)
-    origin, images = load_backbone(f"monai:{name}"), torch.rand(2, 3, 64, 64)
+    dimensions = DESIGNS[name].dimensions
+    high, wide = {2: (64, 64), 3: (8 * 32, 32)}[dimensions]  # of a volume eight slices, one below the other
+    origin, images = load_backbone(f"monai:{name}"), torch.rand(2, 3, high, wide)
     answers = _answers(origin.module, images)
-    assert answers.shape == (2, origin.width, 64, 64) and origin.stride == 1
+    assert answers.shape == (2, origin.width, high, wide) and origin.stride == 1
     sensed = _answers(origin.sensor, images)
     assert sensed.ndim == 2 and sensed.shape[1] <= 512
     for cut in range(origin.depth + 1):
         prefix, suffix = origin.split(cut)
         assert torch.equal(_answers(suffix, _answers(prefix, images)), answers)
     layers = dict(origin.module.named_modules())
-    assert {type(layers[name]) for name in origin.adaptable()} <= {nn.Conv2d, nn.Linear}
-    assert any(layers[name].kernel_size == (3, 3) for name in origin.adaptable() if isinstance(layers[name], nn.Conv2d))
+    conv = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
+    adapted = [layers[name] for name in origin.adaptable()]
+    assert {type(layer) for layer in adapted} <= {conv, nn.Linear}
+    assert any(layer.kernel_size == (3,) * dimensions for layer in adapted if isinstance(layer, conv))
     origin.save(tmp_path / "saved")
     assert sorted(file.name for file in (tmp_path / "saved").iterdir()) == ["config.json", "model.safetensors"]
     again = load_backbone(str(tmp_path / "saved"))
