@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.cases.findings import answered
 from agent.errors import HomeostatError
 from agent.trust import SUSPENDED
 from agent.versions import bundle, pointer
@@ -30,13 +29,18 @@ log = logging.getLogger("homeostat.serve")
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One answer: the class decided for, or the findings as a label has them ("a|b", "none"), every class's
-    probability, and which version says so with what trust."""
+    """One answer: what is said, and which version says so with what trust.
+
+    label: the class, the findings as a label has them ("a|b", "none"), or what a mask or boxes show, in words.
+    probabilities: of every class or finding; empty of masks and boxes. content: of these the file that `predict --out`
+    writes: a label map as PNG, as large as the model reads images, or boxes in pixels of the image as JSON.
+    """
 
     label: str
     probabilities: dict[str, float]
     version: str
     trust: str
+    content: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -75,22 +79,25 @@ class LiveModel:
         domain: the site and scanner that they come from, as `status` names them ("home", "site/scanner"); their answers
         carry trust "suspended" where labels have shown that the live version serves it badly.
         """
-        import torch
+        from agent.cases.images import sides
+        from agent.tasks import answer, task_named
 
         self.follow()
         serving = self._serving
         predictor, now = serving.predictor, serving.pointer
         if not len(images):
             return []
-        probabilities = predictor.observe(torch.stack([predictor.prepare(image) for image in images])).probabilities
+        task, shapes = task_named(predictor.task), [sides(image.shape) for image in images]
+        said = answer(task, predictor, [predictor.prepare(image) for image in images], shapes)
         return [
             Prediction(
-                label=answered(predictor.classes, decided) if decided.ndim else predictor.classes[decided],
-                probabilities=dict(zip(predictor.classes, map(float, row), strict=True)),
+                label=task.told(predictor, said, place)["prediction"],
+                probabilities={} if kept else dict(zip(predictor.classes, map(float, scores), strict=True)),
                 version=now.version,
                 trust=SUSPENDED if domain in now.suspended else now.trust,
+                content=kept.content if kept else None,
             )
-            for decided, row in zip(predictor.decide(probabilities), probabilities, strict=True)
+            for place, (scores, kept) in enumerate(zip(said.scores, said.kept, strict=True))
         ]
 
     def follow(self) -> None:

@@ -34,6 +34,7 @@ from agent.workspace import Workspace, get_setting, put_setting
 from monitors import case_set_f1
 from strategies.base import read_record
 from strategies.findings import MOST
+from strategies.protocols import Preprocessing
 
 MULTILABEL = task_named("multilabel")
 CLASSES = ["effusion", "mass", "nodule"]
@@ -58,6 +59,7 @@ class Says:
     """A version that says the same of every image."""
 
     classes = CLASSES
+    preprocessing = Preprocessing(size=4, mean=(0.5,) * 3, std=(0.5,) * 3)
 
     def __init__(self, *said: float, thresholds: tuple[float, ...] = (0.5,)) -> None:
         self.said, self.thresholds = np.array(said, np.float32), np.array(thresholds)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import shutil
 from pathlib import Path
+from typing import Any
 
 import published
 import pytest
 import torch
 
 from agent.cases.datafolder import read_folder
+from agent.cases.images import read_image
 from agent.demo.stage import Stage
+from agent.versions.serve import LiveModel
 from benchmarks.tasks.agent import write
 from benchmarks.tasks.generated import changes
 from strategies.base import import_base
@@ -58,6 +61,7 @@ def test_a_deployment_is_fitted_watched_and_measured(name: str, tmp_path: Path, 
     found = stage.must("evaluate", feed)
     wanted = {"classification": "accuracy", "segmentation": "dice", "detection": "map50"}[task]
     assert wanted in found["measures"] and found["n"] > 0
+    served_as_told(stage, read_folder(feed).rows[0].file)
     assert stage.must("verify")["ok"]
 
 
@@ -78,6 +82,17 @@ def test_a_published_detector_is_deployed_with_its_own_head(name: str, tmp_path:
     ended = stage.must("run", "--until-idle")
     assert ended["live"] == "v0" and ended["quarantined"] == 0
     assert "map50" in stage.must("evaluate", feed)["measures"]
-    [said] = stage.must("predict", read_folder(feed).rows[0].file)
-    assert said["version"] == "v0" and "boxes" in said
+    assert "boxes" in served_as_told(stage, read_folder(feed).rows[0].file)
     assert stage.must("verify")["ok"]
+
+
+def served_as_told(stage: Stage, file: Path) -> dict[str, Any]:
+    """A service's handle answers as `predict` does, and gives the file that it writes; what that told."""
+    out = stage.root.parent / "told"
+    [told] = stage.must("predict", file, "--out", out)
+    [served] = LiveModel(stage.root).predict([read_image(file)])
+    assert (served.version, served.trust) == (told["version"], told["trust"])
+    assert told["abstained"] or served.label == told["prediction"]
+    assert [served.content] == ([one.read_bytes() for one in out.iterdir()] if out.exists() else [None])
+    assert bool(served.probabilities) == (served.content is None)
+    return told
