@@ -10,6 +10,7 @@ from strategies.data import (
     by_class,
     by_domain,
     by_patient,
+    by_roots,
     by_style,
     hard_first,
     herding,
@@ -56,7 +57,8 @@ _OBJECTIVES: dict[str, ObjectiveMechanism] = {
     "worst_class": WorstGroup(by_class=True),
 }
 
-# Compared with `replay_by_domain`, which replays as few by the public recipes' choice.
+# Compared with `replay_by_domain`, which replays as few by the public recipes' choice; the last two with
+# `full_rehearsal` itself.
 _DATA: dict[str, DataMechanism] = {
     "replay_by_domain": Rehearsal(REPLAYED, choose=by_domain),
     "replay_by_class": Rehearsal(REPLAYED, choose=by_class),
@@ -65,6 +67,7 @@ _DATA: dict[str, DataMechanism] = {
     "replay_herding": Rehearsal(REPLAYED, choose=herding),
     "replay_by_style": Rehearsal(REPLAYED, choose=by_style),
     "replay_hard_first": Rehearsal(REPLAYED, choose=hard_first),
+    "rehearsal_by_roots": Rehearsal(share=by_roots),
     "curated": Curated(),
 }
 

@@ -6,9 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from told import lesson
 
-from strategies.data import NewCases, Rehearsal
+from strategies.data import SHARES, NewCases, Rehearsal, by_roots
 
 
 @dataclass
@@ -44,6 +47,23 @@ def test_rehearsal_mixes_new_and_remembered_by_halves() -> None:
         assert sorted(i for batch in epoch for i in batch if i < 24) == list(range(24))
         assert all(4 <= sum(i >= 24 for i in batch) <= 8 for batch in epoch)
     assert first != second
+
+
+@pytest.mark.parametrize(("new", "remembered", "of_16"), [(16, 144, 4), (100, 200, 7), (2, 400, 1), (64, 64, 8)])
+def test_new_and_remembered_may_share_a_batch_by_the_roots_of_their_numbers(
+    new: int, remembered: int, of_16: int
+) -> None:
+    """On trial: a few new cases are not half of all that is gone through."""
+    memory = Listed.of(remembered, "home")
+    mechanism = Rehearsal(share=by_roots)
+    *full, _ = epochs(mechanism.batches(lesson(Listed.of(new, "new"), memory), 16, seed=0), 1)[0]
+    assert {sum(i < new for i in batch) for batch in full} == {of_16}
+    assert Counter(map(len, full)).most_common(1)[0][0] == 16 == max(map(len, full))
+
+
+@given(st.integers(1, 10_000), st.integers(1, 10_000))
+def test_no_share_gives_new_cases_more_than_half(new: int, remembered: int) -> None:
+    assert all(0 < share(new, remembered) <= 0.5 for share in SHARES) and len(SHARES) == 2
 
 
 def test_few_new_cases_come_often_enough_to_be_learnt() -> None:

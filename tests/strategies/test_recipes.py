@@ -247,8 +247,8 @@ def test_the_record_says_what_each_term_came_to(base: Path, tmp_path: Path) -> N
 def test_a_recipe_on_trial_is_a_public_one_with_one_slot_changed() -> None:
     """So a row of a benchmark shows what that slot does; the plan knows none of them."""
     public = RECIPES["full_rehearsal"].stages
-    for slot, recipes in (("objective", OBJECTIVES), ("data", DATA)):
-        assert len(recipes) == 8
+    for slot, recipes, count in (("objective", OBJECTIVES, 8), ("data", DATA, 9)):
+        assert len(recipes) == count
         assert not set(recipes) & set(RECIPES)
         for name, recipe in recipes.items():
             first, *others = recipe.stages
