@@ -200,7 +200,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("--figure", metavar="FILE", help="also draw it as SVG, where it has a picture"),
         ), '{"name", "rows", "ratios"}'),
         Command("experiment", "open questions of the field, asked of real masks", "experiment:experiment", (
-            arg("name", metavar="NAME", help="zero-shot, lora-vs-full, cross-modality or 2d-or-3d"),
+            arg("name", metavar="NAME",
+                help="zero-shot, lora-vs-full, cross-modality, universal-or-specialist or 2d-or-3d"),
             arg("--data", metavar="DIR", help="the folder that holds the data folders; else cells are drawn"), SEED,
             arg("--figure", metavar="FILE", help="default: NAME.svg"),
         ), '{"name", "rows", "figure"}'),

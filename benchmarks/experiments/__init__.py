@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.experiments import cross_modality, flat_or_deep, lora_vs_full, zero_shot
+from benchmarks.experiments import cross_modality, flat_or_deep, lora_vs_full, universal, zero_shot
 from benchmarks.experiments.figure import draw
 from benchmarks.tasks import Change, Progress, real, tell
 
@@ -59,6 +59,13 @@ EXPERIMENTS: Mapping[str, Experiment] = {
         of=("nuclei",),
         across="method",
         mark="new_site",
+    ),
+    "universal-or-specialist": Experiment(
+        ask=universal.ask,
+        shows="one model for two sites, or a specialist for each",
+        of=("nuclei", "wbcseg"),
+        across="site",
+        mark="model",
     ),
     "2d-or-3d": Experiment(
         ask=flat_or_deep.ask,

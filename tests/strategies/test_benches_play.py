@@ -123,7 +123,7 @@ def test_tasks_are_played_from_the_fit_to_the_alarm(play: Any, monkeypatch: pyte
     assert found["ratios"]["cells.false_alarms"] == 0 and found["ratios"]["cells.alarm_after_cases"] <= 20
 
 
-@pytest.mark.parametrize("name", ["zero-shot", "lora-vs-full", "cross-modality", "2d-or-3d"])
+@pytest.mark.parametrize("name", ["zero-shot", "lora-vs-full", "cross-modality", "universal-or-specialist", "2d-or-3d"])
 def test_an_experiment_answers_with_a_table_and_a_figure(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +143,9 @@ def test_an_experiment_answers_with_a_table_and_a_figure(
     if name == "zero-shot":
         assert [row["site"] for row in found["rows"]] == ["dark", "bright"]
         assert all(row["low"] <= row["quality"] <= row["high"] for row in found["rows"])
+    if name == "universal-or-specialist":
+        kept = {(row["model"], row["models"], row["site"]) for row in found["rows"]}
+        assert len(kept) == len(found["rows"]) == 6 and {models for _, models, _ in kept} == {1, 2}
     if name == "2d-or-3d":
         asked = {(row["data"], row["reads"]) for row in found["rows"]}
         assert len(asked) == 2 * len(flat_or_deep.NETWORKS) and all(row["n"] for row in found["rows"])
