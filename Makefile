@@ -4,6 +4,8 @@ export OMP_NUM_THREADS := 1
 
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 READY := .venv/.ready
+# Whole files to each of two processes, because a file's tests share what is fitted for them.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 DATA ?=
 
 .DEFAULT_GOAL := help
@@ -16,7 +18,7 @@ demo: $(READY) ## the whole story on generated images, in minutes
 	.venv/bin/homeostat demo
 
 test: $(READY) ## the everyday tests
-	.venv/bin/pytest -m "not slow and not bench"
+	.venv/bin/pytest -m "not slow and not bench" $(SIDE_BY_SIDE)
 
 test-slow: $(READY) ## the slow tests: real processes, training, the demo
 	.venv/bin/pytest -m "slow and not bench"
