@@ -250,7 +250,10 @@ def _write_v0(workspace: Workspace) -> tuple[str, str]:
     Recalibrator().write(parts / "recalibrator.json")
     Thresholds().write(parts / "thresholds.json")
     (parts / "preprocessing.json").write_text(json.dumps(to_record(predictor.preprocessing), indent=1))
-    write_golden(predictor, parts)
+    try:
+        write_golden(predictor, parts)
+    except (ValueError, RuntimeError) as error:
+        raise HomeostatError(f"The model can't answer for an image of its own size: {error}") from error
     base_digest = bundle.folder_digest(workspace.base)
     return bundle.write(workspace, "v0", parts, {"base_digest": base_digest, "recipe": "base"}), base_digest
 

@@ -27,11 +27,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from strategies.augmentation import upright
 from strategies.families import families, family_of, load_backbone
 from strategies.families.weights import read_weights
+from strategies.findings import MOST
 from strategies.model import Classifier, head_from, head_layers, head_sizes
 from strategies.preprocessing import MOST_SLICES, Pixels, from_record, to_record
 from strategies.protocols import Backbone, Boxed, Describing, Examples, Masked, Progress
 from strategies.slices import apart
-from strategies.tasks import task_of
+from strategies.tasks import Task, task_of
 from strategies.training import Measure, train
 
 FORMAT = 1
@@ -66,10 +67,7 @@ def fit_base(
     is there, a mask is of another size than its image, a box lies outside it, or the backbone takes no images of that
     size or does not serve the task.
     """
-    if not 1 <= slices <= MOST_SLICES:
-        raise ValueError(f"A case can't be {slices} slices of a volume: 1 to {MOST_SLICES} can be.")
-    if slices > 1 and not task_of(task).sliced:
-        raise ValueError(f"A {task} answers for one slice of a volume: leave --slices out.")
+    _check_slices(task_of(task), slices)
     started = time.monotonic()
     kind, backbone = task_of(task), backbone or DEFAULT_BACKBONES.get(task, DEFAULT_BACKBONE)
     known = [np.flatnonzero(np.asarray(part.label) >= 0) for part in (train_examples, develop)]
@@ -130,20 +128,32 @@ def fit_base(
 
 
 def import_base(
-    spec: str, classes: Sequence[str], out: Path, *, size: int | None = None, task: str = "classification"
+    spec: str,
+    classes: Sequence[str],
+    out: Path,
+    *,
+    size: int | None = None,
+    slices: int = 1,
+    task: str = "classification",
 ) -> str:
     """Writes the base folder `out` from a foreign model with the head it came with; answers with its digest.
 
-    `size` is the side in pixels that it was trained at, where the files don't say it (torchvision's don't).
-    Raises ValueError where `spec` holds no head, or one of another number of classes.
+    `size` is the side in pixels that it was trained at, where the files don't say it (torchvision's don't), and
+    `slices` how many of a volume make up a case. Raises ValueError where `spec` holds no head, one of another number of
+    classes, says itself that it answers otherwise, or takes no images of that size.
     """
     family = family_of(spec)
-    origin, head = family.load(spec), family.head(spec)
     named = task_of(task)
+    _check_slices(named, slices)
+    if isinstance(family, Describing) and (said := _described(family, spec)) not in (None, (task, (*classes,))):
+        raise ValueError(f"{_plain(spec)} says itself that it is a {said[0]} of {', '.join(said[1])}: ask for that.")
+    if task == "multilabel" and len(classes) > MOST:
+        raise ValueError(f"A case has at most {MOST} findings; {len(classes)} are named.")
+    origin, head = family.load(spec), family.head(spec)
     if (origin.stride is not None) != named.dense or (origin.detector is not None) != (named.name == "detection"):
         raise ValueError(f"The model {_plain(spec)} serves no {task}.")
-    if size is not None:
-        origin = origin.fed(replace(origin.preprocessing, size=size))
+    size = origin.preprocessing.size if size is None else size
+    origin = _taking_its_size(origin.fed(replace(origin.preprocessing, size=size, slices=slices)))
     takes, outputs = head_sizes(head)
     if takes != origin.width:
         raise ValueError(f"The head of {_plain(spec)} takes {takes} features; the encoder gives {origin.width}.")
@@ -258,13 +268,28 @@ class Chosen:
         return cast(Boxed, self._examples).boxes(int(self._rows[i]))
 
 
+def _check_slices(task: Task, slices: int) -> None:
+    if not 1 <= slices <= MOST_SLICES:
+        raise ValueError(f"A case can't be {slices} slices of a volume: 1 to {MOST_SLICES} can be.")
+    if slices > 1 and not task.sliced:
+        raise ValueError(f"A {task.name} answers for one slice of a volume: leave --slices out.")
+
+
+def _described(family: Describing, spec: str) -> tuple[str, tuple[str, ...]] | None:
+    """What the model's own files say; None where they don't."""
+    try:
+        return family.describes(spec)
+    except ValueError:
+        return None
+
+
 def _taking_its_size(origin: Backbone) -> Backbone:
     """The backbone, once it has taken an image of its size."""
     size, slices = origin.preprocessing.size, origin.preprocessing.slices
     try:
         with torch.inference_mode():
             origin.module.eval()(torch.zeros(1, 3, slices * size, size))
-    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
+    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError, torch.jit.Error) as error:
         deep = f" and {slices} of its slices" if slices > 1 or getattr(origin.module, "volumes", False) else ""
         raise ValueError(f"The backbone takes no images of {size} pixels a side{deep}: {error}") from error
     return origin

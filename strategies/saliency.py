@@ -99,7 +99,13 @@ def attribution_for(predictor: Predictor, name: str | None = None) -> Attributio
     """
     if predictor.task != "classification":
         raise ValueError(
-            f"A map of what spoke for a class is asked of classifiers; this model's task is {predictor.task}."
+            "A map of what spoke for a class is asked of models that decide for one class of an image; this one's task "
+            f"is {predictor.task}."
+        )
+    if predictor.preprocessing.slices > 1:
+        raise ValueError(
+            f"A map of what spoke for a class is asked of images; this model reads {predictor.preprocessing.slices} "
+            "slices of a volume."
         )
     if name is not None and name not in (kind.name for kind in ATTRIBUTIONS):
         raise ValueError(

@@ -23,6 +23,14 @@ def findings_of(value: str) -> list[str]:
     return found
 
 
+def is_finding(name: str) -> bool:
+    """Whether a label may have this name for one finding."""
+    try:
+        return findings_of(name) == [name]
+    except ValueError:
+        return False
+
+
 def as_text(findings: Iterable[str]) -> str:
     """Findings in this order as a label is written."""
     return SEPARATOR.join(findings) or NONE

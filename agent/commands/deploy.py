@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from agent.answer import Answer
+from agent.cases.findings import is_finding
 from agent.commands.later import later
 from agent.errors import HomeostatError
 from agent.progress import progress_bar
@@ -46,10 +47,15 @@ def import_(args: argparse.Namespace) -> Answer:
     classes = [name.strip() for name in args.classes.split(",")]
     if "" in classes or len({*classes}) < len(classes):
         raise HomeostatError(f"--classes {args.classes} has an empty or a repeated name: say one for each output")
+    if args.task == "multilabel" and (odd := [name for name in classes if not is_finding(name)]):
+        raise HomeostatError(
+            f"--classes: {odd[0]!r} can't be a finding, because in a label it means none or several: take that output "
+            "off the network's head"
+        )
     from strategies.base import import_base
 
     try:
-        digest = import_base(args.spec, classes, Path(args.out), size=args.size, task=args.task)
+        digest = import_base(args.spec, classes, Path(args.out), size=args.size, slices=args.slices, task=args.task)
     except (ValueError, OSError) as error:
         raise HomeostatError(str(error)) from error
     made = {"out": args.out, "task": args.task, "classes": classes, "digest": digest}

@@ -83,6 +83,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             arg("--task", default="classification", choices=TASKS,
                 help="what the model answers; of masks the first class is the background"),
             arg("--size", type=int, metavar="PIXELS", help="side it was trained at, where its files don't say it"),
+            arg("--slices", type=int, default=1, metavar="N",
+                help="of a volume, evenly spaced, that make up one case (else its middle one)"),
             arg("--out", required=True, metavar="BASE", help="folder to write the base model to"),
         ), '{"out", "task", "classes", "digest"}'),
         Command("init", "make a workspace around a base model", "deploy:init", (
@@ -172,7 +174,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         ), '{"version", "n", "measures", "by_site", "by_group"}'),
         Command("saliency", "does a version look where people marked the finding, and where earlier ones looked",
                 "saliency:saliency", (
-            arg("dir", metavar="DIR", help="labelled images with masks or boxes, and cases.csv"), WHERE,
+            arg("dir", metavar="DIR", help="images with masks or boxes and one class each, and cases.csv"), WHERE,
             arg("--version", action="append", default=[], metavar="V",
                 help="repeatable, the first is compared with (default: all that are or were live)"),
             arg("--method", choices=("grad-cam", "occlusion"),

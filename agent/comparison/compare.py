@@ -110,6 +110,7 @@ class Look:
 
     reduced: Callable[[Any], Any]
     together: Callable[[Sequence[Any]], tuple[Any, Any]]
+    slices: int = 1  # of a volume, that are read
     of_classes: bool = True  # whether what is answered are probabilities of classes that exclude each other
 
 
@@ -134,7 +135,8 @@ def _by_model(base: Path) -> Look:
         said = answer(task_named(predictor.task), predictor, tensors, [tensor.shape[1:] for tensor in tensors])
         return said.embedding, said.scores
 
-    return Look(predictor.prepare, together, of_classes=task_named(predictor.task).kind == "class")
+    slices, of_classes = predictor.preprocessing.slices, task_named(predictor.task).kind == "class"
+    return Look(predictor.prepare, together, slices, of_classes)
 
 
 def _side(name: str, rows: Sequence[Row], look: Look, seed: int, progress: Progress) -> Side:
@@ -147,7 +149,7 @@ def _side(name: str, rows: Sequence[Row], look: Look, seed: int, progress: Progr
     for number, row in enumerate(rows):
         progress(f"reads {name}", number, len(rows))
         try:
-            waiting.append(look.reduced(read_image(row.file)))
+            waiting.append(look.reduced(read_image(row.file, slices=look.slices)))
             kept.append(row)
         except (Unreadable, ValueError):
             continue

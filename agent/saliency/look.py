@@ -135,19 +135,19 @@ def marked(row: Row) -> Marked:
     for kind, read in _READERS.items():
         if kind in row.truths:
             try:
-                return Marked(image, read(row.truths[kind], image.shape))
+                return Marked(image, read(row.truths[kind], row.file, image.shape))
             except Unreadable:
                 return Marked(image, None)
     return Marked(image, None)
 
 
-def _of_mask(file: Path, shape: Sequence[int]) -> NDArray[np.bool_]:
-    mask = masks.read_mask(file)
+def _of_mask(file: Path, image: Path, shape: Sequence[int]) -> NDArray[np.bool_]:
+    mask = masks.read_beside(file, image)
     masks.against(mask, shape, range(masks.MOST_CLASSES))  # type: ignore[arg-type]
     return mask > 0
 
 
-def _of_boxes(file: Path, shape: Sequence[int]) -> NDArray[np.bool_]:
+def _of_boxes(file: Path, image: Path, shape: Sequence[int]) -> NDArray[np.bool_]:
     """Whatever lies in one of the boxes."""
     import numpy as np
 

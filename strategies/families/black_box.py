@@ -32,6 +32,8 @@ from strategies.families.weights import read_json
 from strategies.preprocessing import from_record, to_record
 from strategies.protocols import Preprocessing
 
+# What a foreign program raises on an input that it does not take; what a script raises by itself is a jit.Error.
+TRIPS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, torch.jit.Error)
 LIBRARY = "black_box"
 ROWS = 8  # of every pass, as a version serves; an archive that was made for another number is given that
 LEAST = 1e-7  # a probability that is reckoned with: beyond it float32 tells no sigmoid from 1
@@ -218,7 +220,7 @@ def _fitting(program: Any, said: Declared) -> Fed:
         try:
             with torch.inference_mode():
                 found = program(torch.zeros(rows, said.channels, size, size))
-        except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
+        except TRIPS as error:
             reason = reason or str(error).strip().splitlines()[-1]
             continue
         if not isinstance(found, torch.Tensor):
@@ -244,7 +246,10 @@ def _checked(taken: Fed, said: Declared) -> Declared:
     than declared, or are not each image's own."""
     name, size, classes = said.file.name, said.preprocessing.size, len(said.classes)
     images = torch.randn(ROWS, 3, size, size, generator=torch.Generator().manual_seed(0))
-    raw = taken(images).float()
+    try:
+        raw = taken(images).float()
+    except TRIPS as error:
+        raise ValueError(f"{name} fails on noise, where an image is: {str(error).strip().splitlines()[-1]}.") from error
     chances = bool((raw >= 0).all() and (raw <= 1).all())
     if raw.ndim > 1 and raw.shape[1] == classes:
         summed = chances and bool((raw.sum(dim=1) - 1).abs().max() < 1e-3)

@@ -123,9 +123,7 @@ def _scaled(folder: Path, channels: int) -> tuple[str, tuple[float, float]]:
     """
     whole, robust = (0.0, 100.0), (0.5, 99.5)
     found = ("uint8", robust) if channels == 3 else ("minmax", robust)
-    steps = _inference(folder).get("preprocessing", {}) if any((folder / one).is_file() for one in CONFIGS) else {}
-    steps = steps.get("transforms", ()) if isinstance(steps, dict) else steps
-    for step in steps if isinstance(steps, list) else ():
+    for step in _steps(folder) if any((folder / one).is_file() for one in CONFIGS) else ():
         told = step if isinstance(step, dict) else {"_target_": step}
         name = str(told.get("_target_"))
         kind = re.sub("(?:d|D|Dict)$", "", name.rpartition(".")[2])
@@ -136,6 +134,24 @@ def _scaled(folder: Path, channels: int) -> tuple[str, tuple[float, float]]:
         elif kind not in READ:
             raise ValueError(f"The bundle {folder.name} feeds images through {name}, which is not done here.")
     return found
+
+
+def _steps(folder: Path) -> list[Any]:
+    """The transforms of the bundle's preprocessing in their order, references followed. Raises ValueError where they
+    are no list as they stand: what they do to an image could not be read."""
+    config = _inference(folder)
+    try:
+        steps = _followed(config, config.get("preprocessing", []), "preprocessing")
+        if isinstance(steps, dict):
+            steps = _followed(config, steps.get("transforms", [steps]), "preprocessing::transforms")
+        if isinstance(steps, list):
+            return [_followed(config, step, "preprocessing") for step in steps]
+    except ValueError as error:
+        raise ValueError(f"In the inference config of {folder.name} {error}.") from None
+    raise ValueError(
+        f"The preprocessing of the bundle {folder.name} is no list of transforms as it stands, so how it scales images "
+        "can't be read: write the transforms out."
+    )
 
 
 def _only(record: Mapping[str, Any], name: str, kind: str) -> Mapping[str, Any]:
@@ -221,10 +237,25 @@ def _plain(config: Mapping[str, Any], value: Any, key: str, followed: tuple[str,
         return value
     if value in followed:
         raise ValueError(f"{key} refers to itself by {value}")
+    return _plain(config, _referred(config, value, key), value[1:], (*followed, value))
+
+
+def _followed(config: Mapping[str, Any], value: Any, key: str) -> Any:
+    """The value that a reference, or one of a reference, stands for; any other as it is."""
+    seen: list[str] = []
+    while isinstance(value, str) and value.startswith("@"):
+        if value in seen:
+            raise ValueError(f"{key} refers to itself by {value}")
+        seen.append(value)
+        value = _referred(config, value, key)
+    return value
+
+
+def _referred(config: Mapping[str, Any], reference: str, key: str) -> Any:
     found: Any = config
-    for step in value[1:].replace("#", "::").split("::"):
+    for step in reference[1:].replace("#", "::").split("::"):
         try:
             found = found[int(step)] if isinstance(found, list) else found[step]
         except (LookupError, ValueError, TypeError):
-            raise ValueError(f"{key} refers to {value}, which is not there") from None
-    return _plain(config, found, value[1:], (*followed, value))
+            raise ValueError(f"{key} refers to {reference}, which is not there") from None
+    return found

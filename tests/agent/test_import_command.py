@@ -53,6 +53,10 @@ def test_a_published_classifier_answers_as_its_library_does(weights: Path, tmp_p
         (("--classes", "low,,high"), "an empty or a repeated name: say one for each output"),
         (("--classes", "low,low"), "an empty or a repeated name"),
         (("--classes", "low,high", "--task", "segmentation"), "serves no segmentation"),
+        (("--classes", "low,high", "--size", "1"), "takes no images of 1 pixels a side"),
+        (("--classes", "low,No Finding", "--task", "multilabel"), "'No Finding' can't be a finding"),
+        (("--classes", "low,a|b", "--task", "multilabel"), "can't be a finding"),
+        (("--classes", "low,high", "--slices", "0"), "can't be 0 slices"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused(
@@ -62,6 +66,34 @@ def test_what_does_not_fit_the_model_is_refused(
                                             "--out", tmp_path / "base")  # fmt: skip
     assert refused.exit_code == 2 and reason in refused.value["error"]
     assert not (tmp_path / "base").exists()
+
+
+def test_what_a_model_says_of_itself_is_not_overruled(tmp_path: Path) -> None:
+    """The other order of classes would turn every answer around."""
+    (tmp_path / "vendor").mkdir()
+    vendor = vendors.declare(vendors.scripted(vendors.Halves(), tmp_path / "vendor" / "classifier.pt"))
+    turned = ",".join(reversed(vendors.CLASSES))
+    stage = Stage(tmp_path / "site")
+    for other in (("--classes", turned), ("--classes", ",".join(vendors.CLASSES), "--task", "multilabel")):
+        refused = stage.give("import", vendor, *other, "--out", tmp_path / "base")
+        assert (
+            refused.exit_code == 2 and "says itself that it is a classification of low, high" in refused.value["error"]
+        )
+    assert stage.must("import", vendor, "--classes", ",".join(vendors.CLASSES), "--out", tmp_path / "base")
+
+
+def test_a_network_of_volumes_is_imported_with_its_slices(tmp_path: Path) -> None:
+    """Without them it is refused, and nothing is left of a workspace that could not be."""
+    from strategies.families import load_backbone
+
+    torch.manual_seed(0)
+    load_backbone("monai:unet3d").save(tmp_path / "net")
+    classes = ",".join(["background", *(f"organ {i}" for i in range(1, 16))])
+    asked = ("import", tmp_path / "net", "--classes", classes, "--task", "segmentation", "--size", 16)
+    stage = Stage(tmp_path / "site")
+    refused = stage.give(*asked, "--out", tmp_path / "base")
+    assert refused.exit_code == 2 and "takes no images" in refused.value["error"]
+    assert stage.must(*asked, "--slices", 8, "--out", tmp_path / "base")["task"] == "segmentation"
 
 
 def test_a_deployed_model_is_watched_at_home_and_elsewhere(tmp_path: Path) -> None:

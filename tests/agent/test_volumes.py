@@ -202,6 +202,19 @@ def test_volumes_are_deployed_and_answered_slice_by_slice(tmp_path: Path) -> Non
     assert np.mean([row["worth"] for row in found if row["worth"] is not None]) > 0.7
     assert [row["worth"] for row in found if row["case_id"] == "flat"] == [None]
     _job_learns(workspace, {row["case_id"]: row["worth"] for row in found if row["case_id"] != "flat"})
+    _checked_by_its_slices(tmp_path / "base", new)
+
+
+def _checked_by_its_slices(base: Path, folder: Path) -> None:
+    """`check --model` sees what the model does, and not the middle slice six times."""
+    from agent.comparison.compare import _by_model, _side
+    from strategies.predictor import Predictor
+
+    [first, *_], predictor = read_folder(folder).rows, Predictor.load(base)
+    side = _side("new", [first], _by_model(base), 0, lambda *_: None)
+    tall = predictor.prepare(read_image(first.file, slices=6))
+    assert np.allclose(side.seen, predictor.embed(tall[None]), atol=1e-6)
+    assert not np.allclose(side.seen, predictor.embed(predictor.prepare(read_image(first.file))[None]), atol=1e-4)
 
 
 def _job_learns(workspace: Workspace, worth: dict[str, float]) -> None:

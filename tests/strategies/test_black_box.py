@@ -113,6 +113,25 @@ def test_contract_of_every_kind_of_archive(tmp_path: Path) -> None:
     assert (covered.count(TORCHSCRIPT), covered.count(EXPORT)) == (2, 3)
 
 
+class Single(nn.Module):
+    """A network that raises by itself where it is given more than one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Small()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.shape[0] != 1:
+            raise RuntimeError("one at a time")
+        return self.inner(images)
+
+
+def test_a_script_that_takes_one_image_is_fed_one_at_a_time(tmp_path: Path) -> None:
+    """What a script raises by itself is none of the usual errors."""
+    made = load_backbone(str(box(tmp_path / "one", Single())))
+    assert len(answers(made.module, torch.rand(3, 3, *[made.preprocessing.size] * 2))) == 3
+
+
 class Rows(nn.Module):
     """A network whose last layer reads the places of all images as rows."""
 

@@ -13,6 +13,7 @@ import torch
 from cells import CLASSES, Cells, f1
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import monitors
@@ -27,7 +28,7 @@ from strategies.lessons import Joined, sampled
 from strategies.model import Classifier, Recalibrator
 from strategies.objective.boxes import CrossEntropyGIoU, answered
 from strategies.parameter import Full, LinearProbe, LoRA
-from strategies.predictor import Predictor, check_golden
+from strategies.predictor import Predictor, check_golden, machine, write_golden
 from strategies.preprocessing import Pixels, normalise
 from strategies.protocols import Preprocessing, Recipe, Step, Tasked
 from strategies.recipes import COMPARISONS, RECIPES, run
@@ -48,6 +49,23 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
     fitted(root / "base", epochs=24)
     return root / "base"
+
+
+def test_golden_outputs_of_an_earlier_build_are_still_those_of_its_model(base: Path, tmp_path: Path) -> None:
+    """There the logits of boxes had distances behind the scores: they say nothing of the corners, which are compared."""
+    predictor = Predictor.load(base)
+    write_golden(predictor, tmp_path)
+    now = load_file(tmp_path / "golden.safetensors")
+    b, _, h, w = now["logits"].shape
+    for name, odd in (("probabilities", 0.1), ("logits", 0.1), ("logits", 0.0)):
+        before = dict(now) | {name: now[name] + odd}
+        before["logits"] = torch.cat([before["logits"], torch.rand(b, 4, h, w)], dim=1)
+        save_file(before, tmp_path / "golden.safetensors", metadata={"machine": machine()})
+        if odd:
+            with pytest.raises(ValueError, match="golden outputs differ"):
+                check_golden(predictor, tmp_path)
+        else:
+            check_golden(predictor, tmp_path)
 
 
 def go(base: Path, out: Path, recipe: Recipe, live: Path | None = None, epochs: int = 1):

@@ -202,6 +202,26 @@ def test_images_are_scaled_as_the_bundle_does_or_it_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("steps", "reason"),
+    [
+        ({"_target_": "Compose", "transforms": "@tf"}, "NormalizeIntensityd, which is not done"),
+        ("@pp", "NormalizeIntensityd, which is not done"),
+        ({"_target_": "NormalizeIntensityd", "keys": "image"}, "NormalizeIntensityd, which is not done"),
+        (["@tf::0"], "NormalizeIntensityd, which is not done"),
+        ("$monai.transforms.Compose(@tf)", "no list of transforms as it stands"),
+        ("@nowhere", "refers to @nowhere, which is not there"),
+        ("@turns", "refers to itself by @turns"),
+    ],
+)
+def test_transforms_behind_a_reference_are_read_and_no_expression_is(tmp_path: Path, steps: Any, reason: str) -> None:
+    """However it is written down, what a bundle does to its images is done or the bundle is refused."""
+    tf = [{"_target_": "NormalizeIntensityd", "keys": "image"}]
+    more = {"tf": tf, "pp": {"_target_": "Compose", "transforms": "@tf"}, "turns": "@turns"}
+    with pytest.raises(ValueError, match=reason):
+        read_metadata(bundle(tmp_path / "b", preprocessing=steps, **more))
+
+
+@pytest.mark.parametrize(
     ("told", "reason"),
     [
         (metadata(num_channels=4), "takes 4 channels"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -144,6 +145,9 @@ def test_what_can_not_be_asked_is_refused() -> None:
     """Masks and boxes say themselves where they look; an unknown method is named."""
     with pytest.raises(ValueError, match="segmentation"):
         attribution_for(of(colours(), task="segmentation"))
+    deep = colours()
+    with pytest.raises(ValueError, match="reads 4 slices of a volume"):
+        attribution_for(of(deep.fed(replace(deep.preprocessing, slices=4))))
     with pytest.raises(ValueError, match="grad-cam, occlusion"):
         attribution_for(of(colours()), "tea-leaves")
 
