@@ -53,7 +53,6 @@ def test_a_published_classifier_answers_as_its_library_does(weights: Path, tmp_p
         (("--classes", "low,,high"), "an empty or a repeated name: say one for each output"),
         (("--classes", "low,low"), "an empty or a repeated name"),
         (("--classes", "low,high", "--task", "segmentation"), "serves no segmentation"),
-        (("--classes", "low,high", "--size", "1"), "takes no images of 1 pixels a side"),
         (("--classes", "low,No Finding", "--task", "multilabel"), "'No Finding' can't be a finding"),
         (("--classes", "low,a|b", "--task", "multilabel"), "can't be a finding"),
         (("--classes", "low,high", "--slices", "0"), "can't be 0 slices"),

@@ -52,7 +52,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_golden_outputs_of_an_earlier_build_are_still_those_of_its_model(base: Path, tmp_path: Path) -> None:
-    """There the logits of boxes had distances behind the scores: they say nothing of the corners, which are compared."""
+    """There the logits of boxes had distances behind the scores; the probabilities have the corners."""
     predictor = Predictor.load(base)
     write_golden(predictor, tmp_path)
     now = load_file(tmp_path / "golden.safetensors")

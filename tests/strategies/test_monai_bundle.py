@@ -104,7 +104,8 @@ def test_every_known_network_is_built_from_its_values(tmp_path: Path) -> None:
     covered = set()
     for target, arguments in NETWORKS.items():
         definition = {"_target_": target} | arguments
-        folder, images = bundle(tmp_path / target, definition), torch.rand(2, 3, 64, 64)
+        told, images = metadata(spatial_shape=[64, 64]), torch.rand(2, 3, 64, 64)
+        folder = bundle(tmp_path / target, definition, told)
         theirs = network(definition)
         save_file(theirs.state_dict(), folder / "models" / "model.safetensors")
         family = family_of(str(folder))
@@ -114,7 +115,7 @@ def test_every_known_network_is_built_from_its_values(tmp_path: Path) -> None:
         model = load_base(tmp_path / f"base {target}")
         assert torch.allclose(answers(model, images), answers(theirs, images), atol=1e-5)
         assert not model.origin.sealed and model.origin.adaptable()
-        assert (model.origin.preprocessing.size, model.origin.preprocessing.scale) == (SIDE, "uint8")
+        assert (model.origin.preprocessing.size, model.origin.preprocessing.scale) == (64, "uint8")
         covered.add(target)
     assert covered == {design.network for design in DESIGNS.values()}
 
