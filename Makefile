@@ -21,7 +21,7 @@ test: $(READY) ## the everyday tests
 	.venv/bin/pytest -m "not slow and not bench" $(SIDE_BY_SIDE)
 
 test-slow: $(READY) ## the slow tests: real processes, training, the demo
-	.venv/bin/pytest -m "slow and not bench"
+	.venv/bin/pytest -m "slow and not bench" $(SIDE_BY_SIDE)
 
 test-bench: $(READY) ## the benchmarks' promises, on a machine that does nothing else
 	.venv/bin/pytest -m bench
