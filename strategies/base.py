@@ -149,7 +149,7 @@ def import_base(
         raise ValueError(f"{_plain(spec)} says itself that it is a {said[0]} of {', '.join(said[1])}: ask for that.")
     if task == "multilabel" and len(classes) > MOST:
         raise ValueError(f"A case has at most {MOST} findings; {len(classes)} are named.")
-    origin, head = family.load(spec), family.head(spec)
+    head, origin = family.head(spec), family.load(spec)
     if (origin.stride is not None) != named.dense or (origin.detector is not None) != (named.name == "detection"):
         raise ValueError(f"The model {_plain(spec)} serves no {task}.")
     size = origin.preprocessing.size if size is None else size

@@ -23,12 +23,13 @@ SERVED = ("active", "probation", "retired", "rolled_back")
 def saliency(args: argparse.Namespace) -> Answer:
     """A row per version, each beside the first. Exit 1 where one took a shortcut, 3 where too few patients have a
     mask."""
+    out, workspace = to_write(args.out) if args.out else None, Workspace(args.workspace)
+    versions = _versions(workspace, args.version)
+
     from agent.observe import load_version
     from agent.saliency.look import chosen, look
     from strategies.saliency import attribution_for
 
-    out, workspace = to_write(args.out) if args.out else None, Workspace(args.workspace)
-    versions = _versions(workspace, args.version)
     found: list[Found] = []
     with progress_bar() as progress:
         for version in versions:

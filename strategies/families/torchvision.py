@@ -93,6 +93,8 @@ class TorchvisionFamily:
 
     def head(self, spec: str) -> nn.Module:
         """The head that a weights file came with: its linear layers, with Hardswish between where there are two."""
+        if spec in _names():
+            raise ValueError(f"{spec} is a name and has no trained head: name its weights too, {spec}:FILE.")
         file = Path(spec.partition(":")[2] or spec)
         found: dict[str, dict[str, torch.Tensor]] = {}
         for key, tensor in sorted(read_weights(file).items()):

@@ -48,6 +48,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _npz(path: Path) -> dict[str, torch.Tensor]:
+    if path.is_file() and not zipfile.is_zipfile(path):  # numpy would take it for a pickle, and say how to read one
+        raise ValueError("it is no archive of arrays")
     with np.load(path, allow_pickle=False) as arrays:
         return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
 

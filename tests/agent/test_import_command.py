@@ -67,6 +67,19 @@ def test_what_does_not_fit_the_model_is_refused(
     assert not (tmp_path / "base").exists()
 
 
+def test_a_name_without_weights_or_a_file_of_something_else_is_one_sentence(tmp_path: Path) -> None:
+    """Nothing is downloaded for a head that is not there, and nobody is told to unpickle."""
+    (tmp_path / "odd.npz").write_bytes(b"no weights")
+    stage = Stage(tmp_path / "site")
+    for spec, reason in (
+        ("mobilenet_v3_small", "name its weights too, mobilenet_v3_small:FILE"),
+        (f"mobilenet_v3_small:{tmp_path / 'odd.npz'}", "odd.npz can't be read: it is no archive of arrays"),
+    ):
+        refused = stage.give("import", spec, "--classes", "low,high", "--out", tmp_path / "base")
+        assert refused.exit_code == 2 and reason in refused.value["error"]
+        assert "pickle" not in refused.value["error"]
+
+
 def test_what_a_model_says_of_itself_is_not_overruled(tmp_path: Path) -> None:
     """The other order of classes would turn every answer around."""
     (tmp_path / "vendor").mkdir()
